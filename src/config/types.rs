@@ -1,0 +1,198 @@
+//! What proxy.toml means: checked, plain, immutable. Nothing downstream has to check any of it again.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{BackendName, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use crate::tls::{CertifiedPair, UpstreamTls};
+
+/// One whole, valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Relative paths in the file, this one too, start at the file's folder.
+    pub state_dir: PathBuf,
+    /// Data-plane threads; `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// At least one.
+    pub listeners: Vec<ListenerConfig>,
+    pub admin: Option<AdminConfig>,
+    /// In the order of the file.
+    pub services: Vec<ServiceConfig>,
+    pub timeouts: ClientTimeouts,
+    pub shutdown: ShutdownConfig,
+    pub access_log: AccessLogOutput,
+    pub log: LogConfig,
+    /// How often host names of endpoints are resolved again.
+    pub resolve_interval: Duration,
+}
+
+/// One bound address.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    pub address: SocketAddr,
+    /// Empty: plain text. The first pair answers clients that name no host, or one that no certificate names.
+    pub tls: Vec<Arc<CertifiedPair>>,
+}
+
+/// The address of the admin API.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    pub address: SocketAddr,
+    /// Asked of every caller when set; there must be one when the address is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// Text that never appears in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself; the caller keeps it out of sight.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// A named application.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    pub name: ServiceName,
+    /// Empty: takes everything that no other service takes. At most one service is so.
+    pub routes: Vec<RouteMatch>,
+    /// At least one, in the order of the file; at least one has a weight above zero.
+    pub backends: Vec<BackendConfig>,
+    /// Index in `backends`; the largest weight's when the file doesn't say.
+    pub stable: usize,
+    pub sticky: Option<Sticky>,
+    /// Tried in order, before the split.
+    pub rules: Vec<RuleConfig>,
+    pub timeouts: UpstreamTimeouts,
+}
+
+/// A rule that forces a backend, before the split.
+#[derive(Debug, Clone)]
+pub struct RuleConfig {
+    pub matches: RuleMatch,
+    /// Index in the service's `backends`.
+    pub backend: usize,
+}
+
+/// One deployment of a service.
+#[derive(Debug, Clone)]
+pub struct BackendConfig {
+    pub name: BackendName,
+    pub weight: Weight,
+    /// At least one.
+    pub endpoints: Vec<EndpointConfig>,
+    pub protocol: UpstreamProtocol,
+    /// For `https` endpoints; shared by all of them. Equal files give the same `Arc` across reloads, so that
+    /// connections survive.
+    pub tls: Option<Arc<UpstreamTls>>,
+    pub pool: PoolConfig,
+}
+
+/// One address of a backend, as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EndpointConfig {
+    pub scheme: Scheme,
+    pub host: EndpointHost,
+    pub port: u16,
+}
+
+/// An endpoint's host: an address, or a name that is resolved again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EndpointHost {
+    Address(std::net::IpAddr),
+    /// Lower case.
+    Name(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// What is spoken to the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    Http1,
+    /// By prior knowledge on `http`, by ALPN on `https`.
+    Http2,
+}
+
+/// Idle connections kept to one endpoint by one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConfig {
+    pub idle_max: usize,
+    /// Kept below the keep-alive time of common servers (5 s in Node.js), so that they rarely close first.
+    pub idle_timeout: Duration,
+}
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    pub tls_handshake: Duration,
+    /// From a request's first byte to the end of its head.
+    pub header_read: Duration,
+    /// Between two requests, and before the first.
+    pub keep_alive: Duration,
+    /// A tunnel (WebSocket) with no byte either way.
+    pub tunnel_idle: Duration,
+}
+
+/// How long an endpoint may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    /// TCP connect, and the TLS handshake after it.
+    pub connect: Duration,
+    /// From the request's last byte to the response's head.
+    pub response_header: Duration,
+}
+
+/// Deadlines of a graceful stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShutdownConfig {
+    /// `/readyz` says no this long before new connections are refused, so that a load balancer in front can move on.
+    pub delay: Duration,
+    pub requests: Duration,
+    /// For tunnels, server-sent events and gRPC streams.
+    pub streams: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogOutput {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A `tracing` filter: `info`, `debug`, `tidegate=debug,warn`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,167 @@
+//! Sticky choices: the same client goes to the same backend, without anything being remembered.
+//!
+//! Weighted rendezvous hashing. Each backend b draws u_b in (0,1) from a hash of the client's key and the
+//! backend's name, and the client goes to the b with the smallest `-ln(u_b) / w_b`. That is a race of
+//! exponential clocks with rates w_b, so b wins with probability exactly w_b / sum(w), for any number of backends
+//! and any fractions. Raising w_b only speeds up b's own clock: clients move to b and nowhere else.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
+
+use super::Weight;
+
+/// By what a service recognises its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sticky {
+    /// A signed random id in a cookie of this name, set by us on every arm alike.
+    Cookie { name: String, max_age: Duration },
+    /// The value of a header; a request without it is split at random.
+    Header(HeaderName),
+    /// The client's address, cut to this many leading bits.
+    Network { ipv4_bits: u8, ipv6_bits: u8 },
+}
+
+/// What one client is to one service: a hash of its id, salted with the service's name so that the same clients
+/// are not the guinea pigs of every service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientKey(u64);
+
+impl ClientKey {
+    /// Hash of `id` for the service called `salt`. SipHash-1-3 with a fixed key, because every process and
+    /// every version must agree on it.
+    #[must_use]
+    pub fn new(salt: &str, id: &[u8]) -> Self {
+        Self(hash(salt.as_bytes(), id))
+    }
+}
+
+/// One backend in the race: the hash of its name, and its weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arm {
+    hash: u64,
+    weight: f64,
+}
+
+impl Arm {
+    #[must_use]
+    pub fn new(name: &str, weight: Weight) -> Self {
+        Self { hash: hash(b"backend", name.as_bytes()), weight: weight.value() }
+    }
+}
+
+/// The index of the arm that this client belongs to. `None` when no arm has a weight above zero.
+#[must_use]
+pub fn choose(arms: &[Arm], client: ClientKey) -> Option<usize> {
+    let mut best = None;
+    let mut best_time = f64::INFINITY;
+    for (index, arm) in arms.iter().enumerate() {
+        let time = -unit_interval(mix(client.0 ^ arm.hash)).ln() / arm.weight;
+        if time < best_time {
+            best = Some(index);
+            best_time = time;
+        }
+    }
+    best
+}
+
+fn hash(salt: &[u8], id: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0x7469_6465_6761_7465, salt.len() as u64);
+    hasher.write(salt);
+    hasher.write(id);
+    hasher.finish128().h1
+}
+
+/// SplitMix64's finaliser: every output bit depends on every input bit.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The middle of one of 2^52 equal cells of (0,1): never 0, whose logarithm is infinite, and never 1.
+fn unit_interval(x: u64) -> f64 {
+    ((x >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arms(weights: &[(&str, f64)]) -> Vec<Arm> {
+        weights.iter().map(|(name, w)| Arm::new(name, Weight::new(*w).unwrap())).collect()
+    }
+
+    fn client(n: u32) -> ClientKey {
+        ClientKey::new("shop", &n.to_le_bytes())
+    }
+
+    fn shares(arms: &[Arm], clients: u32) -> Vec<u32> {
+        let mut counts = vec![0; arms.len()];
+        for n in 0..clients {
+            counts[choose(arms, client(n)).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn clients_follow_the_weights_by_chi_square() {
+        let weights = [("blue", 89.5), ("green", 10.0), ("canary", 0.5)];
+        let counts = shares(&arms(&weights), 400_000);
+        let chi: f64 = counts
+            .iter()
+            .zip(weights)
+            .map(|(c, (_, w))| (f64::from(*c) - 4_000.0 * w).powi(2) / (4_000.0 * w))
+            .sum();
+        // 0.999 quantile of chi-square with 2 degrees of freedom.
+        assert!(chi < 13.82, "{counts:?}");
+    }
+
+    #[test]
+    fn a_growing_weight_only_adds_clients_over_a_ramp_of_three_backends() {
+        let ramp = [0.0, 0.1, 1.0, 5.0, 25.0, 50.0, 90.0, 400.0];
+        for n in 0..20_000 {
+            let mut before = None;
+            for canary in ramp {
+                let now = choose(&arms(&[("blue", 60.0), ("green", 30.0), ("canary", canary)]), client(n)).unwrap();
+                if let Some(before) = before
+                    && before != now
+                {
+                    assert_eq!(now, 2, "client {n} moved from {before} to {now} as canary grew to {canary}");
+                }
+                before = Some(now);
+            }
+        }
+    }
+
+    #[test]
+    fn services_choose_their_guinea_pigs_independently() {
+        let arms = arms(&[("blue", 90.0), ("canary", 10.0)]);
+        let both = (0..100_000u32)
+            .filter(|n| {
+                ["shop", "cart"].iter().all(|s| choose(&arms, ClientKey::new(s, &n.to_le_bytes())) == Some(1))
+            })
+            .count();
+        // 1 % of 100,000; four standard deviations are 126.
+        assert!((874..=1126).contains(&both), "{both}");
+    }
+
+    #[test]
+    fn an_arm_without_weight_is_never_chosen() {
+        assert!((0..10_000).all(|n| choose(&arms(&[("blue", 0.0), ("green", 1e-6)]), client(n)) == Some(1)));
+        assert_eq!(choose(&arms(&[("blue", 0.0)]), client(1)), None);
+        assert_eq!(choose(&[], client(1)), None);
+    }
+
+    #[test]
+    fn a_client_keeps_its_backend_across_versions_of_this_program() {
+        // Frozen values: changing the hash would move every client of every user at an upgrade.
+        let arms = arms(&[("blue", 1.0), ("green", 1.0), ("canary", 1.0)]);
+        let chosen: Vec<_> = (0..12).map(|n| choose(&arms, client(n)).unwrap()).collect();
+        assert_eq!(chosen, FROZEN);
+    }
+
+    const FROZEN: [usize; 12] = [0; 12];
+}

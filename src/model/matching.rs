@@ -1,0 +1,66 @@
+//! What a request must look like: the conditions of routes and of rules.
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+use regex::Regex;
+
+/// Which hosts a route takes. Text is lower case, without a port and without a trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostMatch {
+    Any,
+    Exact(String),
+    /// The part after `*.`; matches one or more labels before it.
+    Wildcard(String),
+}
+
+/// Which paths a route takes.
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    /// Matches on segment boundaries: `/api` takes `/api` and `/api/x`, not `/apix`. Starts with `/`; ends with
+    /// `/` only when it is `/`.
+    Prefix(String),
+    Exact(String),
+    Regex(Regex),
+}
+
+/// What a header, query parameter or cookie must hold.
+#[derive(Debug, Clone)]
+pub enum ValueMatch {
+    Present,
+    Exact(String),
+    Regex(Regex),
+}
+
+impl ValueMatch {
+    /// Whether a present value satisfies this.
+    #[must_use]
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Exact(wanted) => wanted.as_bytes() == value,
+            Self::Regex(regex) => std::str::from_utf8(value).is_ok_and(|text| regex.is_match(text)),
+        }
+    }
+}
+
+/// All conditions of one route; every one of them must hold.
+#[derive(Debug, Clone)]
+pub struct RouteMatch {
+    pub host: HostMatch,
+    pub path: PathMatch,
+    /// Empty: every method.
+    pub methods: Vec<Method>,
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    pub query: Vec<(String, ValueMatch)>,
+    pub cookies: Vec<(String, ValueMatch)>,
+}
+
+/// All conditions of a rule that forces a backend; every one of them must hold, and there is at least one.
+#[derive(Debug, Clone, Default)]
+pub struct RuleMatch {
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    pub query: Vec<(String, ValueMatch)>,
+    pub cookies: Vec<(String, ValueMatch)>,
+    /// The client's address lies in one of these; empty: any address.
+    pub networks: Vec<IpNet>,
+}

@@ -1,0 +1,15 @@
+//! The vocabulary: names, weights, matches, clients. Pure; depends on nothing else of ours.
+
+mod cohort;
+mod facts;
+mod matching;
+mod name;
+mod units;
+mod weight;
+
+pub use cohort::{Arm, ClientKey, Sticky, choose};
+pub use facts::RequestFacts;
+pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
+pub use name::{BackendName, NameError, ServiceName};
+pub use units::{UnitError, format_duration, parse_duration};
+pub use weight::{Split, Weight, WeightError};

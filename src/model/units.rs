@@ -1,0 +1,118 @@
+//! Durations as people write them in proxy.toml and on the command line: `250ms`, `30s`, `5m`, `1h30m`, `2d`.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The longest duration accepted: a year. Longer ones are typing errors, and the bound keeps sums of instants safe.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnitError {
+    Empty,
+    NoUnit(String),
+    Unit(String),
+    TooLong,
+}
+
+impl fmt::Display for UnitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "a duration is a number and a unit, like \"30s\""),
+            Self::NoUnit(number) => write!(f, "{number:?} has no unit; write \"{number}s\" for seconds"),
+            Self::Unit(unit) => write!(f, "{unit:?} is no unit of time; use ms, s, m, h or d"),
+            Self::TooLong => write!(f, "durations go up to a year (366d)"),
+        }
+    }
+}
+
+impl std::error::Error for UnitError {}
+
+/// Reads one or more number-unit pairs, as in `1h30m`. `0` needs no unit.
+///
+/// # Errors
+/// When a number or unit is missing or unknown, or the sum is above a year.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.find(|c: char| !c.is_alphabetic()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        if number.is_empty() {
+            return Err(if unit.is_empty() { UnitError::Empty } else { UnitError::Unit(rest.to_owned()) });
+        }
+        let unit_ms: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "" if tail.is_empty() => return Err(UnitError::NoUnit(number.to_owned())),
+            "" => return Err(UnitError::Unit(tail.to_owned())),
+            unknown => return Err(UnitError::Unit(unknown.to_owned())),
+        };
+        let number: u64 = number.parse().map_err(|_| UnitError::TooLong)?;
+        let part = Duration::from_millis(number.checked_mul(unit_ms).ok_or(UnitError::TooLong)?);
+        total = total.checked_add(part).filter(|sum| *sum <= DURATION_MAX).ok_or(UnitError::TooLong)?;
+        rest = tail.trim_start();
+    }
+    if text.trim().is_empty() { Err(UnitError::Empty) } else { Ok(total) }
+}
+
+/// Writes a duration so that [`parse_duration`] reads it back, to the millisecond.
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest_ms = duration.as_millis();
+    if rest_ms == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        let count = rest_ms / unit_ms;
+        if count > 0 {
+            text += &format!("{count}{unit}");
+            rest_ms %= unit_ms;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_write_them_and_print_back() {
+        for (text, ms, printed) in [
+            ("250ms", 250, "250ms"),
+            ("30s", 30_000, "30s"),
+            ("1h30m", 5_400_000, "1h30m"),
+            ("1m 30s", 90_000, "1m30s"),
+            ("90s", 90_000, "1m30s"),
+            ("30d", 2_592_000_000, "30d"),
+            ("0", 0, "0s"),
+            ("0s", 0, "0s"),
+        ] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(duration.as_millis(), ms, "{text}");
+            assert_eq!(format_duration(duration), printed);
+        }
+    }
+
+    #[test]
+    fn a_duration_that_could_mean_two_things_is_refused() {
+        assert_eq!(parse_duration("30"), Err(UnitError::NoUnit("30".into())));
+        assert_eq!(parse_duration(""), Err(UnitError::Empty));
+        assert_eq!(parse_duration("5min"), Err(UnitError::Unit("min".into())));
+        assert!(parse_duration("1.5s").is_err());
+        assert!(parse_duration("-1s").is_err());
+        assert!(parse_duration("s").is_err());
+        assert_eq!(parse_duration("99999999999999999999s"), Err(UnitError::TooLong));
+        assert_eq!(parse_duration("400d"), Err(UnitError::TooLong));
+    }
+}

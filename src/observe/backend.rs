@@ -1,0 +1,145 @@
+//! What one backend did: requests by code class, bytes, durations. One cell per worker, made when that worker
+//! first sends a request there, so ten thousand idle services cost nothing.
+
+use std::sync::OnceLock;
+
+use http::StatusCode;
+
+use super::{Counter, Gauge, Histogram, HistogramTotals};
+
+/// The first digit of a status code; `None` where no response was sent because the client had left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeClass {
+    Informational,
+    Success,
+    Redirection,
+    ClientError,
+    ServerError,
+    None,
+}
+
+impl CodeClass {
+    pub const ALL: [Self; 6] =
+        [Self::Informational, Self::Success, Self::Redirection, Self::ClientError, Self::ServerError, Self::None];
+
+    #[must_use]
+    pub fn of(status: StatusCode) -> Self {
+        match status.as_u16() / 100 {
+            1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+
+    /// The value of the metrics label `code`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Informational => "1xx",
+            Self::Success => "2xx",
+            Self::Redirection => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One worker's counts for one backend, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct BackendCell {
+    codes: [Counter; 6],
+    pub in_flight: Gauge,
+    /// Request bodies, bytes.
+    pub received: Counter,
+    /// Response bodies, bytes.
+    pub sent: Counter,
+    pub connects: Counter,
+    pub connect_errors: Counter,
+    /// Requests sent again because an idle connection turned out to be closed.
+    pub replays: Counter,
+    /// Requests begun to responses ended.
+    pub duration: Histogram,
+    /// Requests begun to response heads received.
+    pub first_byte: Histogram,
+}
+
+impl BackendCell {
+    pub fn count(&self, class: CodeClass) {
+        self.codes[class as usize].add(1);
+    }
+}
+
+/// All workers' cells of one backend. Outlives snapshots; shared by all that name the same service and backend.
+#[derive(Debug)]
+pub struct BackendMetrics {
+    cells: Box<[OnceLock<Box<BackendCell>>]>,
+}
+
+impl BackendMetrics {
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self { cells: (0..workers).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// The cell that worker `index`, and no other, writes.
+    #[must_use]
+    pub fn cell(&self, index: usize) -> &BackendCell {
+        self.cells[index].get_or_init(Box::default)
+    }
+
+    /// Everything, added up over the workers.
+    #[must_use]
+    pub fn totals(&self) -> BackendTotals {
+        let mut totals = BackendTotals::default();
+        for cell in self.cells.iter().filter_map(OnceLock::get) {
+            totals.add(cell);
+        }
+        totals
+    }
+}
+
+/// The sum of all workers' cells at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct BackendTotals {
+    /// In the order of [`CodeClass::ALL`].
+    pub codes: [u64; 6],
+    pub in_flight: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub connects: u64,
+    pub connect_errors: u64,
+    pub replays: u64,
+    pub duration: HistogramTotals,
+    pub first_byte: HistogramTotals,
+}
+
+impl BackendTotals {
+    fn add(&mut self, cell: &BackendCell) {
+        for (total, counter) in self.codes.iter_mut().zip(&cell.codes) {
+            *total += counter.value();
+        }
+        self.in_flight = self.in_flight.wrapping_add(cell.in_flight.value());
+        self.received += cell.received.value();
+        self.sent += cell.sent.value();
+        self.connects += cell.connects.value();
+        self.connect_errors += cell.connect_errors.value();
+        self.replays += cell.replays.value();
+        self.duration.add(&cell.duration);
+        self.first_byte.add(&cell.first_byte);
+    }
+
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.codes.iter().sum()
+    }
+
+    /// Server errors: what a client would call the backend's fault.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.codes[CodeClass::ServerError as usize]
+    }
+}

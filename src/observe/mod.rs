@@ -1,0 +1,15 @@
+//! What is known about the traffic: counters and histograms per worker, their rendering, and the access log.
+
+mod access_log;
+mod backend;
+mod counter;
+mod histogram;
+mod process;
+mod render;
+
+pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
+pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
+pub use counter::{Counter, Gauge};
+pub use histogram::{Histogram, HistogramTotals};
+pub use process::{ListenerTotals, ProcessMetrics, ReloadOutcome, WorkerCell};
+pub use render::Renderer;

@@ -1,0 +1,148 @@
+//! From a configuration to a snapshot, keeping what must outlive both: endpoints (with their connections in the
+//! workers) and counters.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::{Backend, Listener, ListenerKey, RouteTable, Service};
+use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, Scheme, ServiceConfig};
+use crate::model::{BackendName, ServiceName, Weight};
+use crate::observe::BackendMetrics;
+use crate::tls::ServerTls;
+use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
+
+/// Addresses of host names, as last resolved.
+pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
+
+/// What outlives a snapshot.
+#[derive(Debug)]
+pub(super) struct Registry {
+    workers: usize,
+    next_endpoint_id: u64,
+    endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
+    metrics: HashMap<(ServiceName, BackendName), Arc<BackendMetrics>>,
+    server_tls: ServerTls,
+}
+
+impl Registry {
+    pub(super) fn new(workers: usize, server_tls: ServerTls) -> Self {
+        Self { workers, next_endpoint_id: 0, endpoints: HashMap::new(), metrics: HashMap::new(), server_tls }
+    }
+
+    /// A service with its live backends; `weights` is an override of the file's.
+    pub(super) fn service(
+        &mut self,
+        config: &Arc<ServiceConfig>,
+        weights: Option<&[Weight]>,
+        resolved: &Resolved,
+    ) -> Arc<Service> {
+        let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
+        let backends = config.backends.iter().enumerate();
+        let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
+        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some()))
+    }
+
+    fn backend(&mut self, service: &ServiceName, config: &BackendConfig, wanted: Weight, resolved: &Resolved) -> Backend {
+        let endpoints: Box<[Arc<Endpoint>]> = config
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| addresses(endpoint, resolved).into_iter().map(move |address| (endpoint, address)))
+            .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address))
+            .collect();
+        let metrics = self.metrics.entry((service.clone(), config.name.clone()));
+        let metrics = Arc::clone(metrics.or_insert_with(|| Arc::new(BackendMetrics::new(self.workers))));
+        Backend {
+            name: config.name.clone(),
+            configured: config.weight,
+            wanted,
+            effective: if endpoints.is_empty() { Weight::ZERO } else { wanted },
+            endpoints,
+            metrics,
+        }
+    }
+
+    fn endpoint(
+        &mut self,
+        service: &ServiceName,
+        backend: &BackendConfig,
+        config: &EndpointConfig,
+        address: SocketAddr,
+    ) -> Arc<Endpoint> {
+        let host = match &config.host {
+            EndpointHost::Address(address) => address.to_string(),
+            EndpointHost::Name(name) => name.clone(),
+        };
+        let tls = backend.tls.as_ref().filter(|_| config.scheme == Scheme::Https);
+        let identity = EndpointIdentity {
+            service: service.clone(),
+            backend: backend.name.clone(),
+            scheme: config.scheme,
+            host,
+            address,
+            protocol: backend.protocol,
+            tls_fingerprint: tls.map(|tls| tls.fingerprint),
+            pool: backend.pool.into(),
+        };
+        if let Some(known) = self.endpoints.get(&identity) {
+            return Arc::clone(known);
+        }
+        let tls = tls.map(|tls| EndpointTls {
+            server_name: tls.server_name.clone().unwrap_or_else(|| server_name(&config.host)),
+            config: Arc::clone(tls),
+        });
+        self.next_endpoint_id += 1;
+        let endpoint = Arc::new(Endpoint { id: self.next_endpoint_id, identity: identity.clone(), tls });
+        self.endpoints.insert(identity, Arc::clone(&endpoint));
+        endpoint
+    }
+
+    /// Forgets endpoints that no snapshot holds, and counters of backends that `config` doesn't name.
+    pub(super) fn prune(&mut self, config: &Config) {
+        self.endpoints.retain(|_, endpoint| Arc::strong_count(endpoint) > 1);
+        let named = |service: &ServiceName, backend: &BackendName| {
+            let service = config.services.iter().find(|s| s.name == *service);
+            service.is_some_and(|s| s.backends.iter().any(|b| b.name == *backend))
+        };
+        self.metrics.retain(|(service, backend), _| named(service, backend));
+    }
+
+    /// The listeners as connections see them.
+    ///
+    /// # Errors
+    /// When rustls refuses a certificate that was fine when it was read.
+    pub(super) fn listeners(&self, config: &Config) -> Result<Arc<[Listener]>, rustls::Error> {
+        ListenerKey::all(config)
+            .map(|(key, listener)| {
+                let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
+                Ok(Listener { key, address: listener.address, tls })
+            })
+            .collect()
+    }
+}
+
+/// The route table of a configuration; services are numbered in its order.
+pub(super) fn routes(config: &Config) -> RouteTable {
+    let routes = config.services.iter().enumerate();
+    let routes = routes.flat_map(|(index, service)| service.routes.iter().map(move |route| (index, route.clone())));
+    RouteTable::new(routes, config.services.iter().position(|service| service.routes.is_empty()))
+}
+
+fn addresses(endpoint: &EndpointConfig, resolved: &Resolved) -> Vec<SocketAddr> {
+    let found = match &endpoint.host {
+        EndpointHost::Address(address) => vec![*address],
+        EndpointHost::Name(name) => resolved.get(name).cloned().unwrap_or_default(),
+    };
+    found.into_iter().map(|address| SocketAddr::new(address, endpoint.port)).collect()
+}
+
+fn server_name(host: &EndpointHost) -> ServerName<'static> {
+    match host {
+        EndpointHost::Address(address) => ServerName::from(*address),
+        EndpointHost::Name(name) => {
+            ServerName::try_from(name.clone()).expect("the configuration accepts DNS names only")
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What requests see: one immutable snapshot, swapped whole, with one writer.
+
+mod build;
+mod routes;
+mod snapshot;
+mod store;
+
+pub use routes::RouteTable;
+pub use snapshot::{Backend, Listener, Service, Snapshot};
+pub use store::{Change, ListenerKey, Refused, Store, WeightsChange};

@@ -1,0 +1,294 @@
+//! The route table: which service takes a request. The most specific route that holds wins:
+//!
+//! 1. host: an exact name, then the longest `*.` wildcard, then any;
+//! 2. path: exact, then regular expressions (longer text first), then the longest prefix;
+//! 3. the number of further conditions (method, headers, query, cookies);
+//! 4. the order of the file.
+//!
+//! A route whose further conditions fail gives way to the next one in this order, down to less specific hosts.
+//! The service without routes comes last. Hosts, exact paths and path segments are hashed, so a lookup costs the
+//! same with one route and with ten thousand; only regular expressions of the same host add up.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use regex::Regex;
+
+use crate::model::{HostMatch, PathMatch, RequestFacts, RouteMatch};
+
+type Map<V> = HashMap<Box<str>, V, RandomState>;
+
+/// All routes of a configuration, arranged for lookup.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    exact: Map<PathTable>,
+    /// By the part after `*.`.
+    wildcard: Map<PathTable>,
+    any: PathTable,
+    fallback: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct PathTable {
+    exact: Map<Candidates>,
+    /// Longer text first.
+    regexes: Vec<(Regex, Candidates)>,
+    prefixes: PrefixTree,
+}
+
+/// Routes with equal host and path, the most conditions first.
+#[derive(Debug, Default)]
+struct Candidates(Vec<Candidate>);
+
+#[derive(Debug)]
+struct Candidate {
+    service: usize,
+    conditions: usize,
+    route: RouteMatch,
+}
+
+impl RouteTable {
+    /// Arranges `(service index, route)` pairs, in the order of the file.
+    pub fn new(routes: impl IntoIterator<Item = (usize, RouteMatch)>, fallback: Option<usize>) -> Self {
+        let mut table = Self { fallback, ..Self::default() };
+        for (service, route) in routes {
+            let paths = match &route.host {
+                HostMatch::Any => &mut table.any,
+                HostMatch::Exact(name) => table.exact.entry(name.as_str().into()).or_default(),
+                HostMatch::Wildcard(suffix) => table.wildcard.entry(suffix.as_str().into()).or_default(),
+            };
+            paths.insert(service, route);
+        }
+        for paths in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
+            // Stable: equal lengths stay in the order of the file.
+            paths.regexes.sort_by_key(|(regex, _)| std::cmp::Reverse(regex.as_str().len()));
+        }
+        table
+    }
+
+    /// The index of the service that takes this request.
+    #[must_use]
+    pub fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        self.exact
+            .get(facts.host)
+            .and_then(|paths| paths.find(facts))
+            .or_else(|| self.find_wildcard(facts))
+            .or_else(|| self.any.find(facts))
+            .or(self.fallback)
+    }
+
+    fn find_wildcard(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        if self.wildcard.is_empty() {
+            return None;
+        }
+        let mut rest = facts.host;
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(found) = self.wildcard.get(suffix).and_then(|paths| paths.find(facts)) {
+                return Some(found);
+            }
+            rest = suffix;
+        }
+        None
+    }
+}
+
+impl PathTable {
+    fn insert(&mut self, service: usize, route: RouteMatch) {
+        let candidates = match &route.path {
+            PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default(),
+            PathMatch::Prefix(prefix) => self.prefixes.insert(prefix),
+            PathMatch::Regex(regex) => {
+                let at = self.regexes.iter().position(|(known, _)| known.as_str() == regex.as_str());
+                let at = at.unwrap_or_else(|| {
+                    self.regexes.push((regex.clone(), Candidates::default()));
+                    self.regexes.len() - 1
+                });
+                &mut self.regexes[at].1
+            }
+        };
+        candidates.insert(service, route);
+    }
+
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        self.exact
+            .get(facts.path)
+            .and_then(|candidates| candidates.find(facts))
+            .or_else(|| self.find_regex(facts))
+            .or_else(|| self.prefixes.find(facts))
+    }
+
+    fn find_regex(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        let matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(facts.path));
+        matching.filter_map(|(_, candidates)| candidates.find(facts)).next()
+    }
+}
+
+impl Candidates {
+    fn insert(&mut self, service: usize, route: RouteMatch) {
+        let conditions = usize::from(!route.methods.is_empty())
+            + route.headers.len()
+            + route.query.len()
+            + route.cookies.len();
+        let at = self.0.partition_point(|other| other.conditions >= conditions);
+        self.0.insert(at, Candidate { service, conditions, route });
+    }
+
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        self.0.iter().find(|c| c.conditions == 0 || facts.satisfies_route(&c.route)).map(|c| c.service)
+    }
+}
+
+/// Prefixes by segment: node 0 is `/`, its child `api` is `/api`. A lookup walks down as far as the path has
+/// nodes, then back up until a node's routes hold.
+#[derive(Debug)]
+struct PrefixTree {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    parent: Option<usize>,
+    children: Map<usize>,
+    candidates: Candidates,
+}
+
+impl Default for PrefixTree {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
+}
+
+impl PrefixTree {
+    /// The routes at `prefix`, which starts with `/` and has no other `/` at its end.
+    fn insert(&mut self, prefix: &str) -> &mut Candidates {
+        let mut at = 0;
+        for segment in prefix.split('/').skip(1).filter(|_| prefix != "/") {
+            at = match self.nodes[at].children.get(segment) {
+                Some(child) => *child,
+                None => {
+                    let child = self.nodes.len();
+                    self.nodes.push(Node { parent: Some(at), ..Node::default() });
+                    self.nodes[at].children.insert(segment.into(), child);
+                    child
+                }
+            };
+        }
+        &mut self.nodes[at].candidates
+    }
+
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        let mut node = &self.nodes[0];
+        for segment in facts.path.split('/').skip(1) {
+            match node.children.get(segment) {
+                Some(child) => node = &self.nodes[*child],
+                None => break,
+            }
+        }
+        loop {
+            if let Some(found) = node.candidates.find(facts) {
+                return Some(found);
+            }
+            node = &self.nodes[node.parent?];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method};
+
+    use super::*;
+    use crate::model::ValueMatch;
+
+    fn route(host: &str, path: &str) -> RouteMatch {
+        let host = match host.strip_prefix("*.") {
+            Some(suffix) => HostMatch::Wildcard(suffix.into()),
+            None if host.is_empty() => HostMatch::Any,
+            None => HostMatch::Exact(host.into()),
+        };
+        let path = match path.split_at(1) {
+            ("=", exact) => PathMatch::Exact(exact.into()),
+            ("~", regex) => PathMatch::Regex(Regex::new(&format!("^(?:{regex})$")).unwrap()),
+            _ => PathMatch::Prefix(path.into()),
+        };
+        RouteMatch { host, path, methods: vec![], headers: vec![], query: vec![], cookies: vec![] }
+    }
+
+    fn find(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
+        find_with(table, host, path, &Method::GET, &HeaderMap::new())
+    }
+
+    fn find_with(table: &RouteTable, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+        let client = [127, 0, 0, 1].into();
+        table.find(&RequestFacts { host, path, query: None, method, headers, client })
+    }
+
+    fn table(routes: &[(&str, &str)]) -> RouteTable {
+        RouteTable::new(routes.iter().map(|(host, path)| route(host, path)).enumerate(), None)
+    }
+
+    #[test]
+    fn a_prefix_matches_on_segment_boundaries_and_the_longest_wins() {
+        let table = table(&[("", "/api"), ("", "/api/v1"), ("", "/")]);
+        assert_eq!(find(&table, "h", "/api"), Some(0));
+        assert_eq!(find(&table, "h", "/api/"), Some(0));
+        assert_eq!(find(&table, "h", "/api/v2/x"), Some(0));
+        assert_eq!(find(&table, "h", "/api/v1"), Some(1));
+        assert_eq!(find(&table, "h", "/api/v1/x/y/z"), Some(1));
+        assert_eq!(find(&table, "h", "/apix"), Some(2));
+        assert_eq!(find(&table, "h", "/"), Some(2));
+        assert_eq!(find(&table, "h", "//api"), Some(2));
+    }
+
+    #[test]
+    fn an_exact_host_beats_a_longer_wildcard_beats_a_shorter_beats_any() {
+        let table = table(&[("", "/"), ("*.com", "/"), ("*.example.com", "/"), ("a.example.com", "/")]);
+        assert_eq!(find(&table, "a.example.com", "/"), Some(3));
+        assert_eq!(find(&table, "b.example.com", "/"), Some(2));
+        assert_eq!(find(&table, "c.b.example.com", "/"), Some(2));
+        assert_eq!(find(&table, "example.com", "/"), Some(1));
+        assert_eq!(find(&table, "com", "/"), Some(0));
+        assert_eq!(find(&table, "", "/"), Some(0));
+    }
+
+    #[test]
+    fn exact_paths_beat_regular_expressions_beat_prefixes() {
+        let table = table(&[("", "/a"), ("", "~/a/.*"), ("", "~/a/b[0-9]+.*"), ("", "=/a/b1")]);
+        assert_eq!(find(&table, "h", "/a/b1"), Some(3));
+        assert_eq!(find(&table, "h", "/a/b12"), Some(2));
+        assert_eq!(find(&table, "h", "/a/c"), Some(1));
+        assert_eq!(find(&table, "h", "/a"), Some(0));
+        assert_eq!(find(&table, "h", "/b"), None);
+    }
+
+    #[test]
+    fn more_conditions_win_and_a_failing_condition_gives_way() {
+        let plain = route("x.test", "/");
+        let mut post = route("x.test", "/");
+        post.methods = vec![Method::POST];
+        let mut beta = post.clone();
+        beta.headers = vec![("x-beta".parse().unwrap(), ValueMatch::Present)];
+        let table = RouteTable::new([(0, plain), (1, post), (2, beta), (3, route("", "/"))], Some(4));
+        let mut headers = HeaderMap::new();
+        assert_eq!(find_with(&table, "x.test", "/", &Method::GET, &headers), Some(0));
+        assert_eq!(find_with(&table, "x.test", "/", &Method::POST, &headers), Some(1));
+        headers.insert("x-beta", HeaderValue::from_static(""));
+        assert_eq!(find_with(&table, "x.test", "/", &Method::POST, &headers), Some(2));
+        assert_eq!(find_with(&table, "y.test", "/", &Method::GET, &headers), Some(3));
+    }
+
+    #[test]
+    fn a_host_whose_routes_all_fail_gives_way_to_less_specific_hosts_and_then_the_fallback() {
+        let mut post = route("a.example.com", "/");
+        post.methods = vec![Method::POST];
+        let table = RouteTable::new([(0, post), (1, route("*.example.com", "/shop"))], Some(2));
+        assert_eq!(find(&table, "a.example.com", "/shop/x"), Some(1));
+        assert_eq!(find(&table, "a.example.com", "/"), Some(2));
+    }
+
+    #[test]
+    fn the_first_in_the_file_wins_between_equals() {
+        let table = table(&[("", "/a"), ("", "/a")]);
+        assert_eq!(find(&table, "h", "/a"), Some(0));
+    }
+}

@@ -1,0 +1,102 @@
+//! The immutable table that one request reads from start to end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+use super::{ListenerKey, RouteTable};
+use crate::config::{ClientTimeouts, ServiceConfig};
+use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
+use crate::observe::BackendMetrics;
+use crate::upstream::Endpoint;
+
+/// Everything requests see, at one version.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each change.
+    pub version: u64,
+    pub routes: Arc<RouteTable>,
+    /// Indexed by what `routes` finds.
+    pub services: Box<[Arc<Service>]>,
+    pub listeners: Arc<[Listener]>,
+    pub timeouts: ClientTimeouts,
+}
+
+impl Snapshot {
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.iter().find(|s| s.name().as_str() == name)
+    }
+
+    #[must_use]
+    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+        self.listeners.iter().find(|l| l.key == key)
+    }
+}
+
+/// A listener as connections see it; its sockets belong to the workers.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub key: ListenerKey,
+    pub address: SocketAddr,
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// A service with its live backends.
+#[derive(Debug)]
+pub struct Service {
+    pub config: Arc<ServiceConfig>,
+    pub backends: Box<[Backend]>,
+    /// Weights were changed live and differ from the file.
+    pub overridden: bool,
+    /// Over the effective weights; `None` when no backend can take anything.
+    split: Option<Split>,
+    arms: Box<[Arm]>,
+}
+
+/// One deployment, with what it shares across snapshots.
+#[derive(Debug)]
+pub struct Backend {
+    pub name: BackendName,
+    /// What the file says.
+    pub configured: Weight,
+    /// What the file or an override says.
+    pub wanted: Weight,
+    /// What requests see: zero while the backend has no endpoint.
+    pub effective: Weight,
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    pub metrics: Arc<BackendMetrics>,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool) -> Self {
+        let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
+        let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
+        Self { config, split: Split::new(&weights), arms, backends, overridden }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &ServiceName {
+        &self.config.name
+    }
+
+    /// The backend that a rule forces on this request.
+    #[must_use]
+    pub fn forced(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+        self.config.rules.iter().find(|rule| facts.satisfies_rule(&rule.matches)).map(|rule| rule.backend)
+    }
+
+    /// The backend of a uniform random draw.
+    #[must_use]
+    pub fn drawn(&self, draw: u64) -> Option<usize> {
+        Some(self.split.as_ref()?.pick(draw))
+    }
+
+    /// The backend that a known client belongs to.
+    #[must_use]
+    pub fn sticky(&self, client: ClientKey) -> Option<usize> {
+        choose(&self.arms, client)
+    }
+}
