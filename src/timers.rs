@@ -1,0 +1,190 @@
+//! Coarse deadlines for one worker.
+//!
+//! A proxy arms a deadline or two for every request and almost none of them ever fires. Here arming one is a slab
+//! insertion, moving one is a store, and a sweep every [`TICK`] looks at all of them: no timer wheel, no
+//! allocation. A deadline fires up to two ticks late and never early, which is right for limits of seconds.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::Instant;
+
+/// How often deadlines are looked at.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// All deadlines of one worker.
+#[derive(Debug)]
+pub struct Timers {
+    origin: Instant,
+    now_ms: Cell<u64>,
+    entries: RefCell<Slab<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// `u64::MAX`: not armed.
+    deadline_ms: u64,
+    waker: Option<Waker>,
+}
+
+/// One deadline; forgotten when dropped.
+#[derive(Debug)]
+pub struct Timer {
+    timers: Rc<Timers>,
+    key: usize,
+}
+
+/// A deadline passed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl Timers {
+    #[must_use]
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { origin: Instant::now(), now_ms: Cell::new(0), entries: RefCell::default() })
+    }
+
+    /// Milliseconds since this worker began, as of the last sweep.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    /// A deadline that isn't armed yet.
+    #[must_use]
+    pub fn timer(self: &Rc<Self>) -> Timer {
+        let key = self.entries.borrow_mut().insert(Entry { deadline_ms: u64::MAX, waker: None });
+        Timer { timers: Rc::clone(self), key }
+    }
+
+    /// Runs `future` until it ends or `limit` passes.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the limit passed first; the future is dropped then.
+    pub async fn timeout<F: Future>(self: &Rc<Self>, limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+        let timer = self.timer();
+        timer.set(limit);
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => timer.poll(cx).map(|()| Err(Elapsed)),
+        })
+        .await
+    }
+
+    /// Wakes whoever waits for a deadline that has passed. Call it every [`TICK`].
+    pub fn sweep(&self) {
+        let now_ms = millis(self.origin.elapsed());
+        self.now_ms.set(now_ms);
+        let mut due = Vec::new();
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.deadline_ms <= now_ms {
+                due.extend(entry.waker.take());
+            }
+        }
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Timer {
+    /// Arms, or moves, the deadline: at least `after` from now.
+    pub fn set(&self, after: Duration) {
+        // The clock may be a tick behind, and must not make this early.
+        let deadline_ms = self.timers.now_ms.get().saturating_add(millis(after)).saturating_add(millis(TICK));
+        self.timers.entries.borrow_mut()[self.key].deadline_ms = deadline_ms;
+    }
+
+    /// Disarms it.
+    pub fn clear(&self) {
+        self.timers.entries.borrow_mut()[self.key].deadline_ms = u64::MAX;
+    }
+
+    /// Ready once the deadline has passed; otherwise the task is woken when it does.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let entry = &mut self.timers.entries.borrow_mut()[self.key];
+        if entry.deadline_ms <= self.timers.now_ms.get() {
+            return Poll::Ready(());
+        }
+        match &mut entry.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.timers.entries.borrow_mut().remove(self.key);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+
+    async fn sweep_after(timers: &Timers, ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+        timers.sweep();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_never_early_and_at_most_two_ticks_late() {
+        let timers = Timers::new();
+        let mut waiting =
+            tokio_test_task(timers.timeout(Duration::from_millis(250), std::future::pending::<()>()));
+        for _ in 0..3 {
+            assert!(waiting.poll().is_pending());
+            sweep_after(&timers, 100).await;
+        }
+        sweep_after(&timers, 100).await;
+        assert_eq!(waiting.poll(), Poll::Ready(Err(Elapsed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_future_wins_when_it_ends_first_and_leaves_nothing_behind() {
+        let timers = Timers::new();
+        let ended = timers.timeout(Duration::from_secs(1), std::future::ready(7)).await;
+        assert_eq!(ended, Ok(7));
+        assert!(timers.entries.borrow().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moved_deadline_counts_from_the_move() {
+        let timers = Timers::new();
+        let timer = timers.timer();
+        timer.set(Duration::from_millis(200));
+        sweep_after(&timers, 200).await;
+        timer.set(Duration::from_millis(200));
+        sweep_after(&timers, 200).await;
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(timer.poll(&mut context).is_pending());
+        sweep_after(&timers, 100).await;
+        assert!(timer.poll(&mut context).is_ready());
+        timer.clear();
+        assert!(timer.poll(&mut context).is_pending());
+    }
+
+    struct Polled<F>(Pin<Box<F>>);
+
+    fn tokio_test_task<F: Future>(future: F) -> Polled<F> {
+        Polled(Box::pin(future))
+    }
+
+    impl<F: Future> Polled<F> {
+        fn poll(&mut self) -> Poll<F::Output> {
+            self.0.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        }
+    }
+}

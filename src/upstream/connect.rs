@@ -1,0 +1,154 @@
+//! Opening connections to an endpoint: TCP, TLS, HTTP/1 or HTTP/2.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
+
+use super::body::RequestBody;
+use super::endpoint::{Endpoint, EndpointTls};
+use super::pool::Http1Connection;
+use crate::executor::LocalExecutor;
+
+/// Receive windows of an HTTP/2 connection to an endpoint: a stream may hold this much that a slow client
+/// hasn't taken, and the connection sixteen such streams before others wait.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A silent HTTP/2 connection is asked for a sign of life this often, and given this long.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why no connection was opened.
+#[derive(Debug)]
+pub enum ConnectError {
+    Timeout,
+    Tcp(io::Error),
+    Tls(io::Error),
+    /// The endpoint doesn't speak HTTP/2, as its backend is configured to.
+    NoHttp2,
+    Http(hyper::Error),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => write!(f, "connecting took too long"),
+            Self::Tcp(e) => write!(f, "connect failed: {e}"),
+            Self::Tls(e) => write!(f, "TLS handshake failed: {e}"),
+            Self::NoHttp2 => write!(f, "the endpoint did not agree to HTTP/2 (ALPN h2)"),
+            Self::Http(e) => write!(f, "HTTP handshake failed: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Any stream, once its type no longer matters.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// A connection that has stopped speaking HTTP, with what was read after the last HTTP byte.
+pub struct UpgradedStream {
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) read_ahead: Bytes,
+}
+
+impl fmt::Debug for UpgradedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradedStream").field("read_ahead", &self.read_ahead.len()).finish_non_exhaustive()
+    }
+}
+
+/// Where the task that drives a connection delivers the stream after a 101; empty when nobody asked for one.
+pub(super) type UpgradeSlot = RefCell<Option<oneshot::Sender<UpgradedStream>>>;
+
+pub(super) async fn http1(endpoint: &Endpoint) -> Result<Http1Connection, ConnectError> {
+    let tcp = tcp(endpoint).await?;
+    match &endpoint.tls {
+        None => http1_over(tcp).await,
+        Some(tls) => http1_over(handshake(tls, tcp).await?).await,
+    }
+}
+
+pub(super) async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    let tcp = tcp(endpoint).await?;
+    let Some(tls) = &endpoint.tls else { return http2_over(tcp).await };
+    let stream = handshake(tls, tcp).await?;
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(ConnectError::NoHttp2);
+    }
+    http2_over(stream).await
+}
+
+async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    let stream = TcpStream::connect(endpoint.identity.address).await.map_err(ConnectError::Tcp)?;
+    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    Ok(stream)
+}
+
+async fn handshake(
+    tls: &EndpointTls,
+    tcp: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+    let connector = TlsConnector::from(std::sync::Arc::clone(&tls.config.client));
+    connector.connect(tls.server_name.clone(), tcp).await.map_err(ConnectError::Tls)
+}
+
+async fn http1_over<T>(stream: T) -> Result<Http1Connection, ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) =
+        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(ConnectError::Http)?;
+    let upgrade = std::rc::Rc::new(UpgradeSlot::default());
+    tokio::task::spawn_local(drive(connection, std::rc::Rc::clone(&upgrade)));
+    Ok(Http1Connection { sender, upgrade })
+}
+
+/// Runs a connection until it closes or stops speaking HTTP. Errors are not lost: hyper hands them to the request
+/// under way, and an idle connection's end is nobody's error.
+async fn drive<T>(mut connection: http1::Connection<TokioIo<T>, RequestBody>, upgrade: std::rc::Rc<UpgradeSlot>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
+    match upgrade.take() {
+        Some(waiting) if ended.is_ok() => {
+            let stream = UpgradedStream { stream: Box::new(stream), read_ahead: parts.read_buf };
+            // Nobody waits any more when the client has left: the stream is dropped and so closed.
+            drop(waiting.send(stream));
+        }
+        // A failing shutdown means that the other side closed first.
+        _ => drop(stream.shutdown().await),
+    }
+}
+
+async fn http2_over<T>(stream: T) -> Result<http2::SendRequest<RequestBody>, ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
+    // As in `drive`: hyper hands errors to the requests they concern.
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(sender)
+}

@@ -1,0 +1,130 @@
+//! One worker's side of an endpoint: its load as this worker sees it, and the connections this worker holds.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Endpoint;
+use super::pool::{IdleStack, SharedConnection};
+
+/// The time constant with which an old latency is forgotten.
+const DECAY: Duration = Duration::from_secs(10);
+/// What an endpoint that has answered nothing yet is taken to need.
+const LATENCY_INITIAL: Duration = Duration::from_millis(10);
+
+/// A worker's view of one endpoint. Lives as long as a snapshot names the endpoint or a request uses it.
+#[derive(Debug)]
+pub struct LocalEndpoint {
+    pub endpoint: Arc<Endpoint>,
+    in_flight: Cell<u32>,
+    latency: Cell<Duration>,
+    observed: Cell<Option<Instant>>,
+    /// HTTP/1: idle connections.
+    pub(super) idle: RefCell<IdleStack>,
+    /// HTTP/2: connections, each shared by many requests.
+    pub(super) shared: RefCell<Vec<Rc<SharedConnection>>>,
+    /// HTTP/2: one connect at a time, the others wait for it.
+    pub(super) connecting: Cell<bool>,
+    pub(super) connected: Notify,
+}
+
+impl LocalEndpoint {
+    #[must_use]
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        let pool = endpoint.identity.pool;
+        Self {
+            endpoint,
+            in_flight: Cell::new(0),
+            latency: Cell::new(LATENCY_INITIAL),
+            observed: Cell::new(None),
+            idle: RefCell::new(IdleStack::new(pool)),
+            shared: RefCell::default(),
+            connecting: Cell::new(false),
+            connected: Notify::new(),
+        }
+    }
+
+    /// Requests this worker has under way there.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    /// What one more request would cost here: peak-sensitive latency times the requests it would share with.
+    #[must_use]
+    pub fn load(&self, now: Instant) -> f64 {
+        let latency = match self.observed.get() {
+            // An endpoint nobody dares to ask is forgotten to be slow, and asked again.
+            Some(at) => self.latency.get().as_secs_f64() * (-(now - at).as_secs_f64() / DECAY.as_secs_f64()).exp(),
+            None => self.latency.get().as_secs_f64(),
+        };
+        (latency + 1e-6) * f64::from(self.in_flight.get() + 1)
+    }
+
+    /// Takes note of an answer's latency: a slower one counts at once, a faster one gradually (peak EWMA, as in
+    /// Finagle and linkerd).
+    pub fn observe(&self, latency: Duration, now: Instant) {
+        let since = self.observed.replace(Some(now)).map_or(Duration::MAX, |at| now - at);
+        let known = self.latency.get();
+        let next = if latency >= known {
+            latency
+        } else {
+            let keep = (-since.as_secs_f64() / DECAY.as_secs_f64()).exp();
+            latency + (known - latency).mul_f64(keep)
+        };
+        self.latency.set(next);
+    }
+
+    /// Closes connections that have idled too long, as of `now_ms`.
+    pub fn sweep(&self, now_ms: u64) {
+        self.idle.borrow_mut().expire(now_ms);
+        self.shared.borrow_mut().retain(|connection| !connection.expired(now_ms));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
+    use crate::upstream::EndpointIdentity;
+
+    pub(in super::super) fn endpoint(id: u64) -> Rc<LocalEndpoint> {
+        let identity = EndpointIdentity {
+            service: "shop".parse().unwrap(),
+            backend: "blue".parse().unwrap(),
+            scheme: Scheme::Http,
+            host: "127.0.0.1".into(),
+            address: ([127, 0, 0, 1], 9000).into(),
+            protocol: UpstreamProtocol::Http1,
+            tls_fingerprint: None,
+            pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
+        };
+        Rc::new(LocalEndpoint::new(Arc::new(Endpoint { id, identity, tls: None })))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_counts_at_once_and_is_forgotten_slowly() {
+        let endpoint = endpoint(1);
+        let start = Instant::now();
+        endpoint.observe(Duration::from_millis(1), start);
+        endpoint.observe(Duration::from_millis(500), start);
+        let slow = endpoint.load(start);
+        assert!(slow > 0.49);
+        let later = start + Duration::from_secs(1);
+        endpoint.observe(Duration::from_millis(1), later);
+        assert!(endpoint.load(later) > 0.4, "one fast answer doesn't clear a slow endpoint");
+        assert!(endpoint.load(later + Duration::from_secs(60)) < 0.01, "a minute of silence does");
+    }
+}

@@ -1,0 +1,17 @@
+//! The endpoints: choosing one, and connections to it.
+
+mod balance;
+mod body;
+mod connect;
+mod endpoint;
+mod local;
+mod pool;
+mod resolve;
+
+pub use balance::pick;
+pub use body::{RequestBody, RequestProgress};
+pub use connect::{ConnectError, UpgradedStream};
+pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
+pub use local::LocalEndpoint;
+pub use pool::{Lease, SendError};
+pub use resolve::{Resolver, resolve_once};

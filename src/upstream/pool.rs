@@ -1,0 +1,313 @@
+//! Connections to one endpoint, kept by one worker: a stack of idle ones for HTTP/1, a few shared ones for
+//! HTTP/2. The last one used is the first one used again, so that the ones not needed grow old and go.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use tokio::sync::oneshot;
+
+use super::body::RequestBody;
+use super::connect::{self, ConnectError, UpgradeSlot, UpgradedStream};
+use super::endpoint::PoolKey;
+use super::local::LocalEndpoint;
+use crate::config::UpstreamProtocol;
+use crate::timers::Timers;
+
+/// Requests on one HTTP/2 connection before another is opened, where the endpoint allows more.
+const STREAMS_MAX: usize = 100;
+/// HTTP/2 connections of one worker to one endpoint; beyond, requests queue on the least loaded.
+const SHARED_CONNECTIONS_MAX: usize = 32;
+
+/// An HTTP/1 connection that carries one request at a time.
+#[derive(Debug)]
+pub(super) struct Http1Connection {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    /// Where to deliver the stream if the endpoint agrees to an upgrade.
+    pub(super) upgrade: Rc<UpgradeSlot>,
+}
+
+/// An HTTP/2 connection that carries many requests at once.
+#[derive(Debug)]
+pub(super) struct SharedConnection {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Cell<usize>,
+    idle_since_ms: Cell<u64>,
+    idle_timeout_ms: u64,
+}
+
+impl SharedConnection {
+    fn has_room(&self) -> bool {
+        !self.sender.is_closed() && self.streams.get() < STREAMS_MAX.min(self.sender.current_max_send_streams())
+    }
+
+    /// Closed, or unused for too long.
+    pub(super) fn expired(&self, now_ms: u64) -> bool {
+        let idle_ms = now_ms.saturating_sub(self.idle_since_ms.get());
+        self.sender.is_closed() || (self.streams.get() == 0 && idle_ms >= self.idle_timeout_ms)
+    }
+}
+
+/// Idle HTTP/1 connections, the most recently used last.
+#[derive(Debug)]
+pub(super) struct IdleStack {
+    idle: VecDeque<(Http1Connection, u64)>,
+    limits: PoolKey,
+}
+
+impl IdleStack {
+    pub(super) fn new(limits: PoolKey) -> Self {
+        Self { idle: VecDeque::new(), limits }
+    }
+
+    /// The most recently used connection that can carry a request. One that is still reading the end of its last
+    /// answer is left to finish.
+    fn pop(&mut self) -> Option<Http1Connection> {
+        let mut at = self.idle.len();
+        while at > 0 {
+            at -= 1;
+            let sender = &self.idle[at].0.sender;
+            if sender.is_ready() {
+                return self.idle.remove(at).map(|(connection, _)| connection);
+            }
+            if sender.is_closed() {
+                self.idle.remove(at);
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, connection: Http1Connection, now_ms: u64) {
+        if self.limits.idle_max == 0 || connection.sender.is_closed() {
+            return;
+        }
+        if self.idle.len() >= self.limits.idle_max {
+            self.idle.pop_front();
+        }
+        self.idle.push_back((connection, now_ms));
+    }
+
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        let timeout_ms = self.limits.idle_timeout_ms;
+        while self.idle.front().is_some_and(|(c, since)| c.sender.is_closed() || now_ms.saturating_sub(*since) >= timeout_ms)
+        {
+            self.idle.pop_front();
+        }
+    }
+}
+
+/// Why a request got no response head.
+#[derive(Debug)]
+pub struct SendError {
+    pub error: hyper::Error,
+    /// The request, where not a byte of it was sent.
+    pub unsent: Option<Box<Request<RequestBody>>>,
+}
+
+/// The right to send one request to one endpoint. Counts as in flight while it lives; dropping it early closes
+/// the HTTP/1 connection or resets the HTTP/2 stream.
+#[derive(Debug)]
+pub struct Lease {
+    endpoint: Rc<LocalEndpoint>,
+    timers: Rc<Timers>,
+    connection: Connection,
+    reused: bool,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Http1(Http1Connection),
+    Http2(Rc<SharedConnection>),
+    Returned,
+}
+
+impl Lease {
+    /// An idle connection if there is one, else a new one.
+    ///
+    /// # Errors
+    /// When connecting fails or takes longer than `limit`.
+    pub async fn acquire(
+        endpoint: &Rc<LocalEndpoint>,
+        timers: &Rc<Timers>,
+        limit: Duration,
+    ) -> Result<Self, ConnectError> {
+        let in_flight = InFlight::begin(endpoint);
+        let idle = match endpoint.endpoint.identity.protocol {
+            UpstreamProtocol::Http1 => endpoint.idle.borrow_mut().pop().map(Connection::Http1),
+            UpstreamProtocol::Http2 => endpoint.shared_with_room().map(Connection::Http2),
+        };
+        let reused = idle.is_some();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => timers.timeout(limit, open(endpoint, timers)).await.unwrap_or(Err(ConnectError::Timeout))?,
+        };
+        if let Connection::Http2(shared) = &connection {
+            shared.streams.set(shared.streams.get() + 1);
+        }
+        in_flight.handed_over();
+        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused })
+    }
+
+    #[must_use]
+    pub fn endpoint(&self) -> &Rc<LocalEndpoint> {
+        &self.endpoint
+    }
+
+    /// The connection carried a request before this one, so its other end may just have closed it.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        matches!(self.connection, Connection::Http2(_))
+    }
+
+    /// The endpoint takes WebSockets over HTTP/2 (RFC 8441).
+    #[must_use]
+    pub fn takes_extended_connect(&self) -> bool {
+        matches!(&self.connection, Connection::Http2(shared) if shared.sender.is_extended_connect_protocol_enabled())
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// When the connection fails before that.
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        let sent = match &mut self.connection {
+            Connection::Http1(connection) => connection.sender.try_send_request(request).await,
+            Connection::Http2(shared) => {
+                let mut sender = shared.sender.clone();
+                sender.try_send_request(request).await
+            }
+            Connection::Returned => unreachable!("a lease is returned when its response has ended"),
+        };
+        sent.map_err(|mut e| SendError { unsent: e.take_message().map(Box::new), error: e.into_error() })
+    }
+
+    /// Asks for the raw stream, should the endpoint answer 101. HTTP/1 only.
+    pub(crate) fn expect_upgrade(&self) -> Option<oneshot::Receiver<UpgradedStream>> {
+        let Connection::Http1(connection) = &self.connection else { return None };
+        let (sender, receiver) = oneshot::channel();
+        connection.upgrade.replace(Some(sender));
+        Some(receiver)
+    }
+
+    /// The endpoint didn't upgrade.
+    pub(crate) fn forget_upgrade(&self) {
+        if let Connection::Http1(connection) = &self.connection {
+            connection.upgrade.replace(None);
+        }
+    }
+
+    /// Request and response have both been passed on whole: the connection can carry another.
+    pub fn give_back(&mut self) {
+        match std::mem::replace(&mut self.connection, Connection::Returned) {
+            Connection::Http1(connection) => {
+                self.endpoint.idle.borrow_mut().push(connection, self.timers.now_ms());
+            }
+            Connection::Http2(shared) => self.leave(&shared),
+            Connection::Returned => return,
+        }
+        self.endpoint.end();
+    }
+
+    fn leave(&self, shared: &SharedConnection) {
+        shared.streams.set(shared.streams.get() - 1);
+        shared.idle_since_ms.set(self.timers.now_ms());
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match &self.connection {
+            Connection::Http1(_) => {}
+            Connection::Http2(shared) => self.leave(shared),
+            Connection::Returned => return,
+        }
+        self.endpoint.end();
+    }
+}
+
+impl LocalEndpoint {
+    /// The fullest HTTP/2 connection with room for one more request, so that the others can grow idle and go.
+    fn shared_with_room(&self) -> Option<Rc<SharedConnection>> {
+        let mut connections = self.shared.borrow_mut();
+        connections.retain(|c| !c.sender.is_closed());
+        if let Some(room) = connections.iter().filter(|c| c.has_room()).max_by_key(|c| c.streams.get()) {
+            return Some(Rc::clone(room));
+        }
+        let full = connections.len() >= SHARED_CONNECTIONS_MAX;
+        connections.iter().filter(|_| full).min_by_key(|c| c.streams.get()).cloned()
+    }
+}
+
+async fn open(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Connection, ConnectError> {
+    match endpoint.endpoint.identity.protocol {
+        UpstreamProtocol::Http1 => connect::http1(&endpoint.endpoint).await.map(Connection::Http1),
+        UpstreamProtocol::Http2 => open_shared(endpoint, timers).await.map(Connection::Http2),
+    }
+}
+
+/// Waits while an HTTP/2 connection is being opened, so that a burst of requests opens one and not one each.
+async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Rc<SharedConnection>, ConnectError> {
+    while endpoint.connecting.get() {
+        endpoint.connected.notified().await;
+        if let Some(shared) = endpoint.shared_with_room() {
+            return Ok(shared);
+        }
+    }
+    let connecting = Connecting::begin(endpoint);
+    let shared = Rc::new(SharedConnection {
+        sender: connect::http2(&endpoint.endpoint).await?,
+        streams: Cell::new(0),
+        idle_since_ms: Cell::new(timers.now_ms()),
+        idle_timeout_ms: endpoint.endpoint.identity.pool.idle_timeout_ms,
+    });
+    endpoint.shared.borrow_mut().push(Rc::clone(&shared));
+    drop(connecting);
+    Ok(shared)
+}
+
+/// Marks that an HTTP/2 connection is being opened, and wakes the waiters however that ends.
+struct Connecting<'a>(&'a LocalEndpoint);
+
+impl<'a> Connecting<'a> {
+    fn begin(endpoint: &'a LocalEndpoint) -> Self {
+        endpoint.connecting.set(true);
+        Self(endpoint)
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
+}
+
+/// Counts an attempt as in flight while it is still connecting.
+struct InFlight<'a>(&'a LocalEndpoint);
+
+impl<'a> InFlight<'a> {
+    fn begin(endpoint: &'a LocalEndpoint) -> Self {
+        endpoint.begin();
+        Self(endpoint)
+    }
+
+    /// The lease counts from here on.
+    fn handed_over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

@@ -1,0 +1,73 @@
+//! A snapshot with one worker's side of it, made service by service when a request first needs one, so that a
+//! snapshot of ten thousand services costs a worker nothing at the moment it appears.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::state::{Service, Snapshot};
+use crate::upstream::{Endpoint, LocalEndpoint};
+
+/// What a request holds from its start to its end.
+#[derive(Debug)]
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    services: Box<[OnceCell<ServiceView>]>,
+}
+
+/// One service, as this worker sees it.
+#[derive(Debug)]
+pub struct ServiceView {
+    pub service: Arc<Service>,
+    /// In the order of the service's backends.
+    pub backends: Box<[BackendView]>,
+}
+
+/// One backend's endpoints, as this worker sees them.
+#[derive(Debug)]
+pub struct BackendView {
+    pub endpoints: Box<[Rc<LocalEndpoint>]>,
+}
+
+impl View {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        let services = snapshot.services.iter().map(|_| OnceCell::new()).collect();
+        Self { snapshot, services }
+    }
+
+    pub(super) fn service(&self, index: usize, endpoints: &Endpoints) -> &ServiceView {
+        self.services[index].get_or_init(|| {
+            let service = Arc::clone(&self.snapshot.services[index]);
+            let backends = service.backends.iter();
+            let backends = backends
+                .map(|b| BackendView { endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect() })
+                .collect();
+            ServiceView { service, backends }
+        })
+    }
+}
+
+/// This worker's side of every endpoint it has met, by id. An endpoint that no view names any more is forgotten,
+/// and its idle connections closed with it.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints(RefCell<HashMap<u64, Rc<LocalEndpoint>, RandomState>>);
+
+impl Endpoints {
+    fn local(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
+        let mut known = self.0.borrow_mut();
+        let local = known.entry(endpoint.id).or_insert_with(|| Rc::new(LocalEndpoint::new(Arc::clone(endpoint))));
+        Rc::clone(local)
+    }
+
+    /// Closes what has idled too long.
+    pub(super) fn sweep(&self, now_ms: u64) {
+        self.0.borrow_mut().retain(|_, endpoint| {
+            endpoint.sweep(now_ms);
+            // Ours, the registry's and the snapshot's: one Arc here means the snapshot dropped it.
+            Rc::strong_count(endpoint) > 1 || endpoint.has_connections()
+        });
+    }
+}
