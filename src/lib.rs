@@ -3,14 +3,31 @@
 //! Data flows one way, and what requests see changes at exactly one door, `state::Store::apply`:
 //!
 //! ```text
-//! config -> state -> worker -> listener -> proxy -> upstream
-//!             ^                              |
-//!             +--- apply <--- admin       observe
+//! config -> state -> listener -> proxy -> upstream
+//!             ^                    |
+//!             +--- apply <- admin  observe
 //! ```
 //!
 //! In reading order:
 
 pub mod model;
 
-pub mod config;
 pub mod tls;
+
+pub mod config;
+
+pub mod observe;
+
+pub mod timers;
+
+pub mod executor;
+
+pub mod upstream;
+
+pub mod state;
+
+pub mod worker;
+
+pub mod proxy;
+
+pub mod listener;

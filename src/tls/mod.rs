@@ -1,27 +1,34 @@
 //! TLS material read from files: certificates to show to clients, and how to verify endpoints.
+//!
+//! Every use of cryptography goes through one provider, never through the process-wide default, so that nothing
+//! depends on who installed what first.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod certified_pair;
+mod pem_file;
+mod roots;
+mod server;
+#[cfg(test)]
+pub(crate) mod testing;
+mod upstream;
 
-use rustls::pki_types::ServerName;
+use std::sync::{Arc, LazyLock};
 
-/// A certificate chain with its private key, as read from two files, and the names it is good for.
-#[derive(Debug)]
-pub struct CertifiedPair {
-    pub cert_path: PathBuf,
-    pub key_path: PathBuf,
-    pub key: Arc<rustls::sign::CertifiedKey>,
-    /// DNS names of the certificate, lower case; a wildcard keeps its `*.`.
-    pub dns_names: Vec<String>,
-}
+use rustls::crypto::CryptoProvider;
 
-/// How endpoints of one backend are spoken to over TLS.
-#[derive(Debug)]
-pub struct UpstreamTls {
-    /// ALPN is set for the backend's protocol.
-    pub client: Arc<rustls::ClientConfig>,
-    /// Verified, and sent as SNI, instead of the endpoint's own host.
-    pub server_name: Option<ServerName<'static>>,
-    /// Differs whenever the files behind it, the protocol or the server name differ.
-    pub fingerprint: [u8; 32],
+pub use certified_pair::CertifiedPair;
+pub use pem_file::TlsFileError;
+pub use roots::Roots;
+pub use server::ServerTls;
+pub use upstream::{UpstreamTls, UpstreamTlsSource};
+
+/// HTTP/1.1 in ALPN.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// HTTP/2 in ALPN.
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
+/// aws-lc-rs, shared by everything here.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
 }

@@ -7,23 +7,25 @@ use tokio::time::Instant;
 
 use super::LocalEndpoint;
 
-/// The endpoint for one attempt; `draw` is uniform over all `u64`. `avoid` was tried before and is passed over
+/// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
+/// choice. `avoid` was tried before and is passed over
 /// when there is another. `None` when there is no endpoint.
 #[must_use]
 pub fn pick<'a>(
     endpoints: &'a [Rc<LocalEndpoint>],
     avoid: Option<&Rc<LocalEndpoint>>,
-    draw: u64,
+    draw: impl FnOnce() -> u64,
 ) -> Option<&'a Rc<LocalEndpoint>> {
     let avoided = avoid.and_then(|avoid| endpoints.iter().position(|e| Rc::ptr_eq(e, avoid)));
     match (endpoints, avoided) {
         ([] , _) => None,
         ([only], _) => Some(only),
         (_, Some(avoided)) => {
-            let other = (avoided + 1 + scale(draw, endpoints.len() - 1)) % endpoints.len();
+            let other = (avoided + 1 + scale(draw(), endpoints.len() - 1)) % endpoints.len();
             Some(&endpoints[other])
         }
         (_, None) => {
+            let draw = draw();
             let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
             let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
             let (first, second) = (&endpoints[first], &endpoints[second]);
@@ -50,7 +52,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(3);
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..30_000 {
-            let picked = pick(endpoints, avoid, rng.next_u64()).unwrap();
+            let picked = pick(endpoints, avoid, || rng.next_u64()).unwrap();
             counts[endpoints.iter().position(|e| Rc::ptr_eq(e, picked)).unwrap()] += 1;
         }
         counts
@@ -73,7 +75,7 @@ mod tests {
     async fn an_endpoint_that_failed_this_request_is_passed_over_while_there_is_another() {
         let endpoints: Vec<_> = (0..3).map(endpoint).collect();
         assert_eq!(counts(&endpoints, Some(&endpoints[2]))[2], 0);
-        assert!(pick(&endpoints[..1], Some(&endpoints[0]), 0).is_some());
-        assert!(pick(&[], None, 0).is_none());
+        assert!(pick(&endpoints[..1], Some(&endpoints[0]), || 0).is_some());
+        assert!(pick(&[], None, || 0).is_none());
     }
 }

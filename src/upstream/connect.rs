@@ -1,9 +1,11 @@
 //! Opening connections to an endpoint: TCP, TLS, HTTP/1 or HTTP/2.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
@@ -80,7 +82,42 @@ pub(super) async fn http1(endpoint: &Endpoint) -> Result<Http1Connection, Connec
     }
 }
 
-pub(super) async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+/// An HTTP/2 connection's sending side, and what its other end allows.
+#[derive(Debug)]
+pub(super) struct Http2Connection {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) settings: Rc<Settings>,
+}
+
+/// What an HTTP/2 endpoint allows, as last heard.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    streams_max: Cell<usize>,
+    extended_connect: Cell<bool>,
+    heard: Notify,
+}
+
+impl Settings {
+    pub(super) fn streams_max(&self) -> usize {
+        self.streams_max.get()
+    }
+
+    /// Waits until the endpoint says that it takes extended CONNECT; a client may not use it before (RFC 8441, 3).
+    pub(super) async fn extended_connect(&self) {
+        while !self.extended_connect.get() {
+            self.heard.notified().await;
+        }
+    }
+
+    fn hear(&self, streams_max: usize, extended_connect: bool) {
+        self.streams_max.set(streams_max);
+        if extended_connect && !self.extended_connect.replace(true) {
+            self.heard.notify_waiters();
+        }
+    }
+}
+
+pub(super) async fn http2(endpoint: &Endpoint) -> Result<Http2Connection, ConnectError> {
     let tcp = tcp(endpoint).await?;
     let Some(tls) = &endpoint.tls else { return http2_over(tcp).await };
     let stream = handshake(tls, tcp).await?;
@@ -110,14 +147,14 @@ where
 {
     let (sender, connection) =
         http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(ConnectError::Http)?;
-    let upgrade = std::rc::Rc::new(UpgradeSlot::default());
-    tokio::task::spawn_local(drive(connection, std::rc::Rc::clone(&upgrade)));
+    let upgrade = Rc::new(UpgradeSlot::default());
+    tokio::task::spawn_local(drive(connection, Rc::clone(&upgrade)));
     Ok(Http1Connection { sender, upgrade })
 }
 
 /// Runs a connection until it closes or stops speaking HTTP. Errors are not lost: hyper hands them to the request
 /// under way, and an idle connection's end is nobody's error.
-async fn drive<T>(mut connection: http1::Connection<TokioIo<T>, RequestBody>, upgrade: std::rc::Rc<UpgradeSlot>)
+async fn drive<T>(mut connection: http1::Connection<TokioIo<T>, RequestBody>, upgrade: Rc<UpgradeSlot>)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -135,11 +172,11 @@ where
     }
 }
 
-async fn http2_over<T>(stream: T) -> Result<http2::SendRequest<RequestBody>, ConnectError>
+async fn http2_over<T>(stream: T) -> Result<Http2Connection, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
+    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -148,7 +185,14 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
+    let settings = Rc::new(Settings::default());
+    settings.hear(connection.current_max_send_streams(), false);
+    let heard = Rc::clone(&settings);
     // As in `drive`: hyper hands errors to the requests they concern.
-    tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(sender)
+    tokio::task::spawn_local(poll_fn(move |cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        heard.hear(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled());
+        ended.map(drop)
+    }));
+    Ok(Http2Connection { sender, settings })
 }

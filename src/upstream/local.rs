@@ -87,6 +87,12 @@ impl LocalEndpoint {
         self.latency.set(next);
     }
 
+    /// Connections are kept here, idle or shared.
+    #[must_use]
+    pub fn has_connections(&self) -> bool {
+        !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty()
+    }
+
     /// Closes connections that have idled too long, as of `now_ms`.
     pub fn sweep(&self, now_ms: u64) {
         self.idle.borrow_mut().expire(now_ms);

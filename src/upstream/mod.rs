@@ -10,8 +10,9 @@ mod resolve;
 
 pub use balance::pick;
 pub use body::{RequestBody, RequestProgress};
+pub(crate) use connect::Stream;
 pub use connect::{ConnectError, UpgradedStream};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
 pub use local::LocalEndpoint;
-pub use pool::{Lease, SendError};
+pub use pool::{Freshness, Lease, SendError};
 pub use resolve::{Resolver, resolve_once};

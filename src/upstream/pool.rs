@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
-use super::connect::{self, ConnectError, UpgradeSlot, UpgradedStream};
+use super::connect::{self, ConnectError, Http2Connection, UpgradeSlot, UpgradedStream};
 use super::endpoint::PoolKey;
 use super::local::LocalEndpoint;
 use crate::config::UpstreamProtocol;
@@ -34,7 +34,7 @@ pub(super) struct Http1Connection {
 /// An HTTP/2 connection that carries many requests at once.
 #[derive(Debug)]
 pub(super) struct SharedConnection {
-    sender: http2::SendRequest<RequestBody>,
+    http2: Http2Connection,
     streams: Cell<usize>,
     idle_since_ms: Cell<u64>,
     idle_timeout_ms: u64,
@@ -42,13 +42,17 @@ pub(super) struct SharedConnection {
 
 impl SharedConnection {
     fn has_room(&self) -> bool {
-        !self.sender.is_closed() && self.streams.get() < STREAMS_MAX.min(self.sender.current_max_send_streams())
+        !self.is_closed() && self.streams.get() < STREAMS_MAX.min(self.http2.settings.streams_max())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.http2.sender.is_closed()
     }
 
     /// Closed, or unused for too long.
     pub(super) fn expired(&self, now_ms: u64) -> bool {
         let idle_ms = now_ms.saturating_sub(self.idle_since_ms.get());
-        self.sender.is_closed() || (self.streams.get() == 0 && idle_ms >= self.idle_timeout_ms)
+        self.is_closed() || (self.streams.get() == 0 && idle_ms >= self.idle_timeout_ms)
     }
 }
 
@@ -91,6 +95,10 @@ impl IdleStack {
         self.idle.push_back((connection, now_ms));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.is_empty()
+    }
+
     pub(super) fn expire(&mut self, now_ms: u64) {
         let timeout_ms = self.limits.idle_timeout_ms;
         while self.idle.front().is_some_and(|(c, since)| c.sender.is_closed() || now_ms.saturating_sub(*since) >= timeout_ms)
@@ -106,6 +114,14 @@ pub struct SendError {
     pub error: hyper::Error,
     /// The request, where not a byte of it was sent.
     pub unsent: Option<Box<Request<RequestBody>>>,
+}
+
+/// Which connections a request may go out on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    Any,
+    /// One opened for this request: its idle siblings may all have been closed by a restart.
+    New,
 }
 
 /// The right to send one request to one endpoint. Counts as in flight while it lives; dropping it early closes
@@ -126,7 +142,7 @@ enum Connection {
 }
 
 impl Lease {
-    /// An idle connection if there is one, else a new one.
+    /// An idle connection if there is one and `freshness` allows it, else a new one.
     ///
     /// # Errors
     /// When connecting fails or takes longer than `limit`.
@@ -134,11 +150,14 @@ impl Lease {
         endpoint: &Rc<LocalEndpoint>,
         timers: &Rc<Timers>,
         limit: Duration,
+        freshness: Freshness,
     ) -> Result<Self, ConnectError> {
         let in_flight = InFlight::begin(endpoint);
-        let idle = match endpoint.endpoint.identity.protocol {
-            UpstreamProtocol::Http1 => endpoint.idle.borrow_mut().pop().map(Connection::Http1),
-            UpstreamProtocol::Http2 => endpoint.shared_with_room().map(Connection::Http2),
+        let idle = match (endpoint.endpoint.identity.protocol, freshness) {
+            (UpstreamProtocol::Http1, Freshness::New) => None,
+            (UpstreamProtocol::Http1, Freshness::Any) => endpoint.idle.borrow_mut().pop().map(Connection::Http1),
+            // A shared connection that failed is closed, and so isn't found again.
+            (UpstreamProtocol::Http2, _) => endpoint.shared_with_room().map(Connection::Http2),
         };
         let reused = idle.is_some();
         let connection = match idle {
@@ -168,10 +187,10 @@ impl Lease {
         matches!(self.connection, Connection::Http2(_))
     }
 
-    /// The endpoint takes WebSockets over HTTP/2 (RFC 8441).
-    #[must_use]
-    pub fn takes_extended_connect(&self) -> bool {
-        matches!(&self.connection, Connection::Http2(shared) if shared.sender.is_extended_connect_protocol_enabled())
+    /// Waits for at most `limit` until the endpoint says that it takes WebSockets over HTTP/2 (RFC 8441).
+    pub(crate) async fn takes_extended_connect(&self, limit: Duration) -> bool {
+        let Connection::Http2(shared) = &self.connection else { return false };
+        self.timers.timeout(limit, shared.http2.settings.extended_connect()).await.is_ok()
     }
 
     /// Sends a request and waits for the head of its response.
@@ -182,7 +201,7 @@ impl Lease {
         let sent = match &mut self.connection {
             Connection::Http1(connection) => connection.sender.try_send_request(request).await,
             Connection::Http2(shared) => {
-                let mut sender = shared.sender.clone();
+                let mut sender = shared.http2.sender.clone();
                 sender.try_send_request(request).await
             }
             Connection::Returned => unreachable!("a lease is returned when its response has ended"),
@@ -238,7 +257,7 @@ impl LocalEndpoint {
     /// The fullest HTTP/2 connection with room for one more request, so that the others can grow idle and go.
     fn shared_with_room(&self) -> Option<Rc<SharedConnection>> {
         let mut connections = self.shared.borrow_mut();
-        connections.retain(|c| !c.sender.is_closed());
+        connections.retain(|c| !c.is_closed());
         if let Some(room) = connections.iter().filter(|c| c.has_room()).max_by_key(|c| c.streams.get()) {
             return Some(Rc::clone(room));
         }
@@ -264,7 +283,7 @@ async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Rc<Sha
     }
     let connecting = Connecting::begin(endpoint);
     let shared = Rc::new(SharedConnection {
-        sender: connect::http2(&endpoint.endpoint).await?,
+        http2: connect::http2(&endpoint.endpoint).await?,
         streams: Cell::new(0),
         idle_since_ms: Cell::new(timers.now_ms()),
         idle_timeout_ms: endpoint.endpoint.identity.pool.idle_timeout_ms,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use super::Worker;
+use crate::state::ListenerKey;
 
 /// What a connection is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -18,8 +19,9 @@ pub enum Signal {
 }
 
 /// The part of a connection that outlives its changes of protocol.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lifeline {
+    listener: ListenerKey,
     signal: Cell<Signal>,
     /// Carries something that is meant to last: a tunnel, server-sent events, a gRPC stream.
     long: Cell<bool>,
@@ -27,6 +29,17 @@ pub struct Lifeline {
 }
 
 impl Lifeline {
+    #[must_use]
+    pub fn new(listener: ListenerKey) -> Rc<Self> {
+        Rc::new(Self { listener, signal: Cell::default(), long: Cell::default(), waker: RefCell::default() })
+    }
+
+    /// The listener that accepted the connection.
+    #[must_use]
+    pub fn listener(&self) -> ListenerKey {
+        self.listener
+    }
+
     /// What the connection was told last; the task is woken when that changes.
     pub fn heard(&self, cx: &mut Context<'_>) -> Signal {
         match &mut *self.waker.borrow_mut() {

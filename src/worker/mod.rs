@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
-use arc_swap::cache::{Access, Cache};
+use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slab::Slab;
+use tokio::sync::Notify;
 
 pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
@@ -45,6 +45,7 @@ pub struct Worker {
     rng: RefCell<StdRng>,
     scratch: RefCell<Box<[u8]>>,
     lifelines: RefCell<Slab<Rc<Lifeline>>>,
+    emptied: Notify,
     date: RefCell<(u64, HeaderValue)>,
 }
 
@@ -73,6 +74,7 @@ impl Worker {
             rng: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             lifelines: RefCell::default(),
+            emptied: Notify::new(),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         })
     }
@@ -128,6 +130,16 @@ impl Worker {
     fn forget(&self, key: usize) {
         self.lifelines.borrow_mut().remove(key);
         self.cell().connections_open.decrease();
+        if self.lifelines.borrow().is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Waits until no connection is open.
+    pub async fn emptied(&self) {
+        while self.connections() > 0 {
+            self.emptied.notified().await;
+        }
     }
 
     /// How many connections are open.

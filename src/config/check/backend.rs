@@ -1,0 +1,64 @@
+//! One deployment of a service: its weight, endpoints, protocol and connections.
+
+use super::{Check, Fault, endpoint};
+use crate::config::file::{BackendFile, PoolFile, ProtocolFile};
+use crate::config::key_path::KeyPath;
+use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
+use crate::model::{BackendName, Weight};
+
+impl Check<'_, '_> {
+    pub(super) fn backend(&mut self, at: &KeyPath, name: &str, file: &BackendFile) -> Option<BackendConfig> {
+        let name = self.name::<BackendName>(at, name);
+        let weight = Weight::new(file.weight).map_err(|error| Fault::new(error.to_string(), WEIGHT_HINT));
+        let weight = self.accept(&at.key("weight"), weight);
+        let endpoints = self.endpoints(&at.key("endpoints"), &file.endpoints);
+        let protocol = match file.protocol {
+            ProtocolFile::H1 => UpstreamProtocol::Http1,
+            ProtocolFile::H2 => UpstreamProtocol::Http2,
+        };
+        let at_tls = at.key("tls");
+        let tls = match endpoints.as_deref().and_then(<[_]>::first).map(|endpoint| endpoint.scheme) {
+            Some(Scheme::Https) => self.upstream_tls(&at_tls, file.tls.as_ref(), protocol).map(Some),
+            Some(Scheme::Http) if file.tls.is_some() => {
+                let hint = "write https:// in `endpoints`, or remove `tls`";
+                self.report.problem(&at_tls, "`tls` is given, but the endpoints are http", hint);
+                None
+            }
+            _ => Some(None),
+        };
+        let pool = self.pool(&at.key("pool"), &file.pool);
+        Some(BackendConfig { name: name?, weight: weight?, endpoints: endpoints?, protocol, tls: tls?, pool: pool? })
+    }
+
+    fn endpoints(&mut self, at: &KeyPath, texts: &[String]) -> Option<Vec<EndpointConfig>> {
+        let mut endpoints: Vec<Option<EndpointConfig>> = Vec::with_capacity(texts.len());
+        let mut seen = std::collections::HashMap::new();
+        for (index, text) in texts.iter().enumerate() {
+            let at = at.index(index);
+            let endpoint = self.accept(&at, endpoint::endpoint(text));
+            if let Some(endpoint) = &endpoint {
+                if let Some(first) = seen.get(endpoint) {
+                    let message = format!("{text:?} is the same endpoint as {}", self.report.place(first));
+                    self.report.problem(&at, message, "remove one of them; a larger share is a matter of weight");
+                } else {
+                    seen.insert(endpoint.clone(), at);
+                }
+            }
+            endpoints.push(endpoint);
+        }
+        let endpoints: Vec<_> = endpoints.into_iter().collect::<Option<_>>()?;
+        if endpoints.iter().any(|endpoint| endpoint.scheme != endpoints[0].scheme) {
+            let hint = "use one scheme for all, or make two backends of it";
+            self.report.problem(at, "http and https are mixed in one backend", hint);
+            return None;
+        }
+        Some(endpoints)
+    }
+
+    fn pool(&mut self, at: &KeyPath, file: &PoolFile) -> Option<PoolConfig> {
+        let idle_timeout = self.positive_duration(&at.key("idle_timeout"), &file.idle_timeout);
+        Some(PoolConfig { idle_max: file.idle_max, idle_timeout: idle_timeout? })
+    }
+}
+
+const WEIGHT_HINT: &str = "weights are relative to each other: 95 and 5 split as 19 and 1 do; 0 gets nothing";

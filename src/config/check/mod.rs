@@ -1,0 +1,149 @@
+//! From the file's shapes to checked values: what the schema can't say.
+//!
+//! Every function reports what it finds and goes on; `None` stands for a value that was reported, and a
+//! configuration with any problem is thrown away whole.
+
+mod admin;
+mod backend;
+mod conditions;
+mod endpoint;
+mod fault;
+mod host;
+mod listeners;
+mod outputs;
+mod routes;
+mod services;
+mod sticky;
+mod tls_files;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::model::parse_duration;
+
+use super::file::{DurationText, File, ShutdownFile, TimeoutsFile};
+use super::key_path::KeyPath;
+use super::report::Report;
+use super::types::{ClientTimeouts, Config, ShutdownConfig, UpstreamTimeouts};
+use fault::Fault;
+use tls_files::TlsFiles;
+
+/// One checking of one file.
+pub(super) struct Check<'c, 'a> {
+    path: &'c Path,
+    now: SystemTime,
+    report: &'c mut Report<'a>,
+    tls_files: TlsFiles<'c>,
+}
+
+impl<'c, 'a> Check<'c, 'a> {
+    pub(super) fn new(
+        path: &'c Path,
+        now: SystemTime,
+        previous: Option<&'c Config>,
+        report: &'c mut Report<'a>,
+    ) -> Self {
+        Self { path, now, report, tls_files: TlsFiles::new(previous) }
+    }
+
+    /// The checked configuration; `None` when a part of it was reported.
+    pub(super) fn config(mut self, file: &File) -> Option<Config> {
+        let root = KeyPath::root();
+        let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
+        let upstream_timeouts = self.upstream_timeouts(&root.key("timeouts"), &file.timeouts);
+        let listeners = self.listeners(&root.key("listeners"), &file.listeners);
+        let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
+        self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
+        let services = self.services(&root.key("services"), &file.services, upstream_timeouts.as_ref());
+        let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
+        let access_log = self.access_log(&root.key("access_log"), &file.access_log);
+        let log = self.log(&root.key("log"), &file.log);
+        let resolve_interval = self.positive_duration(&root.key("resolve_interval"), &file.resolve_interval);
+        let shutdown = self.shutdown(&root.key("shutdown"), &file.shutdown);
+        Some(Config {
+            path: self.path.to_owned(),
+            state_dir: state_dir?,
+            workers: file.workers.and_then(NonZeroUsize::new),
+            listeners: listeners.into_iter().collect::<Option<_>>()?,
+            admin: unless_reported(admin)?,
+            services: services?,
+            timeouts: client_timeouts?,
+            shutdown: shutdown?,
+            access_log: access_log?,
+            log: log?,
+            resolve_interval: resolve_interval?,
+        })
+    }
+
+    fn client_timeouts(&mut self, at: &KeyPath, file: &TimeoutsFile) -> Option<ClientTimeouts> {
+        let tls_handshake = self.positive_duration(&at.key("tls_handshake"), &file.tls_handshake);
+        let header_read = self.positive_duration(&at.key("header_read"), &file.header_read);
+        let keep_alive = self.positive_duration(&at.key("keep_alive"), &file.keep_alive);
+        let tunnel_idle = self.positive_duration(&at.key("tunnel_idle"), &file.tunnel_idle);
+        Some(ClientTimeouts {
+            tls_handshake: tls_handshake?,
+            header_read: header_read?,
+            keep_alive: keep_alive?,
+            tunnel_idle: tunnel_idle?,
+        })
+    }
+
+    fn upstream_timeouts(&mut self, at: &KeyPath, file: &TimeoutsFile) -> Option<UpstreamTimeouts> {
+        let connect = self.positive_duration(&at.key("connect"), &file.connect);
+        let response_header = self.positive_duration(&at.key("response_header"), &file.response_header);
+        Some(UpstreamTimeouts { connect: connect?, response_header: response_header? })
+    }
+
+    fn shutdown(&mut self, at: &KeyPath, file: &ShutdownFile) -> Option<ShutdownConfig> {
+        let delay = self.duration(&at.key("delay"), &file.delay);
+        let requests = self.duration(&at.key("requests"), &file.requests);
+        let streams = self.duration(&at.key("streams"), &file.streams);
+        Some(ShutdownConfig { delay: delay?, requests: requests?, streams: streams? })
+    }
+
+    fn duration(&mut self, at: &KeyPath, text: &DurationText) -> Option<Duration> {
+        let duration = parse_duration(&text.0);
+        let duration =
+            duration.map_err(|error| Fault::new(error.to_string(), "write durations like \"250ms\" or \"1h30m\""));
+        self.accept(at, duration)
+    }
+
+    fn positive_duration(&mut self, at: &KeyPath, text: &DurationText) -> Option<Duration> {
+        let duration = self.duration(at, text)?;
+        if duration.is_zero() {
+            self.report.problem(
+                at,
+                "zero leaves no time at all",
+                "give it some time, or leave the key out for its default",
+            );
+        }
+        Some(duration).filter(|duration| !duration.is_zero())
+    }
+
+    /// A path in the file, which starts at the file's folder unless it is absolute.
+    fn file_path(&mut self, at: &KeyPath, text: &str) -> Option<PathBuf> {
+        if text.is_empty() || text.contains('\0') {
+            self.report.problem(at, format!("{text:?} is no path"), "relative paths start at the folder of this file");
+            return None;
+        }
+        Some(self.path.parent().unwrap_or(Path::new("")).join(text))
+    }
+
+    /// Reports what is wrong at `at`, if anything is.
+    fn accept<T>(&mut self, at: &KeyPath, checked: Result<T, Fault>) -> Option<T> {
+        match checked {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.report.problem(at, fault.message, fault.hint);
+                None
+            }
+        }
+    }
+}
+
+/// What may be left out of the file: `None` only when it was given and then reported.
+#[expect(clippy::option_option, reason = "left out, reported and checked are three things")]
+fn unless_reported<T>(given: Option<Option<T>>) -> Option<Option<T>> {
+    given.map_or(Some(None), |checked| checked.map(Some))
+}

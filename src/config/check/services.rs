@@ -1,0 +1,194 @@
+//! Services: their backends, the stable one, rules, and whether their routes leave room for each other.
+
+use std::collections::HashMap;
+
+use super::{Check, Fault, routes, unless_reported};
+use crate::config::file::{RuleFile, ServiceFile, ServiceTimeoutsFile};
+use crate::config::key_path::KeyPath;
+use crate::config::suggestion::closest;
+use crate::config::table::Table;
+use crate::config::types::{BackendConfig, RuleConfig, ServiceConfig, UpstreamTimeouts};
+use crate::model::{RouteMatch, ServiceName};
+
+impl Check<'_, '_> {
+    pub(super) fn services(
+        &mut self,
+        at: &KeyPath,
+        files: &Table<ServiceFile>,
+        defaults: Option<&UpstreamTimeouts>,
+    ) -> Option<Vec<ServiceConfig>> {
+        if files.0.is_empty() {
+            self.report.absent(
+                at,
+                "there is no service",
+                "add [services.NAME] with a backend: [services.NAME.backends.NAME]",
+            );
+        }
+        let mut seen = HashMap::new();
+        let services: Vec<_> =
+            files.0.iter().map(|(name, file)| self.service(&at.key(name), name, file, defaults, &mut seen)).collect();
+        self.catch_all_clashes(at, files);
+        services.into_iter().collect()
+    }
+
+    /// `seen`: where each route of the file so far stands, by its identity.
+    fn service(
+        &mut self,
+        at: &KeyPath,
+        name: &str,
+        file: &ServiceFile,
+        defaults: Option<&UpstreamTimeouts>,
+        seen: &mut HashMap<String, KeyPath>,
+    ) -> Option<ServiceConfig> {
+        let name = self.name::<ServiceName>(at, name);
+        let routes = self.routes(&at.key("routes"), file, seen);
+        let backends = self.backends(at, file);
+        let stable = self.stable(at, file);
+        let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
+        let rules = self.rules(at, file);
+        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
+        Some(ServiceConfig {
+            name: name?,
+            routes: routes?,
+            backends: backends?,
+            stable: stable?,
+            sticky: unless_reported(sticky)?,
+            rules: rules?,
+            timeouts: timeouts?,
+        })
+    }
+
+    pub(super) fn name<N: std::str::FromStr<Err = crate::model::NameError>>(
+        &mut self,
+        at: &KeyPath,
+        name: &str,
+    ) -> Option<N> {
+        let hint = "names appear in URLs, labels and commands, so they keep to plain characters";
+        self.accept(at, name.parse().map_err(|error: crate::model::NameError| Fault::new(error.to_string(), hint)))
+    }
+
+    fn routes(
+        &mut self,
+        at: &KeyPath,
+        file: &ServiceFile,
+        seen: &mut HashMap<String, KeyPath>,
+    ) -> Option<Vec<RouteMatch>> {
+        let mut routes = Vec::new();
+        for (index, file) in file.routes.iter().flatten().enumerate() {
+            let at = at.index(index);
+            let route = self.route(&at, file);
+            if let Some(route) =
+                route.as_ref().filter(|_| !self.report.is_broken(&at) && !self.report.has_broken_part(&at))
+            {
+                if let Some(first) = seen.get(&routes::identity(route)) {
+                    let message = format!("this route is the same as {}", self.report.place(first));
+                    self.report.problem(&at, message, "remove one of them, or add a condition to one");
+                } else {
+                    seen.insert(routes::identity(route), at);
+                }
+            }
+            routes.push(route);
+        }
+        routes.into_iter().collect()
+    }
+
+    /// A service without routes takes everything that others leave, so there can be only one.
+    fn catch_all_clashes(&mut self, at: &KeyPath, files: &Table<ServiceFile>) {
+        let mut first: Option<KeyPath> = None;
+        for (name, file) in &files.0 {
+            let at = at.key(name);
+            if file.routes.is_some() || self.report.is_broken(&at.key("routes")) {
+                continue;
+            }
+            if let Some(first) = &first {
+                let message = format!("the service has no routes, and neither has {}", self.report.place(first));
+                let hint = "only one service can take what the others leave; give this one routes = [{ host = \"…\" }]";
+                self.report.absent(&at.key("routes"), message, hint);
+            } else {
+                first = Some(at);
+            }
+        }
+    }
+
+    fn backends(&mut self, at: &KeyPath, file: &ServiceFile) -> Option<Vec<BackendConfig>> {
+        let files = &file.backends.0;
+        let at_backends = at.key("backends");
+        if files.is_empty() {
+            let hint = "add one: a [services.NAME.backends.NAME] table with weight and endpoints";
+            self.report.absent(&at_backends, "the service has no backend", hint);
+        } else if files.iter().all(|(name, backend)| {
+            backend.weight == 0.0 && !self.report.is_broken(&at_backends.key(name).key("weight"))
+        }) {
+            let hint = "give at least one backend a weight above 0";
+            self.report.problem(&at_backends, "every weight is 0, so no backend would get a request", hint);
+        }
+        let backends: Vec<_> =
+            files.iter().map(|(name, file)| self.backend(&at_backends.key(name), name, file)).collect();
+        backends.into_iter().collect()
+    }
+
+    /// The index of the stable backend: the one that is named, else the first of the largest weight.
+    fn stable(&mut self, at: &KeyPath, file: &ServiceFile) -> Option<usize> {
+        if let Some(name) = &file.stable {
+            return self.backend_index(at, &at.key("stable"), name, file);
+        }
+        let weights = || file.backends.0.iter().map(|(_, backend)| backend.weight);
+        let largest = weights().fold(f64::NEG_INFINITY, f64::max);
+        let mut tied = weights().enumerate().filter(|(_, weight)| *weight >= largest).map(|(index, _)| index);
+        let stable = tied.next()?;
+        if let Some(other) = tied.next() {
+            let name = |index: usize| &file.backends.0[index].0;
+            let message = format!(
+                "`{}` and `{}` share the largest weight, so which of them is stable is a guess",
+                name(stable),
+                name(other)
+            );
+            self.report.warning(at, message, format!("say which it is: stable = {:?}", name(stable)));
+        }
+        Some(stable)
+    }
+
+    /// `at`: where the backend is named.
+    fn backend_index(&mut self, service: &KeyPath, at: &KeyPath, name: &str, file: &ServiceFile) -> Option<usize> {
+        let names = || file.backends.0.iter().map(|(name, _)| name.as_str());
+        if let Some(index) = names().position(|known| known == name) {
+            return Some(index);
+        }
+        if self.report.is_broken(&service.key("backends")) {
+            return None;
+        }
+        let hint = match closest(name, names()) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("the backends of this service are {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        self.report.absent(at, format!("the service has no backend {name:?}"), hint);
+        None
+    }
+
+    fn rules(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<Vec<RuleConfig>> {
+        let rule = |(index, rule): (usize, &RuleFile)| {
+            let at = service.key("rules").index(index);
+            let matches = self.rule_match(&at, rule);
+            let backend = self.backend_index(service, &at.key("backend"), &rule.backend, file);
+            Some(RuleConfig { matches: matches?, backend: backend? })
+        };
+        file.rules.iter().enumerate().map(rule).collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn service_timeouts(
+        &mut self,
+        at: &KeyPath,
+        file: Option<&ServiceTimeoutsFile>,
+        defaults: Option<&UpstreamTimeouts>,
+    ) -> Option<UpstreamTimeouts> {
+        let connect = match file.and_then(|file| file.connect.as_ref()) {
+            Some(text) => self.positive_duration(&at.key("connect"), text),
+            None => defaults.map(|defaults| defaults.connect),
+        };
+        let response_header = match file.and_then(|file| file.response_header.as_ref()) {
+            Some(text) => self.positive_duration(&at.key("response_header"), text),
+            None => defaults.map(|defaults| defaults.response_header),
+        };
+        Some(UpstreamTimeouts { connect: connect?, response_header: response_header? })
+    }
+}

@@ -1,0 +1,359 @@
+//! The shape of proxy.toml: its keys, and what an editor says about them. The first paragraph of each comment is also
+//! the hint that goes with a missing or ill-shaped value, so it speaks to whoever writes the file.
+
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::bare_urls,
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "the comments are hints, shown as plain text"
+)]
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::table::Table;
+
+/// The configuration of tidegate.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    /// Folder for what must survive a restart; one per running tidegate.
+    #[serde(default = "state_dir")]
+    pub(super) state_dir: String,
+    /// Threads that carry traffic, from 1 to 1024; one per core when left out.
+    #[schemars(range(min = 1, max = 1024))]
+    pub(super) workers: Option<usize>,
+    /// Addresses that clients connect to, at least one: a [[listeners]] table with address = "127.0.0.1:8080".
+    #[schemars(length(min = 1))]
+    pub(super) listeners: Vec<ListenerFile>,
+    /// The admin API: [admin] with address = "127.0.0.1:9900"; left out, there is none.
+    pub(super) admin: Option<AdminFile>,
+    /// One JSON line per request: "off", "stdout" or the path of a file.
+    #[serde(default = "access_log")]
+    pub(super) access_log: String,
+    /// What tidegate says about itself, on stderr: [log] with filter and format.
+    #[serde(default)]
+    pub(super) log: LogFile,
+    /// How often host names of endpoints are looked up again, like "10s".
+    #[serde(default = "resolve_interval")]
+    pub(super) resolve_interval: DurationText,
+    /// How long clients and endpoints may take: [timeouts] with keep_alive = "5m" and others.
+    #[serde(default)]
+    pub(super) timeouts: TimeoutsFile,
+    /// Deadlines of a graceful stop: [shutdown] with delay, requests and streams.
+    #[serde(default)]
+    pub(super) shutdown: ShutdownFile,
+    /// The applications behind this proxy, at least one: [services.NAME] with its backends.
+    pub(super) services: Table<ServiceFile>,
+}
+
+/// A number and its unit: "250ms", "30s", "5m", "1h30m", "7d".
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct DurationText(pub(super) String);
+
+/// An address that clients connect to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerFile {
+    /// IP address and port, like "0.0.0.0:80" or "[::]:443".
+    pub(super) address: String,
+    /// Certificates, chosen by the name the client asks for; the first answers when none fits. Left out: no TLS.
+    #[schemars(length(min = 1))]
+    pub(super) tls: Option<Vec<PairFile>>,
+}
+
+/// A certificate and its private key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PairFile {
+    /// PEM file with the certificate, followed by its intermediates.
+    pub(super) cert: String,
+    /// PEM file with the certificate's private key.
+    pub(super) key: String,
+}
+
+/// The admin API.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminFile {
+    /// IP address and port, like "127.0.0.1:9900".
+    pub(super) address: String,
+    /// Asked of every caller as "Authorization: Bearer TOKEN"; needed when the address is not loopback.
+    pub(super) token: Option<String>,
+}
+
+/// What tidegate says about itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LogFile {
+    /// Least level that is shown, for all or by module: "info", "debug", "tidegate=debug,warn".
+    pub(super) filter: String,
+    /// "text" for people or "json" for machines.
+    pub(super) format: LogFormatFile,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum LogFormatFile {
+    Text,
+    Json,
+}
+
+/// How long clients and endpoints may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TimeoutsFile {
+    /// For a client's TLS handshake, like "10s".
+    pub(super) tls_handshake: DurationText,
+    /// From a request's first byte to the end of its head, like "10s".
+    pub(super) header_read: DurationText,
+    /// How long a client may keep an idle connection, like "5m".
+    pub(super) keep_alive: DurationText,
+    /// How long a WebSocket or other tunnel may be silent both ways, like "1h".
+    pub(super) tunnel_idle: DurationText,
+    /// For connecting to an endpoint, TLS included, like "3s"; services may say otherwise.
+    pub(super) connect: DurationText,
+    /// From the request's last byte to the head of the endpoint's answer, like "60s"; services may say otherwise.
+    pub(super) response_header: DurationText,
+}
+
+/// Deadlines of a graceful stop.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ShutdownFile {
+    /// How long /readyz says no before new connections are refused, like "5s".
+    pub(super) delay: DurationText,
+    /// For requests under way, like "30s".
+    pub(super) requests: DurationText,
+    /// For WebSockets, server-sent events and gRPC streams, like "5m".
+    pub(super) streams: DurationText,
+}
+
+/// One application and its deployments.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceFile {
+    /// Which requests it takes; left out: all that no other service takes.
+    #[schemars(length(min = 1))]
+    pub(super) routes: Option<Vec<RouteFile>>,
+    /// The backend that others are compared with; the one with the largest weight when left out.
+    pub(super) stable: Option<String>,
+    /// Keeps each client on one backend: { cookie = "NAME" }, { header = "NAME" } or { network = {} }.
+    pub(super) sticky: Option<StickyFile>,
+    /// Requests that go to one backend whatever the weights, tried in order.
+    #[serde(default)]
+    pub(super) rules: Vec<RuleFile>,
+    /// How long this service's endpoints may take: { connect = "3s", response_header = "60s" }.
+    pub(super) timeouts: Option<ServiceTimeoutsFile>,
+    /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
+    pub(super) backends: Table<BackendFile>,
+}
+
+/// Which requests a service takes: every condition given must hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteFile {
+    /// "shop.example.com", "*.example.com", or "*" for any host (as when left out).
+    pub(super) host: Option<String>,
+    /// The path and everything below it: "/api" takes /api and /api/x, not /apix; "/" when left out.
+    pub(super) path: Option<String>,
+    /// This path alone.
+    pub(super) path_exact: Option<String>,
+    /// A regular expression for the whole path.
+    pub(super) path_regex: Option<String>,
+    /// Like ["GET", "HEAD"]; every method when left out.
+    pub(super) methods: Option<Vec<String>>,
+    /// Headers by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) headers: Table<ValueFile>,
+    /// Query parameters by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) query: Table<ValueFile>,
+    /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) cookies: Table<ValueFile>,
+}
+
+/// An exact value in quotes, { present = true } or { regex = "…" }.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum ValueFile {
+    Exact(String),
+    Pattern(PatternFile),
+}
+
+/// One of { present = true } and { regex = "…" }.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PatternFile {
+    /// true: it must be there, whatever its value.
+    pub(super) present: Option<bool>,
+    /// A regular expression that matches anywhere in the value.
+    pub(super) regex: Option<String>,
+}
+
+/// By what clients are recognised: exactly one of cookie, header and network.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StickyFile {
+    /// Name of a cookie that tidegate sets.
+    pub(super) cookie: Option<String>,
+    /// How long the cookie lives, like "30d", which it is when left out.
+    pub(super) max_age: Option<DurationText>,
+    /// Name of a header that tells clients apart.
+    pub(super) header: Option<String>,
+    /// Leading bits of the client's address that tell clients apart: { ipv4 = 32, ipv6 = 64 }.
+    pub(super) network: Option<NetworkFile>,
+}
+
+/// How many leading bits of a client's address count.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetworkFile {
+    /// Bits of IPv4 addresses, from 1 to 32.
+    #[schemars(range(min = 1, max = 32))]
+    pub(super) ipv4: u8,
+    /// Bits of IPv6 addresses, from 1 to 128.
+    #[schemars(range(min = 1, max = 128))]
+    pub(super) ipv6: u8,
+}
+
+/// Requests that go to one backend: every condition given must hold, and there is at least one.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RuleFile {
+    /// The backend that these requests go to.
+    pub(super) backend: String,
+    /// Headers by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) headers: Table<ValueFile>,
+    /// Query parameters by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) query: Table<ValueFile>,
+    /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) cookies: Table<ValueFile>,
+    /// Client addresses: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
+    #[schemars(length(min = 1))]
+    pub(super) networks: Option<Vec<String>>,
+}
+
+/// How long one service's endpoints may take; what is left out is taken from [timeouts].
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceTimeoutsFile {
+    /// For connecting to an endpoint, TLS included, like "3s".
+    pub(super) connect: Option<DurationText>,
+    /// From the request's last byte to the head of the endpoint's answer, like "60s".
+    pub(super) response_header: Option<DurationText>,
+}
+
+/// One deployment of a service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendFile {
+    /// Share of the service's requests, relative to the other backends' weights; fractions and 0 are fine.
+    pub(super) weight: f64,
+    /// Where it listens: ["http://127.0.0.1:9001"] or ["https://app.internal"].
+    #[schemars(length(min = 1))]
+    pub(super) endpoints: Vec<String>,
+    /// What its endpoints speak: "h1" (HTTP/1.1) or "h2" (HTTP/2, which gRPC needs).
+    #[serde(default)]
+    pub(super) protocol: ProtocolFile,
+    /// How https endpoints are verified: { ca = "ca.pem" }; left out: by the system's authorities.
+    pub(super) tls: Option<BackendTlsFile>,
+    /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
+    #[serde(default)]
+    pub(super) pool: PoolFile,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ProtocolFile {
+    #[default]
+    H1,
+    H2,
+}
+
+/// How https endpoints are verified.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendTlsFile {
+    /// PEM file of the authorities to trust instead of the system's.
+    pub(super) ca: Option<String>,
+    /// PEM file with a client certificate to show; needs key.
+    pub(super) cert: Option<String>,
+    /// PEM file with the client certificate's private key; needs cert.
+    pub(super) key: Option<String>,
+    /// Name that the endpoints' certificates must carry, instead of the endpoint's own host.
+    pub(super) server_name: Option<String>,
+}
+
+/// Idle connections that each worker keeps to each endpoint.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PoolFile {
+    /// The most that are kept; 0 for none.
+    #[schemars(range(max = 65536))]
+    pub(super) idle_max: usize,
+    /// How long one is kept, like "4s"; below the endpoint's own keep-alive time.
+    pub(super) idle_timeout: DurationText,
+}
+
+fn state_dir() -> String {
+    "state".to_owned()
+}
+
+fn access_log() -> String {
+    "off".to_owned()
+}
+
+fn duration(text: &str) -> DurationText {
+    DurationText(text.to_owned())
+}
+
+fn resolve_interval() -> DurationText {
+    duration("10s")
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormatFile::Text }
+    }
+}
+
+impl Default for TimeoutsFile {
+    fn default() -> Self {
+        Self {
+            tls_handshake: duration("10s"),
+            header_read: duration("10s"),
+            keep_alive: duration("5m"),
+            tunnel_idle: duration("1h"),
+            connect: duration("3s"),
+            response_header: duration("60s"),
+        }
+    }
+}
+
+impl Default for ShutdownFile {
+    fn default() -> Self {
+        Self { delay: duration("0s"), requests: duration("30s"), streams: duration("5m") }
+    }
+}
+
+impl Default for NetworkFile {
+    fn default() -> Self {
+        Self { ipv4: 32, ipv6: 64 }
+    }
+}
+
+impl Default for PoolFile {
+    fn default() -> Self {
+        Self { idle_max: 128, idle_timeout: duration("4s") }
+    }
+}

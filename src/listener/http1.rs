@@ -1,0 +1,220 @@
+//! One HTTP/1 connection, parked while it idles.
+//!
+//! ```text
+//!            first bytes                       request under way
+//!   parked ---------------> serving ------------------------------+
+//!     ^   a small future,     ^  |  hyper's machinery, kilobytes   |
+//!     |   no buffers          |  +---------------------------------+
+//!     +-----------------------+--> tunnel, after a 101
+//!        idle for PARK_AFTER
+//! ```
+//!
+//! hyper holds 24 KB for a connection whether it works or not. Most connections of a busy proxy don't, so once
+//! nothing of one is left in hyper the socket is taken back, and hyper starts anew with the next byte.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::io::Io;
+use crate::proxy::{Client, Stage, serve};
+use crate::timers::Timer;
+use crate::worker::Signal;
+
+/// How long a connection idles before it is parked: longer than a busy client pauses.
+const PARK_AFTER: Duration = Duration::from_millis(500);
+
+const TIMEOUT_ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How serving ended.
+enum Ended<T> {
+    /// The connection is closed, or about to be.
+    Closed,
+    /// Nothing is under way; what was read ahead belongs to the next request.
+    Idle(T, Bytes),
+    /// HTTP is over; the bytes belong to the tunnel.
+    Tunnel(T, Bytes),
+    /// A request's head takes too long.
+    HeadTimeout(T),
+}
+
+/// Serves a connection to its end. `first` is what was read from it already.
+pub(super) async fn run<T>(mut stream: T, mut first: Bytes, client: Rc<Client>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let timer = client.worker.timers.timer();
+    loop {
+        if first.is_empty() {
+            first = match parked(&mut stream, &client, &timer).await {
+                Some(first) => first,
+                None => return drop(stream.shutdown().await),
+            };
+        }
+        // Boxed, so that a parked connection's future is small.
+        match Box::pin(serving(stream, std::mem::take(&mut first), &client, &timer)).await {
+            Ended::Closed => return,
+            Ended::Idle(back, read_ahead) => (stream, first) = (back, read_ahead),
+            Ended::Tunnel(stream, read_ahead) => {
+                let tunnel = client.tunnel.borrow_mut().take();
+                if let Some(tunnel) = tunnel {
+                    Box::pin(tunnel.run(stream, read_ahead)).await;
+                }
+                return;
+            }
+            Ended::HeadTimeout(mut stream) => {
+                // The client may well be gone; either way we are done with it.
+                let _ = stream.write_all(TIMEOUT_ANSWER).await;
+                return drop(stream.shutdown().await);
+            }
+        }
+    }
+}
+
+/// Waits for the next request's first bytes. `None`: the client left, idled too long, or has to go.
+async fn parked<T: AsyncRead + Unpin>(stream: &mut T, client: &Client, timer: &Timer) -> Option<Bytes> {
+    timer.set(client.worker.view().snapshot.timeouts.keep_alive);
+    client.worker.cell().connections_parked.increase();
+    let first = poll_fn(|cx| {
+        // Bytes first: a request that is already here is answered, even while draining.
+        match poll_first(Pin::new(stream), client, cx) {
+            Poll::Ready(first) => Poll::Ready(first),
+            Poll::Pending if client.lifeline.heard(cx) != Signal::Serve => Poll::Ready(None),
+            Poll::Pending => timer.poll(cx).map(|()| None),
+        }
+    })
+    .await;
+    client.worker.cell().connections_parked.decrease();
+    first
+}
+
+fn poll_first<T: AsyncRead>(stream: Pin<&mut T>, client: &Client, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    client.worker.with_scratch(|scratch| {
+        let mut buffer = ReadBuf::new(scratch);
+        let read = std::task::ready!(stream.poll_read(cx, &mut buffer));
+        let filled = buffer.filled();
+        Poll::Ready((read.is_ok() && !filled.is_empty()).then(|| Bytes::copy_from_slice(filled)))
+    })
+}
+
+/// Lets hyper serve until the connection ends or idles.
+async fn serving<T>(stream: T, first: Bytes, client: &Rc<Client>, timer: &Timer) -> Ended<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    client.activity.restart();
+    let service = service_fn({
+        let client = Rc::clone(client);
+        move |request| serve(Rc::clone(&client), request)
+    });
+    let io = Io::new(stream, first, Rc::clone(client));
+    let mut connection = http1::Builder::new()
+        .auto_date_header(false)
+        // Ours: hyper's runs while a connection idles, too.
+        .header_read_timeout(None)
+        .serve_connection(io, service);
+    let limit = client.worker.view().snapshot.timeouts.header_read;
+    let mut watch = Watch { client, timer, head_limit: limit, stage: Stage::Busy, told: false };
+    let stopped = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Stopped::Ended(ended));
+        }
+        match watch.look(cx) {
+            Poll::Ready(Seen::Drain) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).poll(cx).map(Stopped::Ended)
+            }
+            Poll::Ready(Seen::Stop(stopped)) => Poll::Ready(stopped),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match stopped {
+        Stopped::Ended(Ok(())) if client.tunnel.borrow().is_some() => {
+            let parts = connection.into_parts();
+            let (stream, unread) = parts.io.into_inner();
+            debug_assert!(unread.is_empty(), "hyper reads all there is before it serves");
+            Ended::Tunnel(stream, parts.read_buf)
+        }
+        Stopped::Ended(ended) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, client = %client.address, "connection ended");
+            }
+            Ended::Closed
+        }
+        Stopped::Idle => {
+            let parts = connection.into_parts();
+            Ended::Idle(parts.io.into_inner().0, parts.read_buf)
+        }
+        Stopped::HeadTimeout => Ended::HeadTimeout(connection.into_parts().io.into_inner().0),
+        Stopped::Closed => Ended::Closed,
+    }
+}
+
+enum Stopped {
+    Ended(hyper::Result<()>),
+    Idle,
+    HeadTimeout,
+    Closed,
+}
+
+/// What was seen between two polls of a connection.
+enum Seen {
+    /// Finish, and say so to the client.
+    Drain,
+    Stop(Stopped),
+}
+
+/// Watches a connection from outside of hyper.
+struct Watch<'a> {
+    client: &'a Client,
+    timer: &'a Timer,
+    head_limit: Duration,
+    /// When last looked.
+    stage: Stage,
+    told: bool,
+}
+
+impl Watch<'_> {
+    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Seen> {
+        let stage = self.client.activity.stage();
+        match self.client.lifeline.heard(cx) {
+            Signal::Serve => {}
+            // A parked connection looks for a last request before it closes.
+            Signal::Drain if stage == Stage::Idle => return Poll::Ready(Seen::Stop(Stopped::Idle)),
+            Signal::Drain if !self.told => {
+                self.told = true;
+                return Poll::Ready(Seen::Drain);
+            }
+            Signal::Drain => {}
+            Signal::Close => return Poll::Ready(Seen::Stop(Stopped::Closed)),
+        }
+        self.enter(stage);
+        match stage {
+            Stage::Busy => Poll::Pending,
+            Stage::ReadingHead => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::HeadTimeout)),
+            Stage::Idle => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Idle)),
+        }
+    }
+
+    /// Arms the timer of a stage that has just begun. Idling begins anew after each request, even when the
+    /// request came and went between two looks.
+    fn enter(&mut self, stage: Stage) {
+        if stage == self.stage && !self.client.activity.take_progress() {
+            return;
+        }
+        self.stage = stage;
+        match stage {
+            Stage::Busy => self.timer.clear(),
+            Stage::ReadingHead => self.timer.set(self.head_limit),
+            Stage::Idle => self.timer.set(PARK_AFTER),
+        }
+    }
+}

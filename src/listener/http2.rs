@@ -1,0 +1,93 @@
+//! One HTTP/2 connection. It can't be parked: its compression tables and windows are its state. One that has
+//! carried nothing for the keep-alive time is told to go away.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::io::Io;
+use crate::executor::LocalExecutor;
+use crate::proxy::{Client, serve};
+use crate::worker::Signal;
+
+/// Requests of one client at once, as Envoy's edge guide and nginx (128) have it.
+const STREAMS_MAX: u32 = 100;
+/// What a client may send before we have passed it on, per request and in all.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// A response's bytes that wait in one stream for its client.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// A head's fields, decoded.
+const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// A silent client is asked for a sign of life this often, and given this long.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client told to go away may take to close an idle connection.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Serves a connection to its end. `first` is what was read from it already.
+pub(super) async fn run<T>(stream: T, first: Bytes, client: Rc<Client>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn({
+        let client = Rc::clone(&client);
+        move |request| serve(Rc::clone(&client), request)
+    });
+    let io = Io::new(stream, first, Rc::clone(&client));
+    let mut connection = Box::pin(
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .enable_connect_protocol()
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(io, service),
+    );
+    let timer = client.worker.timers.timer();
+    let keep_alive = client.worker.view().snapshot.timeouts.keep_alive;
+    timer.set(keep_alive);
+    let mut going = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let idle = client.activity.requests() == 0;
+            if !idle {
+                timer.clear();
+            } else if client.activity.take_progress() {
+                timer.set(if going { GOODBYE } else { keep_alive });
+            }
+            let signal = client.lifeline.heard(cx);
+            if signal == Signal::Close || (going && timer.poll(cx).is_ready()) {
+                return Poll::Ready(Ok(()));
+            }
+            if going || (signal == Signal::Serve && timer.poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            going = true;
+            connection.as_mut().graceful_shutdown();
+            if idle {
+                timer.set(GOODBYE);
+            }
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, client = %client.address, "connection ended");
+    }
+}

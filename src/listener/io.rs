@@ -1,0 +1,80 @@
+//! A client's stream as hyper sees it, watched closely enough to know when hyper holds nothing of it.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::proxy::Client;
+
+/// A stream, the bytes already read from it, and the client whose activity it reports.
+pub(super) struct Io<T> {
+    stream: TokioIo<T>,
+    read_ahead: Bytes,
+    client: Rc<Client>,
+}
+
+impl<T> Io<T> {
+    pub(super) fn new(stream: T, read_ahead: Bytes, client: Rc<Client>) -> Self {
+        Self { stream: TokioIo::new(stream), read_ahead, client }
+    }
+
+    pub(super) fn into_inner(self) -> (T, Bytes) {
+        (self.stream.into_inner(), self.read_ahead)
+    }
+}
+
+impl<T: AsyncRead + Unpin> Read for Io<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.read_ahead.is_empty() {
+            let length = this.read_ahead.len().min(buf.remaining());
+            buf.put_slice(&this.read_ahead[..length]);
+            this.read_ahead.advance(length);
+            this.client.activity.read();
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            this.client.activity.read();
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Write for Io<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            // hyper flushes the stream only once its own buffer is written out.
+            this.client.activity.flushed();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

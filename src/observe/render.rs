@@ -1,0 +1,204 @@
+//! The text that Prometheus scrapes.
+//!
+//! Counters and gauges go through the `metrics` facade into its exporter, as absolute values at each scrape, so
+//! that the request path never meets them. Histograms are rendered here and appended: the exporter's own would
+//! have to be fed one observation at a time.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{Label, counter, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::{BackendTotals, CodeClass, HistogramTotals, ProcessMetrics};
+use crate::model::Weight;
+use crate::state::{Backend, Service, Snapshot};
+
+/// A series that hasn't been written for this long, because its service or backend is gone, is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+
+/// Renders everything that is counted.
+pub struct Renderer {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    process: Arc<ProcessMetrics>,
+}
+
+impl std::fmt::Debug for Renderer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renderer").finish_non_exhaustive()
+    }
+}
+
+impl Renderer {
+    #[must_use]
+    pub fn new(process: Arc<ProcessMetrics>) -> Self {
+        let builder =
+            PrometheusBuilder::new().idle_timeout(metrics_util::MetricKindMask::ALL, Some(FORGOTTEN_AFTER));
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        with_local_recorder(&recorder, describe);
+        Self { recorder, handle, process }
+    }
+
+    /// The whole page.
+    #[must_use]
+    pub fn render(&self, snapshot: &Snapshot) -> String {
+        let mut histograms = Histograms::default();
+        with_local_recorder(&self.recorder, || {
+            self.process(snapshot);
+            for service in &snapshot.services {
+                for backend in &service.backends {
+                    let totals = backend.metrics.totals();
+                    record_backend(service, backend, &totals);
+                    histograms.add(service, backend, &totals);
+                }
+            }
+        });
+        self.handle.run_upkeep();
+        let mut page = self.handle.render();
+        histograms.write(&mut page);
+        page
+    }
+
+    fn process(&self, snapshot: &Snapshot) {
+        let process = &self.process;
+        let totals = process.totals();
+        gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        gauge!("tidegate_start_time_seconds").set(unix_seconds(process.started));
+        gauge!("tidegate_workers").set(process.workers.len() as f64);
+        gauge!("tidegate_snapshot_version").set(snapshot.version as f64);
+        gauge!("tidegate_connections_open").set(totals.connections_open as f64);
+        gauge!("tidegate_connections_parked").set(totals.connections_parked as f64);
+        gauge!("tidegate_tunnels_open").set(totals.tunnels_open as f64);
+        counter!("tidegate_connections_accepted_total").absolute(totals.connections_accepted);
+        counter!("tidegate_accept_errors_total").absolute(process.sum(|w| w.accept_errors.value()));
+        counter!("tidegate_tls_handshake_errors_total").absolute(process.sum(|w| w.tls_handshake_errors.value()));
+        let refused = "tidegate_requests_refused_total";
+        counter!(refused, "code" => "400").absolute(process.sum(|w| w.refused_bad_request.value()));
+        counter!(refused, "code" => "404").absolute(process.sum(|w| w.refused_not_found.value()));
+        counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
+        let reloads = "tidegate_reloads_total";
+        counter!(reloads, "result" => "applied").absolute(process.reloads_applied.load(Ordering::Relaxed));
+        counter!(reloads, "result" => "refused").absolute(process.reloads_refused.load(Ordering::Relaxed));
+        let last = process.last_reload.lock().expect("no holder of this lock panics");
+        if let Some((at, outcome)) = &*last {
+            let applied = matches!(outcome, super::ReloadOutcome::Applied { .. });
+            gauge!("tidegate_last_reload_successful").set(f64::from(u8::from(applied)));
+            gauge!("tidegate_last_reload_time_seconds").set(unix_seconds(*at));
+        }
+        counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
+        counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
+    }
+}
+
+fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) {
+    let labels = || labels(service, backend);
+    let with = |label: Label| labels().into_iter().chain([label]).collect::<Vec<_>>();
+    for (class, count) in CodeClass::ALL.iter().zip(totals.codes) {
+        // A class is shown once it has been seen; 2xx always, so that a rate exists from the start.
+        if count > 0 || *class == CodeClass::Success {
+            let code = Label::from_static_parts("code", class.label());
+            counter!("tidegate_requests_total", with(code)).absolute(count);
+        }
+    }
+    gauge!("tidegate_requests_in_flight", labels()).set(totals.in_flight as f64);
+    counter!("tidegate_request_bytes_total", labels()).absolute(totals.received);
+    counter!("tidegate_response_bytes_total", labels()).absolute(totals.sent);
+    counter!("tidegate_upstream_connects_total", labels()).absolute(totals.connects);
+    counter!("tidegate_upstream_connect_errors_total", labels()).absolute(totals.connect_errors);
+    counter!("tidegate_upstream_replays_total", labels()).absolute(totals.replays);
+    gauge!("tidegate_backend_endpoints", labels()).set(backend.endpoints.len() as f64);
+    let weight = |kind: &'static str, weight: Weight| {
+        gauge!("tidegate_backend_weight", with(Label::from_static_parts("kind", kind))).set(weight.value());
+    };
+    weight("configured", backend.configured);
+    weight("effective", backend.effective);
+}
+
+fn labels(service: &Service, backend: &Backend) -> Vec<Label> {
+    vec![
+        Label::new("service", service.name().as_str().to_owned()),
+        Label::new("backend", backend.name.as_str().to_owned()),
+    ]
+}
+
+fn describe() {
+    use metrics::{describe_counter as counter, describe_gauge as gauge};
+    counter!("tidegate_requests_total", "Requests answered, by service, backend and class of status code.");
+    counter!("tidegate_requests_refused_total", "Requests refused before a service was found.");
+    gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
+    counter!("tidegate_request_bytes_total", "Bytes of request bodies.");
+    counter!("tidegate_response_bytes_total", "Bytes of response bodies.");
+    counter!("tidegate_upstream_connects_total", "Connections opened to endpoints.");
+    counter!("tidegate_upstream_connect_errors_total", "Connections to endpoints that could not be opened.");
+    counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
+    gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
+    gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
+    gauge!("tidegate_connections_open", "Client connections open.");
+    gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");
+    counter!("tidegate_connections_accepted_total", "Client connections accepted.");
+    counter!("tidegate_accept_errors_total", "Failed accepts: the system ran out of something.");
+    counter!("tidegate_tls_handshake_errors_total", "TLS handshakes with clients that failed.");
+    gauge!("tidegate_tunnels_open", "WebSockets and other upgraded connections open.");
+    counter!("tidegate_reloads_total", "Reloads of the configuration, by result.");
+    gauge!("tidegate_last_reload_successful", "1 if the last reload was applied, 0 if it was refused.");
+    gauge!("tidegate_last_reload_time_seconds", "Unix time of the last reload.");
+    gauge!("tidegate_snapshot_version", "Version of what requests see.");
+    gauge!("tidegate_build_info", "Always 1; the version is in the label.");
+    gauge!("tidegate_start_time_seconds", "Unix time at which the process started.");
+    gauge!("tidegate_workers", "Data-plane threads.");
+    counter!("tidegate_access_log_dropped_total", "Access log lines dropped because the output can't keep up.");
+    counter!("tidegate_resolve_errors_total", "Host names that could not be resolved.");
+}
+
+/// Histograms of all backends, family by family, as the format wants them.
+#[derive(Default)]
+struct Histograms {
+    duration: String,
+    first_byte: String,
+}
+
+const DURATION: &str = "tidegate_request_duration_seconds";
+const FIRST_BYTE: &str = "tidegate_time_to_first_byte_seconds";
+
+impl Histograms {
+    fn add(&mut self, service: &Service, backend: &Backend, totals: &BackendTotals) {
+        // Names need no escaping in labels: they are checked where they are read.
+        let labels = format!("service=\"{}\",backend=\"{}\"", service.name(), backend.name);
+        write_histogram(&mut self.duration, DURATION, &labels, &totals.duration);
+        write_histogram(&mut self.first_byte, FIRST_BYTE, &labels, &totals.first_byte);
+    }
+
+    fn write(&self, page: &mut String) {
+        let families = [
+            (DURATION, "Requests begun to responses ended, without tunnels.", &self.duration),
+            (FIRST_BYTE, "Requests begun to response heads received.", &self.first_byte),
+        ];
+        for (name, help, samples) in families {
+            if !samples.is_empty() {
+                *page += &format!("# HELP {name} {help}\n# TYPE {name} histogram\n{samples}\n");
+            }
+        }
+    }
+}
+
+fn write_histogram(page: &mut String, name: &str, labels: &str, totals: &HistogramTotals) {
+    if totals.count() == 0 {
+        return;
+    }
+    // Writing to a string can't fail.
+    for (upper_s, count) in totals.cumulative() {
+        let _ = writeln!(page, "{name}_bucket{{{labels},le=\"{upper_s}\"}} {count}");
+    }
+    let count = totals.count();
+    let _ = writeln!(page, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+    let _ = writeln!(page, "{name}_sum{{{labels}}} {}", totals.sum().as_secs_f64());
+    let _ = writeln!(page, "{name}_count{{{labels}}} {count}");
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

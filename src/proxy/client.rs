@@ -1,0 +1,127 @@
+//! One client connection, as its requests see it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::HeaderValue;
+
+use super::Tunnel;
+use crate::state::ListenerKey;
+use crate::worker::{Lifeline, Worker};
+
+/// What all requests of a connection share.
+#[derive(Debug)]
+pub struct Client {
+    pub worker: Rc<Worker>,
+    pub address: SocketAddr,
+    /// The client speaks TLS to us.
+    pub secure: bool,
+    pub lifeline: Rc<Lifeline>,
+    pub activity: Activity,
+    /// HTTP/1: what the connection becomes once its 101 is written.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    pub(super) forwarded_for: HeaderValue,
+}
+
+impl Client {
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, address: SocketAddr, secure: bool, listener: ListenerKey) -> Rc<Self> {
+        // A client on a dual-stack socket is the IPv4 client it really is.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let forwarded_for = HeaderValue::try_from(address.ip().to_string()).expect("an address is plain ASCII");
+        Rc::new(Self {
+            worker,
+            address,
+            secure,
+            lifeline: Lifeline::new(listener),
+            activity: Activity::default(),
+            tunnel: RefCell::default(),
+            forwarded_for,
+        })
+    }
+}
+
+/// What is under way on a connection: enough to tell, from outside of hyper, when it idles.
+///
+/// A connection idles once no request is alive, all of the last request was read, and everything written has been
+/// flushed since. Only then may its socket be taken from hyper without losing a byte or a place in a message.
+#[derive(Debug, Default)]
+pub struct Activity {
+    requests: Cell<u32>,
+    /// A request's body hasn't been read to its end.
+    body_open: Cell<bool>,
+    flushed: Cell<bool>,
+    read: Cell<bool>,
+    /// A request began since somebody last asked.
+    progress: Cell<bool>,
+}
+
+/// Where a connection stands between two polls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A request is alive, or the end of an answer isn't flushed.
+    Busy,
+    /// Some bytes of the next request have come.
+    ReadingHead,
+    Idle,
+}
+
+impl Activity {
+    /// A request's head is complete; alive until the guard is dropped.
+    pub(super) fn request(&self, has_body: bool) {
+        self.requests.set(self.requests.get() + 1);
+        self.body_open.set(has_body);
+        self.progress.set(true);
+    }
+
+    pub(super) fn request_ended(&self, body_ended: bool) {
+        self.requests.set(self.requests.get() - 1);
+        if body_ended {
+            self.body_open.set(false);
+        }
+        self.flushed.set(false);
+        self.read.set(false);
+    }
+
+    /// Bytes, or the end of them, came from the client.
+    pub fn read(&self) {
+        if self.requests.get() == 0 {
+            self.read.set(true);
+        }
+    }
+
+    /// All that was written is on its way.
+    pub fn flushed(&self) {
+        self.flushed.set(true);
+    }
+
+    /// HTTP machinery begins anew on this connection.
+    pub fn restart(&self) {
+        self.flushed.set(true);
+        self.read.set(false);
+        self.body_open.set(false);
+    }
+
+    /// Whether a request began since this was last asked.
+    #[must_use]
+    pub fn take_progress(&self) -> bool {
+        self.progress.replace(false)
+    }
+
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        if self.requests.get() > 0 || self.body_open.get() || !self.flushed.get() {
+            Stage::Busy
+        } else if self.read.get() {
+            Stage::ReadingHead
+        } else {
+            Stage::Idle
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What happened to one request: collected on the way, recorded once, when dropped. Whatever path a request takes,
+//! a client that leaves included, it is counted here and nowhere else.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use http::header::USER_AGENT;
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use tokio::time::Instant;
+
+use super::reply::Reason;
+use super::{Client, target};
+use crate::config::UpstreamProtocol;
+use crate::observe::{AccessLine, BackendCell, CodeClass};
+use crate::upstream::{RequestBody, RequestProgress};
+use crate::worker::{BackendView, ServiceView, View};
+
+/// One request on its way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    client: Rc<Client>,
+    view: Rc<View>,
+    /// Service and backend, once known.
+    target: Option<(usize, usize)>,
+    started: Instant,
+    first_byte: Option<Duration>,
+    request_progress: Option<Rc<RequestProgress>>,
+    status: Option<StatusCode>,
+    reason: Option<Reason>,
+    received: u64,
+    sent: u64,
+    lasting: bool,
+    endpoint: Option<SocketAddr>,
+    logged: Option<Box<Logged>>,
+}
+
+/// The parts of a request that only its access line needs.
+#[derive(Debug)]
+struct Logged {
+    time: SystemTime,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: String,
+    user_agent: Option<HeaderValue>,
+}
+
+impl Exchange {
+    pub(super) fn begin(client: Rc<Client>, parts: &Parts, body: &RequestBody) -> Self {
+        client.activity.request(!body.is_empty());
+        let logged = client.worker.access_log.as_ref().map(|_| {
+            Box::new(Logged {
+                time: SystemTime::now(),
+                method: parts.method.clone(),
+                uri: parts.uri.clone(),
+                version: parts.version,
+                host: target::host(parts).into_owned(),
+                user_agent: parts.headers.get(USER_AGENT).cloned(),
+            })
+        });
+        Self {
+            view: client.worker.view(),
+            client,
+            target: None,
+            started: Instant::now(),
+            first_byte: None,
+            request_progress: body.progress(),
+            status: None,
+            reason: None,
+            received: 0,
+            sent: 0,
+            lasting: false,
+            endpoint: None,
+            logged,
+        }
+    }
+
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(super) fn selected(&mut self, service: usize, backend: usize) {
+        self.target = Some((service, backend));
+        if let Some(cell) = self.cell() {
+            cell.in_flight.increase();
+        }
+    }
+
+    /// This worker's side of the selected service.
+    pub(super) fn service(&self) -> &ServiceView {
+        let (service, _) = self.target.expect("asked for only after a selection");
+        self.client.worker.service(&self.view, service)
+    }
+
+    /// This worker's side of the selected backend.
+    pub(super) fn backend(&self) -> &BackendView {
+        let (_, backend) = self.target.expect("asked for only after a selection");
+        &self.service().backends[backend]
+    }
+
+    /// What the selected backend speaks.
+    pub(super) fn protocol(&self) -> UpstreamProtocol {
+        let (_, backend) = self.target.expect("asked for only after a selection");
+        self.service().service.config.backends[backend].protocol
+    }
+
+    /// The selected backend's counters.
+    pub(super) fn cell(&self) -> Option<&BackendCell> {
+        let (service, backend) = self.target?;
+        Some(self.view.snapshot.services[service].backends[backend].metrics.cell(self.client.worker.index))
+    }
+
+    pub(super) fn request_progress(&self) -> Option<&Rc<RequestProgress>> {
+        self.request_progress.as_ref()
+    }
+
+    /// All of the request has been read from the client.
+    pub(super) fn request_read(&self) -> bool {
+        self.request_progress.as_ref().is_none_or(|progress| progress.ended())
+    }
+
+    /// An endpoint's head has come.
+    pub(super) fn head_received(&mut self, endpoint: SocketAddr) {
+        self.endpoint = Some(endpoint);
+        self.first_byte = Some(self.started.elapsed());
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    pub(super) fn failed(&mut self, reason: Reason) {
+        self.reason.get_or_insert(reason);
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    /// A tunnel's bytes; its duration says nothing about the backend and isn't recorded.
+    pub(super) fn tunnelled(&mut self, received: u64, sent: u64) {
+        self.lasting = true;
+        self.received += received;
+        self.sent += sent;
+    }
+
+    fn received(&self) -> u64 {
+        self.received + self.request_progress.as_ref().map_or(0, |progress| progress.bytes())
+    }
+
+    fn record(&self) {
+        let duration = self.started.elapsed();
+        match self.cell() {
+            Some(cell) => {
+                cell.in_flight.decrease();
+                cell.count(self.status.map_or(CodeClass::None, CodeClass::of));
+                cell.received.add(self.received());
+                cell.sent.add(self.sent);
+                if !self.lasting {
+                    cell.duration.record(duration);
+                }
+                if let Some(first_byte) = self.first_byte {
+                    cell.first_byte.record(first_byte);
+                }
+            }
+            None => {
+                let cell = self.client.worker.cell();
+                match self.status {
+                    Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
+                    Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
+                    _ => cell.refused_other.add(1),
+                }
+            }
+        }
+        if let Some(logged) = &self.logged {
+            self.log(logged, duration);
+        }
+    }
+
+    fn log(&self, logged: &Logged, duration: Duration) {
+        let Some(log) = &self.client.worker.access_log else { return };
+        let service = self.target.map(|(service, backend)| {
+            let service = &self.view.snapshot.services[service];
+            (service.name().as_str(), service.backends[backend].name.as_str())
+        });
+        log.write(&AccessLine {
+            time: humantime::format_rfc3339_millis(logged.time).to_string(),
+            client: self.client.address.ip(),
+            protocol: target::protocol(logged.version),
+            method: logged.method.as_str(),
+            host: &logged.host,
+            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
+            service: service.map(|(service, _)| service),
+            backend: service.map(|(_, backend)| backend),
+            endpoint: self.endpoint,
+            status: self.status.map(|status| status.as_u16()),
+            error: self.reason.map(Reason::name),
+            duration_ms: millis(duration),
+            first_byte_ms: self.first_byte.map(millis),
+            received_bytes: self.received(),
+            sent_bytes: self.sent,
+            user_agent: logged.user_agent.as_ref().and_then(|value| value.to_str().ok()),
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.client.activity.request_ended(self.request_read());
+        self.record();
+    }
+}
+
+/// To the microsecond: what a person compares, not what a float can hold.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}

@@ -1,0 +1,277 @@
+//! Sending a request to an endpoint of the chosen backend, and again where that is safe.
+//!
+//! Safe means: not a byte was sent (any request); or the connection had idled and broke before a byte of an
+//! answer came, and the request is idempotent and has no body, so that doing it twice is doing it once
+//! (RFC 9110, 9.2.2); or the endpoint says that it didn't look at it (HTTP/2's REFUSED_STREAM and GOAWAY).
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::body::Source;
+use super::exchange::Exchange;
+use super::headers::rewrite_response;
+use super::reply::{Answer, Failure, Reason};
+use crate::config::Scheme;
+use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, SendError, UpgradedStream, pick};
+
+/// Connections tried for one request, replays included.
+const ATTEMPTS_MAX: usize = 3;
+/// How long an HTTP/2 endpoint has to say, on a new connection, whether it takes extended CONNECT.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
+
+/// Forwards an ordinary request and makes the answer ready for the client.
+pub(super) async fn forward(exchange: &mut Exchange, request: Request<RequestBody>) -> Result<Answer, Failure> {
+    let (response, lease) = send(exchange, request, &mut Need::Nothing).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Reason::BadSwitch.into());
+    }
+    Ok(answer(exchange, response, lease))
+}
+
+/// An endpoint's response, as the client gets it.
+pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: Lease) -> Answer {
+    let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
+    // hyper answers in the client's version.
+    *response.version_mut() = Version::HTTP_11;
+    let client = exchange.client();
+    rewrite_response(response.headers_mut(), || client.worker.date());
+    if lasts(response.headers()) {
+        client.lifeline.mark_long();
+    }
+    Answer::new(response)
+}
+
+/// Server-sent events and gRPC streams end when somebody wants them to.
+fn lasts(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().starts_with(b"text/event-stream") || value.as_bytes().starts_with(b"application/grpc")
+    })
+}
+
+/// What a request needs of its connection.
+pub(super) enum Need {
+    Nothing,
+    /// The raw stream, should the endpoint switch protocols.
+    Upgrade(Option<oneshot::Receiver<UpgradedStream>>),
+    /// Extended CONNECT.
+    ExtendedConnect,
+}
+
+impl Need {
+    async fn prepare(&mut self, lease: &Lease) -> Result<(), Reason> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Upgrade(stream) => {
+                *stream = lease.expect_upgrade();
+                Ok(())
+            }
+            Self::ExtendedConnect if lease.takes_extended_connect(SETTINGS_WAIT).await => Ok(()),
+            Self::ExtendedConnect => Err(Reason::UpgradeUnsupported),
+        }
+    }
+}
+
+/// Sends `request` until a response head comes or sending again isn't safe.
+pub(super) async fn send(
+    exchange: &mut Exchange,
+    mut request: Request<RequestBody>,
+    need: &mut Need,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let mut avoid = None;
+    let mut freshness = Freshness::Any;
+    let mut attempt = 1;
+    loop {
+        let mut lease = match lease(exchange, avoid.as_ref(), freshness).await {
+            Ok(lease) => lease,
+            Err((failure, endpoint)) if attempt < ATTEMPTS_MAX && endpoint.is_some() => {
+                debug!(reason = failure.name(), "trying another endpoint");
+                avoid = endpoint;
+                attempt += 1;
+                continue;
+            }
+            Err((failure, _)) => return Err(failure.into()),
+        };
+        need.prepare(&lease).await?;
+        let copy = (lease.reused() && attempt < ATTEMPTS_MAX).then(|| copy(&request, lease.is_http2())).flatten();
+        let begun = Instant::now();
+        match attempt_once(exchange, &mut lease, request).await {
+            Ok(response) => {
+                let latency = begun.elapsed();
+                lease.endpoint().observe(latency, begun + latency);
+                exchange.head_received(lease.endpoint().endpoint.identity.address);
+                return Ok((response, lease));
+            }
+            Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
+            Err(Broken::Connection(error)) => {
+                debug!(error = %error.error, endpoint = %lease.endpoint().endpoint.display(), "no answer");
+                request = again(exchange, error, copy, attempt)?;
+            }
+        }
+        if let Some(cell) = exchange.cell() {
+            cell.replays.add(1);
+        }
+        freshness = Freshness::New;
+        attempt += 1;
+    }
+}
+
+/// A connection to one endpoint. On failure, the endpoint that failed, where there is another to try.
+async fn lease(
+    exchange: &Exchange,
+    avoid: Option<&Rc<LocalEndpoint>>,
+    freshness: Freshness,
+) -> Result<Lease, (Reason, Option<Rc<LocalEndpoint>>)> {
+    let worker = &exchange.client().worker;
+    let endpoints = &exchange.backend().endpoints;
+    let Some(endpoint) = pick(endpoints, avoid, || worker.draw()) else { return Err((Reason::NoEndpoint, None)) };
+    let limit = exchange.service().service.config.timeouts.connect;
+    let leased = Lease::acquire(endpoint, &worker.timers, limit, freshness).await;
+    if let Some(cell) = exchange.cell() {
+        match &leased {
+            Ok(lease) if lease.reused() => {}
+            Ok(_) => cell.connects.add(1),
+            Err(_) => cell.connect_errors.add(1),
+        }
+    }
+    leased.map_err(|error| {
+        debug!(%error, endpoint = %endpoint.endpoint.display(), "can't connect");
+        let reason = match error {
+            ConnectError::Timeout => Reason::ConnectTimeout,
+            _ => Reason::ConnectFailed,
+        };
+        (reason, (endpoints.len() > 1).then(|| Rc::clone(endpoint)))
+    })
+}
+
+enum Broken {
+    /// No head within the time allowed.
+    Late,
+    Connection(SendError),
+}
+
+/// Sends once. The clock for the head starts when the client's body has been read, and runs anew as long as it
+/// hasn't.
+async fn attempt_once(
+    exchange: &Exchange,
+    lease: &mut Lease,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Broken> {
+    adapt(&mut request, lease);
+    let limit = exchange.service().service.config.timeouts.response_header;
+    let timer = exchange.client().worker.timers.timer();
+    timer.set(limit);
+    let mut sending = pin!(lease.send(request));
+    poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent.map_err(Broken::Connection));
+        }
+        if timer.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if exchange.request_read() {
+            return Poll::Ready(Err(Broken::Late));
+        }
+        timer.set(limit);
+        timer.poll(cx).map(|()| Err(Broken::Late))
+    })
+    .await
+}
+
+/// The request to send next, if another attempt is safe.
+fn again(
+    exchange: &Exchange,
+    error: SendError,
+    copy: Option<Request<RequestBody>>,
+    attempt: usize,
+) -> Result<Request<RequestBody>, Failure> {
+    if let Some(unsent) = error.unsent
+        && attempt < ATTEMPTS_MAX
+    {
+        return Ok(*unsent);
+    }
+    if exchange.request_progress().is_some_and(|progress| progress.failed()) {
+        return Err(Reason::RequestBroken.into());
+    }
+    let copy = copy.filter(|copy| match why(&error.error) {
+        Why::NotLookedAt => true,
+        Why::Closed => copy.method().is_idempotent(),
+        Why::Other => false,
+    });
+    copy.ok_or_else(|| Reason::EndpointBroke.into())
+}
+
+/// What a broken connection says about the request on it.
+enum Why {
+    /// The endpoint promises that it did nothing.
+    NotLookedAt,
+    /// The connection ended before a byte of an answer.
+    Closed,
+    Other,
+}
+
+fn why(error: &hyper::Error) -> Why {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            // Streams above a GOAWAY's last id are the ones that fail with it.
+            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
+            return if refused { Why::NotLookedAt } else { Why::Closed };
+        }
+        source = cause.source();
+    }
+    if error.is_parse() || error.is_timeout() || error.is_user() { Why::Other } else { Why::Closed }
+}
+
+/// A copy of a request without a body, where it could be of use: hyper keeps none.
+fn copy(request: &Request<RequestBody>, is_http2: bool) -> Option<Request<RequestBody>> {
+    if !request.body().is_empty() || !(is_http2 || request.method().is_idempotent()) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    if let Some(protocol) = request.extensions().get::<hyper::ext::Protocol>() {
+        copy.extensions_mut().insert(protocol.clone());
+    }
+    Some(copy)
+}
+
+/// Puts the request into the form of the connection's protocol. Can be done again for another connection.
+fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
+    if !lease.is_http2() {
+        *request.version_mut() = Version::HTTP_11;
+        return;
+    }
+    *request.version_mut() = Version::HTTP_2;
+    let identity = &lease.endpoint().endpoint.identity;
+    let scheme = match identity.scheme {
+        Scheme::Http => UriScheme::HTTP,
+        Scheme::Https => UriScheme::HTTPS,
+    };
+    let host = request.headers_mut().remove(HOST);
+    request.headers_mut().remove(CONNECTION);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = authority.or_else(|| request.uri().authority().cloned());
+    let authority = authority.unwrap_or_else(|| {
+        Authority::try_from(identity.address.to_string()).expect("a socket address is an authority")
+    });
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(scheme);
+    parts.authority = Some(authority);
+    parts.path_and_query =
+        Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
+}

@@ -1,0 +1,187 @@
+//! What changes in the headers on their way: what is about one connection only goes, what tells the endpoint
+//! about its client comes. Removal first, then ours, so that a client can't name ours in its `Connection`.
+
+use http::header::{CONNECTION, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Uri};
+
+use super::Client;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers about the client's connection, and headers that claim what only we can know. `te` is put back for
+/// trailers; `expect` is answered by us, with a 100 as soon as the endpoint's connection takes the body.
+fn is_dropped_from_request(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "expect"
+            | "forwarded"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+    )
+}
+
+fn is_dropped_from_response(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// Makes a client's request head into what any endpoint may see.
+pub fn rewrite_request(parts: &mut Parts, client: &Client) {
+    let headers = &mut parts.headers;
+    let takes_trailers = headers.get(TE).is_some_and(names_trailers);
+    remove_listed(headers);
+    remove(headers, is_dropped_from_request);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    join_cookies(headers);
+    if let Some(authority) = parts.uri.authority() {
+        // Bytes of a URI's authority are all allowed in a header.
+        if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
+            headers.insert(HOST, host);
+        }
+        parts.uri = origin_form(&parts.uri);
+    }
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    headers.insert(FORWARDED_FOR, client.forwarded_for.clone());
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
+}
+
+/// Makes an endpoint's response head into what any client may see; `date` is for endpoints without a clock.
+pub fn rewrite_response(headers: &mut HeaderMap, date: impl FnOnce() -> HeaderValue) {
+    remove_listed(headers);
+    remove(headers, is_dropped_from_response);
+    if !headers.contains_key(DATE) {
+        headers.insert(DATE, date());
+    }
+}
+
+/// Removes the headers that `Connection` names. `Host` and the headers that frame the message are not the
+/// sender's to drop.
+fn remove_listed(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|token| token.parse().ok())
+        .filter(|name| !matches!(*name, HOST | http::header::CONTENT_LENGTH | TRANSFER_ENCODING | UPGRADE | TE))
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+}
+
+/// One pass over the names that are there is cheaper than asking for each that might be.
+fn remove(headers: &mut HeaderMap, dropped: impl Fn(&str) -> bool) {
+    const FOUND_MAX: usize = 16;
+    let mut found: [Option<HeaderName>; FOUND_MAX] = [const { None }; FOUND_MAX];
+    let names = headers.keys().filter(|name| dropped(name.as_str()));
+    for (slot, name) in found.iter_mut().zip(names) {
+        *slot = Some(name.clone());
+    }
+    for name in found.into_iter().flatten() {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may send one cookie a line; HTTP/1 servers expect one line (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::try_from(joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+fn names_trailers(te: &HeaderValue) -> bool {
+    te.to_str().is_ok_and(|te| te.split(',').any(|token| token.trim().eq_ignore_ascii_case("trailers")))
+}
+
+fn without_user(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// Path and query alone, as HTTP/1 servers expect them.
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    Uri::from(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let pairs = headers.iter();
+        pairs.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())).collect()
+    }
+
+    #[test]
+    fn names_listed_in_connection_go_with_it() {
+        let mut headers = map(&[("connection", "close, X-One"), ("x-one", "1"), ("x-two", "2"), ("host", "a")]);
+        headers.append(CONNECTION, HeaderValue::from_static("x-two, host, content-length"));
+        headers.insert("content-length", HeaderValue::from_static("3"));
+        rewrite_response(&mut headers, || HeaderValue::from_static("now"));
+        assert_eq!(headers, map(&[("host", "a"), ("content-length", "3"), ("date", "now")]));
+    }
+
+    #[test]
+    fn an_endpoints_own_date_is_kept() {
+        let mut headers = map(&[("date", "then"), ("set-cookie", "a=1"), ("keep-alive", "timeout=5")]);
+        headers.append("set-cookie", HeaderValue::from_static("b=2"));
+        rewrite_response(&mut headers, || unreachable!("there is a date"));
+        assert_eq!(headers.get("date").unwrap(), "then");
+        assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
+        assert!(!headers.contains_key("keep-alive"));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn trailers_are_asked_for_only_where_the_client_did() {
+        assert!(names_trailers(&HeaderValue::from_static("gzip, Trailers")));
+        assert!(!names_trailers(&HeaderValue::from_static("deflate")));
+    }
+
+    #[test]
+    fn an_absolute_uri_is_cut_to_its_path() {
+        assert_eq!(origin_form(&Uri::from_static("https://a.test/x?y=1")), "/x?y=1");
+        assert_eq!(origin_form(&Uri::from_static("https://a.test")), "/");
+    }
+}

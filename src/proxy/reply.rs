@@ -1,0 +1,145 @@
+//! Every response that tidegate makes itself, and the reasons for it. A reason's name is stable: the access log
+//! has it, and people's alerts match it. The client learns the status and nothing else.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::{ResponseBody, Source};
+use super::exchange::Exchange;
+use super::tunnel::Opening;
+
+/// Why tidegate answered in an endpoint's place, or broke an answer off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// No `Host`, several, or one that contradicts the authority.
+    BadHost,
+    /// A request to upgrade that contradicts itself.
+    BadUpgrade,
+    /// CONNECT.
+    MethodNotAllowed,
+    NoRoute,
+    /// No backend has both a weight and an endpoint.
+    NoBackend,
+    NoEndpoint,
+    ConnectFailed,
+    ConnectTimeout,
+    /// The endpoint closed or reset the connection, or answered nonsense, before a head.
+    EndpointBroke,
+    ResponseTimeout,
+    /// The endpoint switched protocols unasked, or to WebSocket wrongly.
+    BadSwitch,
+    /// The endpoint can't do WebSocket over HTTP/2.
+    UpgradeUnsupported,
+    /// The client's body broke off.
+    RequestBroken,
+    /// The endpoint's body broke off.
+    ResponseBroken,
+    /// The client left in the middle of the answer.
+    ClientLeft,
+}
+
+impl Reason {
+    /// Stable, for logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BadHost => "bad_host",
+            Self::BadUpgrade => "bad_upgrade",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoRoute => "no_route",
+            Self::NoBackend => "no_backend",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::EndpointBroke => "endpoint_broke",
+            Self::ResponseTimeout => "response_timeout",
+            Self::BadSwitch => "bad_switch",
+            Self::UpgradeUnsupported => "upgrade_unsupported",
+            Self::RequestBroken => "request_broken",
+            Self::ResponseBroken => "response_broken",
+            Self::ClientLeft => "client_left",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectFailed
+            | Self::EndpointBroke
+            | Self::BadSwitch
+            | Self::UpgradeUnsupported
+            | Self::ResponseBroken
+            | Self::ClientLeft => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+/// A request that no endpoint answered.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    reason: Reason,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason }
+    }
+}
+
+impl Failure {
+    pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+        let status = self.reason.status();
+        exchange.failed(self.reason);
+        exchange.answered(status);
+        let text = format!("{} {}\n", status.as_str(), status.canonical_reason().unwrap_or_default());
+        let date = exchange.client().worker.date();
+        let mut response = Response::new(ResponseBody::new(Source::Whole(Bytes::from(text)), Some(exchange)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(DATE, date);
+        response
+    }
+}
+
+/// An endpoint's answer, ready for the client but for the exchange.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    response: Response<Source>,
+    /// HTTP ends with this answer.
+    opening: Option<Opening>,
+}
+
+impl Answer {
+    pub(super) fn new(response: Response<Source>) -> Self {
+        Self { response, opening: None }
+    }
+
+    pub(super) fn switching(response: Response<Source>, opening: Opening) -> Self {
+        Self { response, opening: Some(opening) }
+    }
+
+    /// A cookie that is for this client only, so no shared cache may keep the answer that carries it.
+    pub(super) fn set_cookie(&mut self, cookie: HeaderValue) {
+        let headers = self.response.headers_mut();
+        headers.append(SET_COOKIE, cookie);
+        if !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+        }
+    }
+
+    pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+        exchange.answered(self.response.status());
+        let exchange = match self.opening {
+            None => Some(exchange),
+            Some(opening) => {
+                opening.begin(exchange);
+                None
+            }
+        };
+        self.response.map(|source| ResponseBody::new(source, exchange))
+    }
+}

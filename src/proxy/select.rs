@@ -1,0 +1,81 @@
+//! Which backend answers: a rule's, else the client's own, else a random one.
+
+use http::HeaderValue;
+
+use crate::model::{ClientKey, RequestFacts, Sticky};
+use crate::state::Service;
+use crate::worker::{ClientId, Worker};
+
+/// The backend chosen for one request.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// Index in the service's backends.
+    pub(super) backend: usize,
+    /// A `Set-Cookie` for a client that had no id. Every arm's answers carry it alike: a cookie that only one arm
+    /// set would let that arm's share creep up.
+    pub(super) cookie: Option<HeaderValue>,
+}
+
+/// `None` when no backend can take anything.
+pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_>, secure: bool) -> Option<Selection> {
+    if let Some(backend) = service.forced(facts) {
+        return Some(Selection { backend, cookie: None });
+    }
+    let salt = service.name().as_str();
+    let key = match &service.config.sticky {
+        None => None,
+        Some(Sticky::Header(name)) => facts.headers.get(name).map(|value| ClientKey::new(salt, value.as_bytes())),
+        Some(Sticky::Network { ipv4_bits, ipv6_bits }) => Some(network_key(salt, facts, *ipv4_bits, *ipv6_bits)),
+        Some(Sticky::Cookie { name, max_age }) => {
+            return select_by_cookie(worker, service, facts, name, max_age.as_secs(), secure);
+        }
+    };
+    let backend = match key {
+        Some(key) => service.sticky(key)?,
+        None => service.drawn(worker.draw())?,
+    };
+    Some(Selection { backend, cookie: None })
+}
+
+fn select_by_cookie(
+    worker: &Worker,
+    service: &Service,
+    facts: &RequestFacts<'_>,
+    name: &str,
+    max_age_s: u64,
+    secure: bool,
+) -> Option<Selection> {
+    let salt = service.name().as_str();
+    let known = facts.cookies(name).find_map(|value| worker.cookie_key.verify(value));
+    let (id, cookie) = match known {
+        Some(id) => (id, None),
+        None => {
+            let mut random = [0; 16];
+            worker.fill(&mut random);
+            let id = ClientId::new(random);
+            (id, Some(set_cookie(name, &worker.cookie_key.sign(id), max_age_s, secure)))
+        }
+    };
+    let backend = service.sticky(ClientKey::new(salt, id.as_bytes()))?;
+    Some(Selection { backend, cookie })
+}
+
+fn set_cookie(name: &str, value: &str, max_age_s: u64, secure: bool) -> HeaderValue {
+    let secure = if secure { "; Secure" } else { "" };
+    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}");
+    HeaderValue::try_from(text).expect("the configuration accepts cookie names of token characters only")
+}
+
+/// The leading bits of the client's address.
+fn network_key(salt: &str, facts: &RequestFacts<'_>, ipv4_bits: u8, ipv6_bits: u8) -> ClientKey {
+    match facts.client {
+        std::net::IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4_bits.min(32))).unwrap_or(0);
+            ClientKey::new(salt, &(address.to_bits() & mask).to_be_bytes())
+        }
+        std::net::IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6_bits.min(128))).unwrap_or(0);
+            ClientKey::new(salt, &(address.to_bits() & mask).to_be_bytes())
+        }
+    }
+}

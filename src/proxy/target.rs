@@ -1,0 +1,113 @@
+//! What a request asks for: its host and its path, and whether it says so in one way only.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{Method, Version};
+
+use super::reply::{Failure, Reason};
+
+/// Refuses requests that name their target in two ways or in none.
+pub(super) fn check(parts: &Parts) -> Result<(), Failure> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Reason::BadHost.into());
+    }
+    let authority = parts.uri.authority();
+    match (parts.version, authority, host) {
+        (Version::HTTP_11, _, None) => Err(Reason::BadHost.into()),
+        (Version::HTTP_2, Some(authority), Some(host)) if *host != authority.as_str() => Err(Reason::BadHost.into()),
+        (Version::HTTP_2, None, None) => Err(Reason::BadHost.into()),
+        _ if host.is_some_and(|host| host.to_str().is_err()) => Err(Reason::BadHost.into()),
+        // Extended CONNECT (RFC 8441) is the only CONNECT a reverse proxy has a use for.
+        _ if parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none() => {
+            Err(Reason::MethodNotAllowed.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The host asked for, in lower case, without port and trailing dot; empty when there is none. In a request with
+/// an absolute URI, the URI wins over the `Host` header (RFC 9112, 3.2.2).
+pub(super) fn host(parts: &Parts) -> Cow<'_, str> {
+    let named = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default(),
+    };
+    canonical(named)
+}
+
+fn canonical(authority: &str) -> Cow<'_, str> {
+    let after_user = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let without_port = match after_user.rfind(':') {
+        // The colons of an IPv6 address stand within brackets.
+        Some(colon) if !after_user[colon..].contains(']') => &after_user[..colon],
+        _ => after_user,
+    };
+    let host = without_port.strip_suffix('.').unwrap_or(without_port);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+/// The name of a protocol version, as logs have it.
+pub(super) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_compared_without_case_port_user_and_trailing_dot() {
+        for (authority, host) in [
+            ("Shop.Example.COM:8080", "shop.example.com"),
+            ("shop.example.com.", "shop.example.com"),
+            ("shop.example.com.:80", "shop.example.com"),
+            ("u:p@shop.test", "shop.test"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(canonical(authority), host);
+        }
+    }
+
+    fn parts(version: Version, uri: &str, hosts: &[&str]) -> Parts {
+        let mut request = Request::builder().version(version).uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_target_named_in_two_ways_or_none_is_refused() {
+        assert!(check(&parts(Version::HTTP_11, "/", &["a"])).is_ok());
+        assert!(check(&parts(Version::HTTP_10, "/", &[])).is_ok());
+        assert!(check(&parts(Version::HTTP_11, "/", &[])).is_err());
+        assert!(check(&parts(Version::HTTP_11, "/", &["a", "a"])).is_err());
+        assert!(check(&parts(Version::HTTP_2, "https://a/", &[])).is_ok());
+        assert!(check(&parts(Version::HTTP_2, "https://a/", &["a"])).is_ok());
+        assert!(check(&parts(Version::HTTP_2, "https://a/", &["b"])).is_err());
+        assert!(check(&parts(Version::HTTP_2, "/", &[])).is_err());
+    }
+
+    #[test]
+    fn an_absolute_uri_wins_over_the_host_header() {
+        assert_eq!(host(&parts(Version::HTTP_11, "http://a.test/x", &["b.test"])), "a.test");
+        assert_eq!(host(&parts(Version::HTTP_11, "/x", &["B.test:80"])), "b.test");
+    }
+}
