@@ -31,3 +31,10 @@ pub mod worker;
 pub mod proxy;
 
 pub mod listener;
+
+pub mod admin;
+
+pub mod app;
+
+pub mod cli;
+pub(crate) mod demo;

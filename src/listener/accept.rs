@@ -4,9 +4,11 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -29,6 +31,7 @@ pub(super) async fn run(
     stopped: Rc<tokio::sync::Notify>,
 ) {
     let mut stop = stop;
+    let mut tls = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -36,7 +39,7 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => start(&worker, key, stream, address),
+            Ok((stream, address)) => start(&worker, key, &mut tls, stream, address),
             Err(error) => {
                 worker.cell().accept_errors.add(1);
                 if is_exhaustion(&error) {
@@ -53,24 +56,33 @@ pub(super) async fn run(
     })
     .await
     {
-        start(&worker, key, stream, address);
+        start(&worker, key, &mut tls, stream, address);
     }
     drop(listener);
     worker.signal(Signal::Drain, |lifeline| lifeline.listener() == key);
     stopped.notify_one();
 }
 
-fn start(worker: &Rc<Worker>, key: ListenerKey, stream: TcpStream, address: SocketAddr) {
+/// `tls` is how this listener was last known to be.
+fn start(
+    worker: &Rc<Worker>,
+    key: ListenerKey,
+    tls: &mut Option<Arc<ServerConfig>>,
+    stream: TcpStream,
+    address: SocketAddr,
+) {
     worker.cell().connections_accepted.add(1);
     // Without this a small answer may wait for the client's delayed acknowledgement. It fails only on a
     // connection that is gone already, which reading will find out.
     let _ = stream.set_nodelay(true);
     let view = worker.view();
-    // A listener that a reload has just removed: its socket is about to be told.
-    let Some(listener) = view.snapshot.listener(key) else { return };
-    let client = Client::new(Rc::clone(worker), address, listener.tls.is_some(), key);
+    // A listener that a reload has just removed is still accepted from until its socket is empty.
+    if let Some(listener) = view.snapshot.listener(key) {
+        tls.clone_from(&listener.tls);
+    }
+    let client = Client::new(Rc::clone(worker), address, tls.is_some(), key);
     let registration = worker.register(&client.lifeline);
-    tokio::task::spawn_local(connection::run(stream, listener.tls.clone(), client, registration));
+    tokio::task::spawn_local(connection::run(stream, tls.clone(), client, registration));
 }
 
 /// The process or the system is out of file descriptors or memory.

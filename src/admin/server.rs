@@ -1,0 +1,79 @@
+//! The server around the calls.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use tokio::sync::watch;
+use tracing::error;
+
+use super::api::{self, ApiError};
+use super::guard;
+use crate::config::Secret;
+use crate::observe::{ProcessMetrics, Renderer};
+use crate::state::Store;
+
+/// The largest body of a call: a thousand backends' weights fit many times.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What the calls work on.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub(super) store: Arc<Store>,
+    pub(super) process: Arc<ProcessMetrics>,
+    pub(super) renderer: Arc<Renderer>,
+    pub(super) ready: watch::Receiver<bool>,
+    token: Option<Secret>,
+}
+
+impl Admin {
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        process: Arc<ProcessMetrics>,
+        ready: watch::Receiver<bool>,
+        token: Option<Secret>,
+    ) -> Self {
+        let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
+        Self { store, process, renderer, ready, token }
+    }
+}
+
+/// Answers calls for as long as the process lives, draining included.
+pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
+    let guarded = Router::new()
+        .route("/v1/services", get(api::services))
+        .route("/v1/services/{service}", get(api::service))
+        .route("/v1/services/{service}/weights", put(api::put_weights))
+        .route("/metrics", get(api::metrics))
+        .fallback(api::not_found)
+        .method_not_allowed_fallback(api::wrong_method)
+        .layer(from_fn_with_state(admin.clone(), check));
+    // Probes come from machines that know neither token nor name, and learn nothing but yes or no.
+    let router = Router::new()
+        .route("/livez", get(api::livez))
+        .route("/readyz", get(api::readyz))
+        .merge(guarded)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(admin);
+    for socket in sockets {
+        let served = match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => axum::serve(listener, router.clone()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            error!(%error, "the admin API stopped");
+        }
+    }
+}
+
+async fn check(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    match guard::check(request.headers(), admin.token.as_ref()) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => ApiError { status: denied.status, error: denied.reason.to_owned() }.into_response(),
+    }
+}

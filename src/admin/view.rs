@@ -1,0 +1,218 @@
+//! What the API says, as JSON. The command line reads the same types back.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::Sticky;
+use crate::observe::{ProcessMetrics, ReloadOutcome};
+use crate::state::{Backend, Service, Snapshot};
+
+/// All services, with what belongs to the whole process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServicesView {
+    /// Version of what requests see; grows with each change.
+    pub version: u64,
+    pub process: ProcessView,
+    pub services: Vec<ServiceView>,
+}
+
+/// The process as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProcessView {
+    /// tidegate's own version.
+    pub tidegate: String,
+    pub pid: u32,
+    pub workers: usize,
+    pub uptime_s: u64,
+    pub connections_open: u64,
+    pub tunnels_open: u64,
+    /// How the last reload ended; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<ReloadView>,
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub applied: bool,
+    /// Warnings where it was applied, the reasons where it was refused.
+    pub messages: Vec<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub name: String,
+    /// Number of routes; 0: takes what no other service takes.
+    pub routes: usize,
+    pub stable: String,
+    /// By what clients keep their backend; absent: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
+    /// Weights were changed live and differ from the file.
+    pub overridden: bool,
+    pub backends: Vec<BackendView>,
+}
+
+/// One backend; counts and latencies are since it was first configured in this process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendView {
+    pub name: String,
+    pub weight: WeightView,
+    /// Part of the service's randomised requests, 0 to 1.
+    pub share: f64,
+    pub endpoints: Vec<String>,
+    pub requests: u64,
+    /// Answers with a status of 500 and above.
+    pub errors: u64,
+    pub in_flight: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
+}
+
+/// What the file says, and what requests see.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct WeightView {
+    pub configured: f64,
+    pub effective: f64,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorView {
+    pub error: String,
+}
+
+/// `{"blue": 90, "canary": 10}`, in the order given and with doubles kept, so that they can be refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightsBody(pub Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for WeightsBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = WeightsBody;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of backend names and weights, like {\"blue\": 90, \"canary\": 10}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightsBody, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(WeightsBody(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+impl Serialize for WeightsBody {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, weight)| (name, weight)))
+    }
+}
+
+impl ServicesView {
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, process: &ProcessMetrics) -> Self {
+        Self {
+            version: snapshot.version,
+            process: ProcessView::new(process),
+            services: snapshot.services.iter().map(|service| ServiceView::new(service)).collect(),
+        }
+    }
+}
+
+impl ProcessView {
+    fn new(process: &ProcessMetrics) -> Self {
+        let totals = process.totals();
+        let last = process.last_reload.lock().expect("no holder of this lock panics");
+        Self {
+            tidegate: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            workers: process.workers.len(),
+            uptime_s: process.started.elapsed().map_or(0, |up| up.as_secs()),
+            connections_open: totals.connections_open,
+            tunnels_open: totals.tunnels_open,
+            last_reload: last.as_ref().map(|(at, outcome)| ReloadView::new(*at, outcome)),
+        }
+    }
+}
+
+impl ReloadView {
+    fn new(at: SystemTime, outcome: &ReloadOutcome) -> Self {
+        let (applied, messages) = match outcome {
+            ReloadOutcome::Applied { warnings, .. } => (true, warnings.clone()),
+            ReloadOutcome::Refused { problems } => (false, problems.lines().map(str::to_owned).collect()),
+        };
+        let at = humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string();
+        Self { at, applied, messages }
+    }
+}
+
+impl ServiceView {
+    #[must_use]
+    pub fn new(service: &Service) -> Self {
+        let total: f64 = service.backends.iter().map(|b| b.effective.value()).sum();
+        let share = |backend: &Backend| if total > 0.0 { backend.effective.value() / total } else { 0.0 };
+        Self {
+            name: service.name().to_string(),
+            routes: service.config.routes.len(),
+            stable: service.backends[service.config.stable].name.to_string(),
+            sticky: service.config.sticky.as_ref().map(describe),
+            overridden: service.overridden,
+            backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
+        }
+    }
+}
+
+impl BackendView {
+    fn new(backend: &Backend, share: f64) -> Self {
+        let totals = backend.metrics.totals();
+        let quantile = |q| totals.duration.quantile(q).map(|d| d.as_micros() as f64 / 1000.0);
+        Self {
+            name: backend.name.to_string(),
+            weight: WeightView { configured: backend.configured.value(), effective: backend.effective.value() },
+            share,
+            endpoints: backend.endpoints.iter().map(|endpoint| endpoint.display()).collect(),
+            requests: totals.requests(),
+            errors: totals.errors(),
+            in_flight: totals.in_flight,
+            p50_ms: quantile(0.5),
+            p99_ms: quantile(0.99),
+        }
+    }
+}
+
+fn describe(sticky: &Sticky) -> String {
+    match sticky {
+        Sticky::Cookie { name, .. } => format!("cookie {name}"),
+        Sticky::Header(name) => format!("header {name}"),
+        Sticky::Network { ipv4_bits, ipv6_bits } => format!("network /{ipv4_bits} /{ipv6_bits}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_their_order_and_their_doubles() {
+        let body: WeightsBody = serde_json::from_str(r#"{"b": 1, "a": 2.5, "b": 3}"#).unwrap();
+        assert_eq!(body.0, [("b".to_owned(), 1.0), ("a".to_owned(), 2.5), ("b".to_owned(), 3.0)]);
+        assert!(serde_json::from_str::<WeightsBody>(r#"{"b": "1"}"#).is_err());
+        assert!(serde_json::from_str::<WeightsBody>("[1]").is_err());
+    }
+}

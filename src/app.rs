@@ -1,0 +1,349 @@
+//! The composition root: the one file that names every part. Turns a configuration into a running proxy, and
+//! carries out what signals and the admin API ask of the whole.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin};
+use crate::config::{self, Config, ShutdownConfig};
+use crate::listener::{BindError, Command, WorkerThread, WorkerThreadConfig, bind};
+use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome};
+use crate::state::{Change, ListenerKey, Refused, Store};
+use crate::tls::ServerTls;
+use crate::upstream::{Resolver, resolve_once};
+use crate::worker::CookieKey;
+
+/// How long the start waits for host names; those that take longer get requests once they answer.
+const RESOLVE_WAIT: Duration = Duration::from_secs(5);
+/// How often old snapshots are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the proxy didn't start. Says what happened, where, and a hint.
+#[derive(Debug)]
+pub enum StartError {
+    StateDir { path: String, error: io::Error },
+    Locked { path: String, owner: String },
+    Bind(BindError),
+    AccessLog(io::Error),
+    Refused(Refused),
+    Tls(String),
+    Worker(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StateDir { path, error } => write!(
+                f,
+                "the state directory {path} can't be used: {error}\n  hint: it must be a folder that tidegate can write; state_dir names it"
+            ),
+            Self::Locked { path, owner } => write!(
+                f,
+                "the state directory {path} belongs to another running tidegate{owner}\n  hint: stop that one, or give this one a state_dir of its own"
+            ),
+            Self::Bind(error) => error.fmt(f),
+            Self::AccessLog(error) => {
+                write!(f, "the access log can't be opened: {error}\n  hint: access_log names the file")
+            }
+            Self::Refused(refused) => refused.fmt(f),
+            Self::Tls(reason) => write!(f, "TLS can't be set up: {reason}"),
+            Self::Worker(error) => write!(f, "a worker thread can't be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct App {
+    store: Arc<Store>,
+    process: Arc<ProcessMetrics>,
+    ready: watch::Sender<bool>,
+    workers: Vec<WorkerThread>,
+    listening: BTreeMap<ListenerKey, SocketAddr>,
+    admin: Option<SocketAddr>,
+    access_log: Option<AccessLogWriter>,
+    reloaded: Arc<Notify>,
+    /// Held as long as the proxy runs.
+    _lock: File,
+}
+
+impl App {
+    /// Starts everything; when this returns, connections are being accepted. `workers` outranks the file.
+    ///
+    /// # Errors
+    /// When something it needs can't be had. Nothing is left running then.
+    pub async fn start(config: Config, workers: Option<NonZeroUsize>) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let lock = lock(&config.state_dir)?;
+        raise_descriptor_limit();
+        let workers = worker_count(workers.or(config.workers));
+        let process = Arc::new(ProcessMetrics::new(workers));
+        let resolved = resolve_once(&config, RESOLVE_WAIT).await;
+        let state_error = |error| StartError::StateDir { path: config.state_dir.display().to_string(), error };
+        let cookie_key = Arc::new(CookieKey::load(&config.state_dir).map_err(state_error)?);
+        let access_log =
+            AccessLogWriter::start(&config.access_log, Arc::clone(&process)).map_err(StartError::AccessLog)?;
+        let server_tls = ServerTls::new().map_err(|e| StartError::Tls(e.to_string()))?;
+        let store = Store::new(Arc::clone(&config), resolved.clone(), workers, server_tls);
+        let store = Arc::new(store.map_err(StartError::Refused)?);
+        let admin_socket = match &config.admin {
+            Some(admin) => Some(bind(admin.address, 1).map_err(StartError::Bind)?),
+            None => None,
+        };
+        let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
+        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref())?;
+        let (ready, is_ready) = watch::channel(false);
+        let mut app = Self {
+            store: Arc::clone(&store),
+            process: Arc::clone(&process),
+            ready,
+            workers: threads,
+            listening: BTreeMap::new(),
+            admin: admin_socket.as_ref().map(|bound| bound.address),
+            access_log,
+            reloaded: Arc::default(),
+            _lock: lock,
+        };
+        app.listen(bound).await;
+        let resolver = Resolver::new(Arc::clone(&store), Arc::clone(&process), resolved);
+        tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
+        tokio::spawn(sweep(Arc::clone(&store)));
+        if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
+            let admin = Admin::new(store, process, is_ready, settings.token.clone());
+            tokio::spawn(admin::serve(bound.sockets, admin));
+        }
+        app.ready.send_replace(true);
+        Ok(app)
+    }
+
+    /// What requests see, and how to change it.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Where clients connect, in the order of configured addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listening.values().copied().collect()
+    }
+
+    /// Where the admin API listens.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Reads the configuration file, its certificates and its CAs again. All of it is applied, or nothing.
+    pub async fn reload(&mut self) -> ReloadOutcome {
+        let current = self.store.config();
+        let outcome = match config::load(&current.path, Some(&current)) {
+            Err(problems) => ReloadOutcome::Refused { problems: problems.to_string() },
+            Ok(loaded) => {
+                let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+                warnings.extend(needs_restart(&current, &loaded.config));
+                match self.apply(Arc::new(loaded.config)).await {
+                    Ok(version) => ReloadOutcome::Applied { version, warnings },
+                    Err(problems) => ReloadOutcome::Refused { problems },
+                }
+            }
+        };
+        match &outcome {
+            ReloadOutcome::Applied { version, warnings } => {
+                warnings.iter().for_each(|text| warn!("{text}"));
+                info!(version, "configuration reloaded");
+            }
+            ReloadOutcome::Refused { problems } => {
+                error!("configuration not reloaded, the old one stays in force:\n{problems}");
+            }
+        }
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+        self.process.reloaded(outcome.clone());
+        self.reloaded.notify_one();
+        outcome
+    }
+
+    /// Opens what is new before it changes anything, so that a taken address refuses the whole.
+    async fn apply(&mut self, config: Arc<Config>) -> Result<u64, String> {
+        let added = bind_listeners(&config, &self.listening, self.workers.len()).map_err(|e| e.to_string())?;
+        let version = self.store.apply(Change::Config(Arc::clone(&config))).map_err(|e| e.to_string())?;
+        self.listen(added).await;
+        let kept: Vec<ListenerKey> = ListenerKey::all(&config).map(|(key, _)| key).collect();
+        let removed: Vec<ListenerKey> = self.listening.keys().filter(|key| !kept.contains(key)).copied().collect();
+        for key in removed {
+            for worker in &self.workers {
+                worker.tell(Command::Unlisten { key }).await;
+            }
+            if let Some(address) = self.listening.remove(&key) {
+                info!(%address, "no longer listening");
+            }
+        }
+        Ok(version)
+    }
+
+    async fn listen(&mut self, bound: Vec<(ListenerKey, crate::listener::Bound)>) {
+        for (key, bound) in bound {
+            for (worker, socket) in self.workers.iter().zip(bound.sockets) {
+                worker.tell(Command::Listen { key, socket }).await;
+            }
+            let tls = self.store.current().listener(key).is_some_and(|listener| listener.tls.is_some());
+            info!(address = %bound.address, tls, "listening");
+            self.listening.insert(key, bound.address);
+        }
+    }
+
+    /// Stops: no new connections, requests and streams finished within their deadlines, then the end. `hurry`
+    /// cuts all of it short.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        let deadlines = self.store.config().shutdown;
+        self.ready.send_replace(false);
+        let hurried = tokio::select! {
+            () = self.drain(deadlines) => false,
+            () = hurry => true,
+        };
+        for worker in &self.workers {
+            worker.tell(Command::Stop).await;
+        }
+        if hurried {
+            warn!("stopping at once; what was under way is cut off");
+        }
+        for mut worker in self.workers.drain(..) {
+            worker.ended().await;
+            worker.join();
+        }
+        if let Some(log) = self.access_log.take() {
+            log.finish();
+        }
+    }
+
+    async fn drain(&mut self, deadlines: ShutdownConfig) {
+        if !deadlines.delay.is_zero() {
+            info!(delay = ?deadlines.delay, "not ready any more; still accepting");
+            tokio::time::sleep(deadlines.delay).await;
+        }
+        info!(connections = self.process.totals().connections_open, "draining");
+        for worker in &self.workers {
+            worker.tell(Command::Drain).await;
+        }
+        let workers = &mut self.workers;
+        if tokio::time::timeout(deadlines.requests, all_ended(workers)).await.is_ok() {
+            return;
+        }
+        for worker in workers.iter() {
+            worker.tell(Command::CloseRequests).await;
+        }
+        let rest = deadlines.streams.saturating_sub(deadlines.requests);
+        if tokio::time::timeout(rest, all_ended(workers)).await.is_err() {
+            warn!(connections = self.process.totals().connections_open, "closing connections that outlast their deadline");
+        }
+    }
+}
+
+async fn all_ended(workers: &mut [WorkerThread]) {
+    for worker in workers {
+        worker.ended().await;
+    }
+}
+
+/// Sockets for the listeners of `config` that aren't listened on yet.
+fn bind_listeners(
+    config: &Config,
+    listening: &BTreeMap<ListenerKey, SocketAddr>,
+    workers: usize,
+) -> Result<Vec<(ListenerKey, crate::listener::Bound)>, BindError> {
+    let added = ListenerKey::all(config).filter(|(key, _)| !listening.contains_key(key));
+    added.map(|(key, listener)| Ok((key, bind(listener.address, workers)?))).collect()
+}
+
+fn start_workers(
+    count: usize,
+    store: &Store,
+    process: &Arc<ProcessMetrics>,
+    cookie_key: &Arc<CookieKey>,
+    access_log: Option<&AccessLogWriter>,
+) -> Result<Vec<WorkerThread>, StartError> {
+    (0..count)
+        .map(|index| {
+            WorkerThread::start(WorkerThreadConfig {
+                index,
+                snapshot: store.shared(),
+                process: Arc::clone(process),
+                cookie_key: Arc::clone(cookie_key),
+                access_log: access_log.map(AccessLogWriter::worker),
+            })
+        })
+        .collect::<io::Result<_>>()
+        .map_err(StartError::Worker)
+}
+
+async fn sweep(store: Arc<Store>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        store.sweep();
+    }
+}
+
+fn worker_count(wanted: Option<NonZeroUsize>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    wanted.map_or_else(cores, NonZeroUsize::get)
+}
+
+/// Settings of a new file that a running process can't take up.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let admin = |config: &Config| config.admin.as_ref().map(|admin| (admin.address, admin.token.clone()));
+    let changed = [
+        ("state_dir", old.state_dir != new.state_dir),
+        ("workers", old.workers != new.workers),
+        ("admin", admin(old) != admin(new)),
+        ("access_log", old.access_log != new.access_log),
+        ("log", old.log != new.log),
+    ];
+    let changed = changed.iter().filter(|(_, changed)| *changed);
+    changed.map(|(key, _)| format!("a change of {key} takes effect at the next start")).collect()
+}
+
+/// Makes the state directory this process's own, until the file is closed.
+fn lock(state_dir: &Path) -> Result<File, StartError> {
+    let path = state_dir.display().to_string();
+    let state_error = |error| StartError::StateDir { path: path.clone(), error };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(state_error)?;
+    let lock_path = state_dir.join("lock");
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&lock_path);
+    let file = file.as_mut().map_err(|e| state_error(io::Error::new(e.kind(), e.to_string())))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let owner = fs::read_to_string(&lock_path).unwrap_or_default();
+            let owner = owner.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
+            return Err(StartError::Locked { path, owner });
+        }
+        Err(fs::TryLockError::Error(error)) => return Err(state_error(error)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(state_error)?;
+    file.try_clone().map_err(state_error)
+}
+
+/// Lets the process open as many sockets as the system allows it: the soft limit is 1024 nearly everywhere.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files can't be raised; `ulimit -n` shows it");
+    }
+}

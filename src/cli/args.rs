@@ -1,0 +1,139 @@
+//! What can be said on the command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::model::parse_duration;
+
+/// The front door that ships your releases: a reverse proxy that splits traffic by weight.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong use, 3 the running proxy can't be reached.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the proxy (the default)
+    Run(RunArgs),
+    /// Check a configuration file; every problem at once
+    Check {
+        /// The file to check
+        #[arg(long, short, default_value = "proxy.toml", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// See it work: three backends, traffic, and a shift of weights
+    Demo(DemoArgs),
+    /// Show services, their backends and what they do
+    Status(StatusArgs),
+    /// Change the weights of a service, all at once
+    Weights(WeightsArgs),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Run(RunArgs { config: "proxy.toml".into(), workers: None })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// The configuration file
+    #[arg(long, short, default_value = "proxy.toml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Data-plane threads, instead of what the file says (default: one per core)
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+}
+
+/// What the demo can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// End by itself after this time, like 20s
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+}
+
+/// How to reach the running proxy.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AdminArgs {
+    /// Address of the admin API
+    #[arg(
+        long = "admin",
+        env = "TIDEGATE_ADMIN",
+        default_value = "127.0.0.1:9900",
+        value_name = "ADDRESS",
+        global = true
+    )]
+    pub(crate) address: String,
+    /// Token of the admin API, if it asks for one
+    #[arg(long, env = "TIDEGATE_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Only this service
+    pub(crate) service: Option<String>,
+    /// Show it again every second, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WeightsArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Every backend with its weight; shows the present ones when none is given
+    #[arg(value_name = "BACKEND=WEIGHT", value_parser = parse_weight)]
+    pub(crate) weights: Vec<(String, f64)>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+fn parse_weight(text: &str) -> Result<(String, f64), String> {
+    let (name, weight) = text.split_once('=').ok_or("write BACKEND=WEIGHT, like blue=90")?;
+    let weight = weight.parse().map_err(|_| format!("{weight:?} is not a number"))?;
+    Ok((name.to_owned(), weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn weights_are_name_and_number() {
+        assert_eq!(parse_weight("blue=2.5"), Ok(("blue".to_owned(), 2.5)));
+        assert!(parse_weight("blue").is_err());
+        assert!(parse_weight("blue=many").is_err());
+    }
+}

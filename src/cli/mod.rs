@@ -1,0 +1,98 @@
+//! The command line: starts the process, or calls the admin API of a running one.
+
+mod args;
+mod client;
+mod run;
+mod status;
+mod weights;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+pub use args::DemoArgs;
+
+use crate::config;
+
+/// How a command failed, as pipelines see it: its exit code. 0 is success, and 2 is wrong use, with which clap
+/// exits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Failed = 1,
+    Unreachable = 3,
+}
+
+/// What a failed command tells its user.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    pub(crate) exit: Exit,
+    pub(crate) text: String,
+}
+
+impl CliError {
+    pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
+        Self { exit: Exit::Failed, text: error.to_string() }
+    }
+}
+
+/// Reads the arguments, does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.command.unwrap_or_default() {
+        Command::Run(run) => run::run(&run),
+        Command::Check { config } => check(&config),
+        Command::Schema => schema(),
+        Command::Demo(demo) => crate::demo::run(&demo),
+        Command::Status(status) => status::run(&status),
+        Command::Weights(weights) => weights::run(&weights),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(io::stderr(), "error: {}", error.text);
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}
+
+fn check(path: &std::path::Path) -> Result<(), CliError> {
+    let loaded = config::load(path, None).map_err(CliError::failed)?;
+    for warning in &loaded.warnings {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    let config = loaded.config;
+    print(&format!(
+        "{} is valid: {} listener{}, {} service{}, {} backend{}",
+        path.display(),
+        config.listeners.len(),
+        plural(config.listeners.len()),
+        config.services.len(),
+        plural(config.services.len()),
+        config.services.iter().map(|s| s.backends.len()).sum::<usize>(),
+        plural(config.services.iter().map(|s| s.backends.len()).sum()),
+    ))
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn schema() -> Result<(), CliError> {
+    print(&serde_json::to_string_pretty(&config::schema()).map_err(CliError::failed)?)
+}
+
+/// A line on stdout. A reader that has gone away, as `head` does, is no failure.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::failed(error)),
+        _ => Ok(()),
+    }
+}

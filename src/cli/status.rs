@@ -1,0 +1,99 @@
+//! `tidegate status`: the services as a table.
+
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use super::args::StatusArgs;
+use super::client::{Client, segment};
+use super::{CliError, print};
+use crate::admin::view::{BackendView, ServiceView, ServicesView};
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Moves to the top left and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+pub(super) fn run(args: &StatusArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.admin)?;
+    loop {
+        let page = page(&client, args)?;
+        let clear = if args.watch && io::stdout().is_terminal() { CLEAR } else { "" };
+        print(&format!("{clear}{}", page.trim_end()))?;
+        if !args.watch {
+            return Ok(());
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn page(client: &Client, args: &StatusArgs) -> Result<String, CliError> {
+    let json = |value: serde_json::Value| serde_json::to_string_pretty(&value).map_err(CliError::failed);
+    if let Some(name) = &args.service {
+        let path = format!("/v1/services/{}", segment(name));
+        return if args.json { json(client.get(&path)?) } else { Ok(service(&client.get(&path)?)) };
+    }
+    if args.json {
+        return json(client.get("/v1/services")?);
+    }
+    let all: ServicesView = client.get("/v1/services")?;
+    Ok(header(&all) + &all.services.iter().map(|s| format!("\n{}", service(s))).collect::<String>())
+}
+
+fn header(all: &ServicesView) -> String {
+    let process = &all.process;
+    let mut text = format!(
+        "tidegate {}  pid {}  up {}  {} connections  snapshot {}\n",
+        process.tidegate,
+        process.pid,
+        crate::model::format_duration(Duration::from_secs(process.uptime_s)),
+        process.connections_open,
+        all.version
+    );
+    if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.applied) {
+        let _ = writeln!(text, "the last reload ({}) was refused, the old file is in force:", reload.at);
+        for line in &reload.messages {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+/// One service as a table.
+pub(super) fn service(service: &ServiceView) -> String {
+    let mut notes = vec![format!("stable {}", service.stable)];
+    notes.extend(service.sticky.as_ref().map(|by| format!("sticky by {by}")));
+    notes.extend(service.overridden.then(|| "weights changed live".to_owned()));
+    let mut text = format!("{}  ({})\n", service.name, notes.join(", "));
+    let width = service.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("BACKEND".len());
+    let _ = writeln!(
+        text,
+        "  {:width$}  {:>9}  {:>8}  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  ENDPOINTS",
+        "BACKEND", "WEIGHT", "SHARE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P99"
+    );
+    for backend in &service.backends {
+        let _ = writeln!(text, "  {}", row(backend, width));
+    }
+    text
+}
+
+fn row(backend: &BackendView, width: usize) -> String {
+    let weight = backend.weight;
+    let shown = if weight.configured.to_bits() == weight.effective.to_bits() {
+        weight.effective.to_string()
+    } else {
+        format!("{} ({})", weight.effective, weight.configured)
+    };
+    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
+    format!(
+        "{:width$}  {:>9}  {:>7.2}%  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  {}",
+        backend.name,
+        shown,
+        backend.share * 100.0,
+        backend.requests,
+        backend.errors,
+        backend.in_flight,
+        ms(backend.p50_ms),
+        ms(backend.p99_ms),
+        if backend.endpoints.is_empty() { "none".to_owned() } else { backend.endpoints.join(" ") },
+    )
+}
