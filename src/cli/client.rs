@@ -42,10 +42,9 @@ impl Client {
     }
 
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
-        let exchange = tokio::time::timeout(CALL_TIMEOUT, self.exchange(method, path, body));
         let (status, answer) = self
             .runtime
-            .block_on(async { exchange.await })
+            .block_on(async { tokio::time::timeout(CALL_TIMEOUT, self.exchange(method, path, body)).await })
             .map_err(|_| self.unreachable("no answer within 10 s"))?
             .map_err(|error| self.unreachable(&error.to_string()))?;
         if status.is_success() {

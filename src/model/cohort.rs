@@ -163,5 +163,5 @@ mod tests {
         assert_eq!(chosen, FROZEN);
     }
 
-    const FROZEN: [usize; 12] = [0; 12];
+    const FROZEN: [usize; 12] = [0, 0, 2, 2, 0, 2, 0, 0, 2, 2, 1, 0];
 }

@@ -30,7 +30,7 @@ pub fn pick<'a>(
             let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
             let (first, second) = (&endpoints[first], &endpoints[second]);
             let now = Instant::now();
-            Some(if second.load(now) < first.load(now) { second } else { first })
+            Some(if second.is_better_than(first, now) { second } else { first })
         }
     }
 }

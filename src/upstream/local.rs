@@ -13,8 +13,11 @@ use super::pool::{IdleStack, SharedConnection};
 
 /// The time constant with which an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
-/// What an endpoint that has answered nothing yet is taken to need.
+/// What an endpoint that has answered nothing yet, but has been asked, is taken to need.
 const LATENCY_INITIAL: Duration = Duration::from_millis(10);
+/// Endpoints whose latencies are within this factor are equally good: a preference for the one that happened to be
+/// a little faster would leave the other without requests.
+const LATENCY_NOISE: f64 = 2.0;
 
 /// A worker's view of one endpoint. Lives as long as a snapshot names the endpoint or a request uses it.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl LocalEndpoint {
         Self {
             endpoint,
             in_flight: Cell::new(0),
-            latency: Cell::new(LATENCY_INITIAL),
+            latency: Cell::new(Duration::ZERO),
             observed: Cell::new(None),
             idle: RefCell::new(IdleStack::new(pool)),
             shared: RefCell::default(),
@@ -62,15 +65,31 @@ impl LocalEndpoint {
         self.in_flight.set(self.in_flight.get() - 1);
     }
 
-    /// What one more request would cost here: peak-sensitive latency times the requests it would share with.
+    /// Whether one more request is better off here than there: what it would cost is latency times the requests
+    /// it would share with.
     #[must_use]
-    pub fn load(&self, now: Instant) -> f64 {
-        let latency = match self.observed.get() {
+    pub fn is_better_than(&self, other: &Self, now: Instant) -> bool {
+        let (here, there) = (self.expected_latency_s(now), other.expected_latency_s(now));
+        let (requests, other_requests) = (self.in_flight.get(), other.in_flight.get());
+        if requests == other_requests {
+            return here * LATENCY_NOISE < there;
+        }
+        here * f64::from(requests + 1) < there * f64::from(other_requests + 1)
+    }
+
+    /// In seconds; never zero.
+    fn expected_latency_s(&self, now: Instant) -> f64 {
+        const SMALLEST: f64 = 1e-6;
+        match self.observed.get() {
             // An endpoint nobody dares to ask is forgotten to be slow, and asked again.
-            Some(at) => self.latency.get().as_secs_f64() * (-(now - at).as_secs_f64() / DECAY.as_secs_f64()).exp(),
-            None => self.latency.get().as_secs_f64(),
-        };
-        (latency + 1e-6) * f64::from(self.in_flight.get() + 1)
+            Some(at) => {
+                let forget = (-(now - at).as_secs_f64() / DECAY.as_secs_f64()).exp();
+                SMALLEST + self.latency.get().as_secs_f64() * forget
+            }
+            // A new endpoint is asked at once, but not by everybody at once.
+            None if self.in_flight.get() == 0 => SMALLEST,
+            None => LATENCY_INITIAL.as_secs_f64(),
+        }
     }
 
     /// Takes note of an answer's latency: a slower one counts at once, a faster one gradually (peak EWMA, as in
@@ -126,11 +145,31 @@ pub(super) mod tests {
         let start = Instant::now();
         endpoint.observe(Duration::from_millis(1), start);
         endpoint.observe(Duration::from_millis(500), start);
-        let slow = endpoint.load(start);
-        assert!(slow > 0.49);
+        assert!(endpoint.expected_latency_s(start) > 0.49);
         let later = start + Duration::from_secs(1);
         endpoint.observe(Duration::from_millis(1), later);
-        assert!(endpoint.load(later) > 0.4, "one fast answer doesn't clear a slow endpoint");
-        assert!(endpoint.load(later + Duration::from_secs(60)) < 0.01, "a minute of silence does");
+        assert!(endpoint.expected_latency_s(later) > 0.4, "one fast answer doesn't clear a slow endpoint");
+        assert!(endpoint.expected_latency_s(later + Duration::from_secs(60)) < 0.01, "a minute of silence does");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_endpoint_is_asked_at_once_but_not_by_everybody() {
+        let (old, new) = (endpoint(1), endpoint(2));
+        let now = Instant::now();
+        old.observe(Duration::from_millis(1), now);
+        assert!(new.is_better_than(&old, now));
+        new.begin();
+        assert!(old.is_better_than(&new, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_little_faster_is_not_better() {
+        let (one, other) = (endpoint(1), endpoint(2));
+        let now = Instant::now();
+        one.observe(Duration::from_micros(300), now);
+        other.observe(Duration::from_micros(500), now);
+        assert!(!one.is_better_than(&other, now) && !other.is_better_than(&one, now));
+        other.begin();
+        assert!(one.is_better_than(&other, now));
     }
 }
