@@ -249,7 +249,10 @@ impl App {
         }
         let rest = deadlines.streams.saturating_sub(deadlines.requests);
         if tokio::time::timeout(rest, all_ended(workers)).await.is_err() {
-            warn!(connections = self.process.totals().connections_open, "closing connections that outlast their deadline");
+            warn!(
+                connections = self.process.totals().connections_open,
+                "closing connections that outlast their deadline"
+            );
         }
     }
 }

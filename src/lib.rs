@@ -22,6 +22,8 @@ pub mod timers;
 
 pub mod executor;
 
+mod stream;
+
 pub mod upstream;
 
 pub mod state;

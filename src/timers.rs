@@ -142,8 +142,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_is_never_early_and_at_most_two_ticks_late() {
         let timers = Timers::new();
-        let mut waiting =
-            tokio_test_task(timers.timeout(Duration::from_millis(250), std::future::pending::<()>()));
+        let mut waiting = tokio_test_task(timers.timeout(Duration::from_millis(250), std::future::pending::<()>()));
         for _ in 0..3 {
             assert!(waiting.poll().is_pending());
             sweep_after(&timers, 100).await;

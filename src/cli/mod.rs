@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Args, Command};
 pub use args::DemoArgs;
+use args::{Args, Command};
 
 use crate::config;
 

@@ -1,3 +1,5 @@
 //! stub
 use crate::cli::{CliError, DemoArgs};
-pub(crate) fn run(_: &DemoArgs) -> Result<(), CliError> { todo!() }
+pub(crate) fn run(_: &DemoArgs) -> Result<(), CliError> {
+    todo!()
+}

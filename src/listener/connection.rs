@@ -28,7 +28,8 @@ pub(super) async fn run(
 ) {
     match tls {
         None => plain(stream, &client).await,
-        Some(config) => secure(stream, config, &client).await,
+        // Boxed, so that a plain connection's task isn't as large as a secure one's.
+        Some(config) => Box::pin(secure(stream, config, &client)).await,
     }
     // An upgrade that was agreed on but never begun holds the client, and the client holds it.
     drop(client.tunnel.borrow_mut().take());

@@ -7,21 +7,21 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::proxy::Client;
+use crate::stream::HyperStream;
 
 /// A stream, the bytes already read from it, and the client whose activity it reports.
 pub(super) struct Io<T> {
-    stream: TokioIo<T>,
+    stream: HyperStream<T>,
     read_ahead: Bytes,
     client: Rc<Client>,
 }
 
 impl<T> Io<T> {
     pub(super) fn new(stream: T, read_ahead: Bytes, client: Rc<Client>) -> Self {
-        Self { stream: TokioIo::new(stream), read_ahead, client }
+        Self { stream: HyperStream::new(stream), read_ahead, client }
     }
 
     pub(super) fn into_inner(self) -> (T, Bytes) {

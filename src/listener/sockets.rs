@@ -38,7 +38,10 @@ impl fmt::Display for BindError {
                 self.address.port()
             ),
             io::ErrorKind::PermissionDenied => {
-                write!(f, "\n  hint: ports below 1024 need CAP_NET_BIND_SERVICE (setcap, or AmbientCapabilities in systemd)")
+                write!(
+                    f,
+                    "\n  hint: ports below 1024 need CAP_NET_BIND_SERVICE (setcap, or AmbientCapabilities in systemd)"
+                )
             }
             io::ErrorKind::AddrNotAvailable => {
                 write!(f, "\n  hint: this machine doesn't have that address; 0.0.0.0 or [::] listens on all it has")

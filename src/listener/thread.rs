@@ -23,9 +23,14 @@ const COMMANDS_MAX: usize = 64;
 /// What a worker is told.
 #[derive(Debug)]
 pub enum Command {
-    Listen { key: ListenerKey, socket: TcpListener },
+    Listen {
+        key: ListenerKey,
+        socket: TcpListener,
+    },
     /// Close a removed listener's socket and drain its connections.
-    Unlisten { key: ListenerKey },
+    Unlisten {
+        key: ListenerKey,
+    },
     /// Close all sockets, finish all requests, then end the thread.
     Drain,
     /// Close connections that carry nothing lasting.
@@ -103,8 +108,7 @@ struct Accepting {
 }
 
 async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
-    let worker =
-        Worker::new(config.index, config.snapshot, config.process, config.cookie_key, config.access_log);
+    let worker = Worker::new(config.index, config.snapshot, config.process, config.cookie_key, config.access_log);
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
     let mut accepting = HashMap::new();
     loop {

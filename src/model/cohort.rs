@@ -110,11 +110,8 @@ mod tests {
     fn clients_follow_the_weights_by_chi_square() {
         let weights = [("blue", 89.5), ("green", 10.0), ("canary", 0.5)];
         let counts = shares(&arms(&weights), 400_000);
-        let chi: f64 = counts
-            .iter()
-            .zip(weights)
-            .map(|(c, (_, w))| (f64::from(*c) - 4_000.0 * w).powi(2) / (4_000.0 * w))
-            .sum();
+        let chi: f64 =
+            counts.iter().zip(weights).map(|(c, (_, w))| (f64::from(*c) - 4_000.0 * w).powi(2) / (4_000.0 * w)).sum();
         // 0.999 quantile of chi-square with 2 degrees of freedom.
         assert!(chi < 13.82, "{counts:?}");
     }
@@ -140,9 +137,7 @@ mod tests {
     fn services_choose_their_guinea_pigs_independently() {
         let arms = arms(&[("blue", 90.0), ("canary", 10.0)]);
         let both = (0..100_000u32)
-            .filter(|n| {
-                ["shop", "cart"].iter().all(|s| choose(&arms, ClientKey::new(s, &n.to_le_bytes())) == Some(1))
-            })
+            .filter(|n| ["shop", "cart"].iter().all(|s| choose(&arms, ClientKey::new(s, &n.to_le_bytes())) == Some(1)))
             .count();
         // 1 % of 100,000; four standard deviations are 126.
         assert!((874..=1126).contains(&both), "{both}");

@@ -73,7 +73,14 @@ mod tests {
     use super::*;
 
     fn facts<'a>(headers: &'a HeaderMap, query: &'a str) -> RequestFacts<'a> {
-        RequestFacts { host: "", path: "/", query: Some(query), method: &Method::GET, headers, client: [10, 0, 0, 7].into() }
+        RequestFacts {
+            host: "",
+            path: "/",
+            query: Some(query),
+            method: &Method::GET,
+            headers,
+            client: [10, 0, 0, 7].into(),
+        }
     }
 
     #[test]

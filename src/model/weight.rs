@@ -103,14 +103,22 @@ mod tests {
     fn chi_square(counts: &[u64], shares: &[f64]) -> f64 {
         let n: u64 = counts.iter().sum();
         let total: f64 = shares.iter().sum();
-        counts.iter().zip(shares).map(|(c, s)| (*c as f64 - n as f64 * s / total).powi(2) / (n as f64 * s / total)).sum()
+        counts
+            .iter()
+            .zip(shares)
+            .map(|(c, s)| (*c as f64 - n as f64 * s / total).powi(2) / (n as f64 * s / total))
+            .sum()
     }
 
     #[test]
     fn draws_follow_the_weights_by_chi_square() {
         // Critical values of chi-square at 0.999 for 1, 2 and 3 degrees of freedom.
-        let cases: [(&[f64], f64); 4] =
-            [(&[95.0, 5.0], 10.83), (&[1.0, 1.0, 1.0], 13.82), (&[89.5, 10.0, 0.4, 0.1], 16.27), (&[0.001, 99.999], 10.83)];
+        let cases: [(&[f64], f64); 4] = [
+            (&[95.0, 5.0], 10.83),
+            (&[1.0, 1.0, 1.0], 13.82),
+            (&[89.5, 10.0, 0.4, 0.1], 16.27),
+            (&[0.001, 99.999], 10.83),
+        ];
         for (shares, critical) in cases {
             let split = Split::new(&weights(shares)).unwrap();
             let mut rng = StdRng::seed_from_u64(7);

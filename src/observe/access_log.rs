@@ -234,8 +234,7 @@ mod tests {
     fn a_writer_that_stands_still_costs_lines_and_not_memory() {
         let process = Arc::new(ProcessMetrics::new(1));
         let (queue, _nobody_reads) = sync_channel(1);
-        let log =
-            AccessLog { buffer: RefCell::default(), lines: Cell::new(0), queue, process: Arc::clone(&process) };
+        let log = AccessLog { buffer: RefCell::default(), lines: Cell::new(0), queue, process: Arc::clone(&process) };
         for _ in 0..3 {
             log.write(&line("/x"));
             log.flush();

@@ -35,8 +35,7 @@ impl std::fmt::Debug for Renderer {
 impl Renderer {
     #[must_use]
     pub fn new(process: Arc<ProcessMetrics>) -> Self {
-        let builder =
-            PrometheusBuilder::new().idle_timeout(metrics_util::MetricKindMask::ALL, Some(FORGOTTEN_AFTER));
+        let builder = PrometheusBuilder::new().idle_timeout(metrics_util::MetricKindMask::ALL, Some(FORGOTTEN_AFTER));
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         with_local_recorder(&recorder, describe);

@@ -24,7 +24,10 @@ pub struct ResponseBody {
 #[derive(Debug)]
 pub(crate) enum Source {
     Whole(Bytes),
-    Endpoint { incoming: Incoming, lease: Lease },
+    Endpoint {
+        incoming: Incoming,
+        lease: Lease,
+    },
     /// Ended; or there was nothing.
     Ended,
 }

@@ -6,8 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use http::header::USER_AGENT;
-use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::reply::Reason;
@@ -48,16 +47,16 @@ struct Logged {
 }
 
 impl Exchange {
-    pub(super) fn begin(client: Rc<Client>, parts: &Parts, body: &RequestBody) -> Self {
-        client.activity.request(!body.is_empty());
+    pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>) -> Self {
+        client.activity.request(!request.body().is_empty());
         let logged = client.worker.access_log.as_ref().map(|_| {
             Box::new(Logged {
                 time: SystemTime::now(),
-                method: parts.method.clone(),
-                uri: parts.uri.clone(),
-                version: parts.version,
-                host: target::host(parts).into_owned(),
-                user_agent: parts.headers.get(USER_AGENT).cloned(),
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                host: target::host(request).into_owned(),
+                user_agent: request.headers().get(USER_AGENT).cloned(),
             })
         });
         Self {
@@ -66,7 +65,7 @@ impl Exchange {
             target: None,
             started: Instant::now(),
             first_byte: None,
-            request_progress: body.progress(),
+            request_progress: request.body().progress(),
             status: None,
             reason: None,
             received: 0,
@@ -125,10 +124,15 @@ impl Exchange {
         self.request_progress.as_ref().is_none_or(|progress| progress.ended())
     }
 
+    /// When the request began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// An endpoint's head has come.
-    pub(super) fn head_received(&mut self, endpoint: SocketAddr) {
+    pub(super) fn head_received(&mut self, endpoint: SocketAddr, now: Instant) {
         self.endpoint = Some(endpoint);
-        self.first_byte = Some(self.started.elapsed());
+        self.first_byte = Some(now - self.started);
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {

@@ -5,16 +5,18 @@
 //! (RFC 9110, 9.2.2); or the endpoint says that it didn't look at it (HTTP/2's REFUSED_STREAM and GOAWAY).
 
 use std::error::Error;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
@@ -24,24 +26,19 @@ use super::exchange::Exchange;
 use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
 use crate::config::Scheme;
-use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, SendError, UpgradedStream, pick};
+use crate::timers::Timer;
+use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, UpgradedStream, pick};
 
 /// Connections tried for one request, replays included.
 const ATTEMPTS_MAX: usize = 3;
 /// How long an HTTP/2 endpoint has to say, on a new connection, whether it takes extended CONNECT.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
-/// Forwards an ordinary request and makes the answer ready for the client.
-pub(super) async fn forward(exchange: &mut Exchange, request: Request<RequestBody>) -> Result<Answer, Failure> {
-    let (response, lease) = send(exchange, request, &mut Need::Nothing).await?;
+/// An endpoint's response to an ordinary request, as the client gets it.
+pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: Lease) -> Result<Answer, Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
-    Ok(answer(exchange, response, lease))
-}
-
-/// An endpoint's response, as the client gets it.
-pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: Lease) -> Answer {
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
     *response.version_mut() = Version::HTTP_11;
@@ -50,7 +47,7 @@ pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: L
     if lasts(response.headers()) {
         client.lifeline.mark_long();
     }
-    Answer::new(response)
+    Ok(Answer::new(response))
 }
 
 /// Server-sent events and gRPC streams end when somebody wants them to.
@@ -91,39 +88,40 @@ pub(super) async fn send(
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let mut avoid = None;
     let mut freshness = Freshness::Any;
-    let mut attempt = 1;
+    let mut attempts = 1;
     loop {
         let mut lease = match lease(exchange, avoid.as_ref(), freshness).await {
             Ok(lease) => lease,
-            Err((failure, endpoint)) if attempt < ATTEMPTS_MAX && endpoint.is_some() => {
+            Err((failure, endpoint)) if attempts < ATTEMPTS_MAX && endpoint.is_some() => {
                 debug!(reason = failure.name(), "trying another endpoint");
                 avoid = endpoint;
-                attempt += 1;
+                attempts += 1;
                 continue;
             }
             Err((failure, _)) => return Err(failure.into()),
         };
         need.prepare(&lease).await?;
-        let copy = (lease.reused() && attempt < ATTEMPTS_MAX).then(|| copy(&request, lease.is_http2())).flatten();
-        let begun = Instant::now();
-        match attempt_once(exchange, &mut lease, request).await {
+        let copy = (lease.reused() && attempts < ATTEMPTS_MAX).then(|| copy(&request, lease.is_http2())).flatten();
+        // A first attempt on an idle connection began when its request did.
+        let begun = if attempts == 1 && lease.reused() { exchange.started() } else { Instant::now() };
+        match attempt(exchange, &mut lease, request).await {
             Ok(response) => {
-                let latency = begun.elapsed();
-                lease.endpoint().observe(latency, begun + latency);
-                exchange.head_received(lease.endpoint().endpoint.identity.address);
+                let now = Instant::now();
+                lease.endpoint().observe(now - begun, now);
+                exchange.head_received(lease.endpoint().endpoint.identity.address, now);
                 return Ok((response, lease));
             }
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
             Err(Broken::Connection(error)) => {
-                debug!(error = %error.error, endpoint = %lease.endpoint().endpoint.display(), "no answer");
-                request = again(exchange, error, copy, attempt)?;
+                debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
+                request = again(exchange, error, copy, attempts)?;
             }
         }
         if let Some(cell) = exchange.cell() {
             cell.replays.add(1);
         }
         freshness = Freshness::New;
-        attempt += 1;
+        attempts += 1;
     }
 }
 
@@ -158,53 +156,72 @@ async fn lease(
 enum Broken {
     /// No head within the time allowed.
     Late,
-    Connection(SendError),
+    Connection(TrySendError<Request<RequestBody>>),
 }
 
-/// Sends once. The clock for the head starts when the client's body has been read, and runs anew as long as it
-/// hasn't.
-async fn attempt_once(
-    exchange: &Exchange,
+pin_project! {
+    /// A request on its way, until the head of its response comes. Written out rather than an async block, which
+    /// would hold what it awaits twice: this is part of every request's future.
+    struct Attempt<'a, F> {
+        #[pin]
+        sending: F,
+        exchange: &'a Exchange,
+        timer: Timer,
+        limit: Duration,
+    }
+}
+
+impl<F> Future for Attempt<'_, F>
+where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+{
+    type Output = Result<Response<Incoming>, Broken>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(sent) = this.sending.poll(cx) {
+            return Poll::Ready(sent.map_err(Broken::Connection));
+        }
+        if this.timer.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if this.exchange.request_read() {
+            return Poll::Ready(Err(Broken::Late));
+        }
+        // The clock starts when the client's body has been read: until then it runs anew.
+        this.timer.set(*this.limit);
+        this.timer.poll(cx).map(|()| Err(Broken::Late))
+    }
+}
+
+fn attempt<'a>(
+    exchange: &'a Exchange,
     lease: &mut Lease,
     mut request: Request<RequestBody>,
-) -> Result<Response<Incoming>, Broken> {
+) -> impl Future<Output = Result<Response<Incoming>, Broken>> + use<'a> {
     adapt(&mut request, lease);
     let limit = exchange.service().service.config.timeouts.response_header;
     let timer = exchange.client().worker.timers.timer();
     timer.set(limit);
-    let mut sending = pin!(lease.send(request));
-    poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(sent.map_err(Broken::Connection));
-        }
-        if timer.poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        if exchange.request_read() {
-            return Poll::Ready(Err(Broken::Late));
-        }
-        timer.set(limit);
-        timer.poll(cx).map(|()| Err(Broken::Late))
-    })
-    .await
+    Attempt { sending: lease.send(request), exchange, timer, limit }
 }
 
 /// The request to send next, if another attempt is safe.
 fn again(
     exchange: &Exchange,
-    error: SendError,
+    mut error: TrySendError<Request<RequestBody>>,
     copy: Option<Request<RequestBody>>,
-    attempt: usize,
+    attempts: usize,
 ) -> Result<Request<RequestBody>, Failure> {
-    if let Some(unsent) = error.unsent
-        && attempt < ATTEMPTS_MAX
+    if let Some(unsent) = error.take_message()
+        && attempts < ATTEMPTS_MAX
     {
-        return Ok(*unsent);
+        return Ok(unsent);
     }
     if exchange.request_progress().is_some_and(|progress| progress.failed()) {
         return Err(Reason::RequestBroken.into());
     }
-    let copy = copy.filter(|copy| match why(&error.error) {
+    let copy = copy.filter(|copy| match why(error.error()) {
         Why::NotLookedAt => true,
         Why::Closed => copy.method().is_idempotent(),
         Why::Other => false,

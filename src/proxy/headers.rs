@@ -2,8 +2,7 @@
 //! about its client comes. Removal first, then ours, so that a client can't name ours in its `Connection`.
 
 use http::header::{CONNECTION, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::Client;
 
@@ -43,8 +42,15 @@ fn is_dropped_from_response(name: &str) -> bool {
 }
 
 /// Makes a client's request head into what any endpoint may see.
-pub fn rewrite_request(parts: &mut Parts, client: &Client) {
-    let headers = &mut parts.headers;
+pub fn rewrite_request<B>(request: &mut Request<B>, client: &Client) {
+    if let Some(authority) = request.uri().authority() {
+        // Bytes of a URI's authority are all allowed in a header.
+        if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
+            request.headers_mut().insert(HOST, host);
+        }
+        *request.uri_mut() = origin_form(request.uri());
+    }
+    let headers = request.headers_mut();
     let takes_trailers = headers.get(TE).is_some_and(names_trailers);
     remove_listed(headers);
     remove(headers, is_dropped_from_request);
@@ -53,13 +59,6 @@ pub fn rewrite_request(parts: &mut Parts, client: &Client) {
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     join_cookies(headers);
-    if let Some(authority) = parts.uri.authority() {
-        // Bytes of a URI's authority are all allowed in a header.
-        if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
-            headers.insert(HOST, host);
-        }
-        parts.uri = origin_form(&parts.uri);
-    }
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
@@ -144,7 +143,9 @@ mod tests {
 
     fn map(headers: &[(&str, &str)]) -> HeaderMap {
         let pairs = headers.iter();
-        pairs.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())).collect()
+        pairs
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
     }
 
     #[test]

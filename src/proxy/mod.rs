@@ -13,10 +13,8 @@ mod tunnel;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -28,7 +26,8 @@ pub use tunnel::Tunnel;
 use crate::model::RequestFacts;
 use crate::upstream::RequestBody;
 use exchange::Exchange;
-use reply::{Answer, Failure, Reason};
+use forward::Need;
+use reply::{Failure, Reason};
 use select::Selection;
 use upgrade::Upgrade;
 
@@ -37,11 +36,18 @@ use upgrade::Upgrade;
 /// # Errors
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let (mut parts, incoming) = request.into_parts();
-    let body = RequestBody::new(incoming);
-    let mut exchange = Exchange::begin(client, &parts, &body);
-    let answered = match route(&mut exchange, &mut parts) {
-        Ok(selection) => answer(&mut exchange, &selection, parts, body).await,
+    let mut request = request.map(RequestBody::new);
+    let mut exchange = Exchange::begin(client, &request);
+    let answered = match route(&mut exchange, &request) {
+        Ok(selection) => match rewrite(&exchange, &mut request) {
+            Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
+                .await
+                .and_then(|(response, lease)| forward::answer(&exchange, response, lease)),
+            // Boxed: rare, and large.
+            Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
+            Err(failure) => Err(failure),
+        }
+        .map(|answer| answer.with_cookie(selection.cookie)),
         Err(failure) => Err(failure),
     };
     Ok(match answered {
@@ -51,18 +57,17 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 }
 
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, parts: &mut Parts) -> Result<Selection, Failure> {
-    target::check(parts)?;
-    let host = target::host(parts);
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>) -> Result<Selection, Failure> {
+    target::check(request)?;
+    let host = target::host(request);
     let client = exchange.client();
-    let address: IpAddr = client.address.ip();
     let facts = RequestFacts {
         host: &host,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        method: &parts.method,
-        headers: &parts.headers,
-        client: address,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        method: request.method(),
+        headers: request.headers(),
+        client: client.address.ip(),
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
@@ -71,21 +76,9 @@ fn route(exchange: &mut Exchange, parts: &mut Parts) -> Result<Selection, Failur
     Ok(selection)
 }
 
-/// Passes the request on and the answer back.
-async fn answer(
-    exchange: &mut Exchange,
-    selection: &Selection,
-    mut parts: Parts,
-    body: RequestBody,
-) -> Result<Answer, Failure> {
-    let upgrade = Upgrade::asked_by(&mut parts)?;
-    headers::rewrite_request(&mut parts, exchange.client());
-    let mut answer = match upgrade {
-        None => forward::forward(exchange, Request::from_parts(parts, body)).await?,
-        Some(upgrade) => upgrade::forward(exchange, upgrade, parts).await?,
-    };
-    if let Some(cookie) = &selection.cookie {
-        answer.set_cookie(cookie.clone());
-    }
-    Ok(answer)
+/// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.
+fn rewrite(exchange: &Exchange, request: &mut Request<RequestBody>) -> Result<Option<Upgrade>, Failure> {
+    let upgrade = Upgrade::asked_by(request)?;
+    headers::rewrite_request(request, exchange.client());
+    Ok(upgrade)
 }

@@ -122,13 +122,14 @@ impl Answer {
         Self { response, opening: Some(opening) }
     }
 
-    /// A cookie that is for this client only, so no shared cache may keep the answer that carries it.
-    pub(super) fn set_cookie(&mut self, cookie: HeaderValue) {
-        let headers = self.response.headers_mut();
-        headers.append(SET_COOKIE, cookie);
-        if !headers.contains_key(CACHE_CONTROL) {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
+    pub(super) fn with_cookie(mut self, cookie: Option<HeaderValue>) -> Self {
+        if let Some(cookie) = cookie {
+            let headers = self.response.headers_mut();
+            headers.append(SET_COOKIE, cookie);
+            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
         }
+        self
     }
 
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {

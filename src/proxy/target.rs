@@ -3,26 +3,25 @@
 use std::borrow::Cow;
 
 use http::header::HOST;
-use http::request::Parts;
-use http::{Method, Version};
+use http::{Method, Request, Version};
 
 use super::reply::{Failure, Reason};
 
 /// Refuses requests that name their target in two ways or in none.
-pub(super) fn check(parts: &Parts) -> Result<(), Failure> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+    let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Reason::BadHost.into());
     }
-    let authority = parts.uri.authority();
-    match (parts.version, authority, host) {
+    let authority = request.uri().authority();
+    match (request.version(), authority, host) {
         (Version::HTTP_11, _, None) => Err(Reason::BadHost.into()),
         (Version::HTTP_2, Some(authority), Some(host)) if *host != authority.as_str() => Err(Reason::BadHost.into()),
         (Version::HTTP_2, None, None) => Err(Reason::BadHost.into()),
         _ if host.is_some_and(|host| host.to_str().is_err()) => Err(Reason::BadHost.into()),
         // Extended CONNECT (RFC 8441) is the only CONNECT a reverse proxy has a use for.
-        _ if parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none() => {
+        _ if *request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none() => {
             Err(Reason::MethodNotAllowed.into())
         }
         _ => Ok(()),
@@ -31,10 +30,10 @@ pub(super) fn check(parts: &Parts) -> Result<(), Failure> {
 
 /// The host asked for, in lower case, without port and trailing dot; empty when there is none. In a request with
 /// an absolute URI, the URI wins over the `Host` header (RFC 9112, 3.2.2).
-pub(super) fn host(parts: &Parts) -> Cow<'_, str> {
-    let named = match parts.uri.authority() {
+pub(super) fn host<B>(request: &Request<B>) -> Cow<'_, str> {
+    let named = match request.uri().authority() {
         Some(authority) => authority.as_str(),
-        None => parts.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default(),
+        None => request.headers().get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default(),
     };
     canonical(named)
 }
@@ -85,29 +84,29 @@ mod tests {
         }
     }
 
-    fn parts(version: Version, uri: &str, hosts: &[&str]) -> Parts {
+    fn request(version: Version, uri: &str, hosts: &[&str]) -> Request<()> {
         let mut request = Request::builder().version(version).uri(uri);
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap()
     }
 
     #[test]
     fn a_target_named_in_two_ways_or_none_is_refused() {
-        assert!(check(&parts(Version::HTTP_11, "/", &["a"])).is_ok());
-        assert!(check(&parts(Version::HTTP_10, "/", &[])).is_ok());
-        assert!(check(&parts(Version::HTTP_11, "/", &[])).is_err());
-        assert!(check(&parts(Version::HTTP_11, "/", &["a", "a"])).is_err());
-        assert!(check(&parts(Version::HTTP_2, "https://a/", &[])).is_ok());
-        assert!(check(&parts(Version::HTTP_2, "https://a/", &["a"])).is_ok());
-        assert!(check(&parts(Version::HTTP_2, "https://a/", &["b"])).is_err());
-        assert!(check(&parts(Version::HTTP_2, "/", &[])).is_err());
+        assert!(check(&request(Version::HTTP_11, "/", &["a"])).is_ok());
+        assert!(check(&request(Version::HTTP_10, "/", &[])).is_ok());
+        assert!(check(&request(Version::HTTP_11, "/", &[])).is_err());
+        assert!(check(&request(Version::HTTP_11, "/", &["a", "a"])).is_err());
+        assert!(check(&request(Version::HTTP_2, "https://a/", &[])).is_ok());
+        assert!(check(&request(Version::HTTP_2, "https://a/", &["a"])).is_ok());
+        assert!(check(&request(Version::HTTP_2, "https://a/", &["b"])).is_err());
+        assert!(check(&request(Version::HTTP_2, "/", &[])).is_err());
     }
 
     #[test]
     fn an_absolute_uri_wins_over_the_host_header() {
-        assert_eq!(host(&parts(Version::HTTP_11, "http://a.test/x", &["b.test"])), "a.test");
-        assert_eq!(host(&parts(Version::HTTP_11, "/x", &["B.test:80"])), "b.test");
+        assert_eq!(host(&request(Version::HTTP_11, "http://a.test/x", &["b.test"])), "a.test");
+        assert_eq!(host(&request(Version::HTTP_11, "/x", &["B.test:80"])), "b.test");
     }
 }

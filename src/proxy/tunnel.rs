@@ -84,10 +84,10 @@ impl Tunnel {
     pub(crate) async fn run(mut self, client: impl Stream, read_ahead: Bytes) {
         let endpoint = match self.endpoint {
             EndpointEnd::Http1(ref mut stream) => stream.await.ok(),
-            EndpointEnd::Http2(ref mut stream) => stream.await.ok().map(|stream| UpgradedStream {
-                stream: Box::new(TokioIo::new(stream)),
-                read_ahead: Bytes::new(),
-            }),
+            EndpointEnd::Http2(ref mut stream) => stream
+                .await
+                .ok()
+                .map(|stream| UpgradedStream { stream: Box::new(TokioIo::new(stream)), read_ahead: Bytes::new() }),
         };
         let Some(endpoint) = endpoint else {
             self.exchange.failed(Reason::ResponseBroken);

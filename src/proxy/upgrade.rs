@@ -6,8 +6,9 @@
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::request::Parts;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
@@ -32,24 +33,24 @@ pub(super) enum Upgrade {
 impl Upgrade {
     /// Takes the request to upgrade out of a head; `None` for ordinary requests. A request for h2c is ordinary:
     /// prior knowledge is the only way to HTTP/2 without TLS.
-    pub(super) fn asked_by(parts: &mut Parts) -> Result<Option<Self>, Failure> {
-        if let Some(protocol) = parts.extensions.remove::<Protocol>() {
-            let stream = parts.extensions.remove::<OnUpgrade>().ok_or(Reason::BadUpgrade)?;
+    pub(super) fn asked_by<B>(request: &mut Request<B>) -> Result<Option<Self>, Failure> {
+        if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+            let stream = request.extensions_mut().remove::<OnUpgrade>().ok_or(Reason::BadUpgrade)?;
             if protocol.as_str() != "websocket" {
                 return Err(Reason::UpgradeUnsupported.into());
             }
             return Ok(Some(Self::Http2 { stream }));
         }
-        if parts.version != Version::HTTP_11 || !has_token(&parts.headers, &CONNECTION, "upgrade") {
+        if request.version() != Version::HTTP_11 || !has_token(request.headers(), &CONNECTION, "upgrade") {
             return Ok(None);
         }
-        let Some(protocol) = parts.headers.get(UPGRADE).cloned() else { return Ok(None) };
-        if has_token(&parts.headers, &UPGRADE, "h2c") {
+        let Some(protocol) = request.headers().get(UPGRADE).cloned() else { return Ok(None) };
+        if has_token(request.headers(), &UPGRADE, "h2c") {
             return Ok(None);
         }
-        let websocket = has_token(&parts.headers, &UPGRADE, "websocket");
-        let key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
-        if websocket && (key.is_none() || parts.method != Method::GET) {
+        let websocket = has_token(request.headers(), &UPGRADE, "websocket");
+        let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
+        if websocket && (key.is_none() || *request.method() != Method::GET) {
             return Err(Reason::BadUpgrade.into());
         }
         Ok(Some(Self::Http1 { protocol, websocket_key: key.filter(|_| websocket) }))
@@ -62,32 +63,43 @@ fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool 
 }
 
 /// Forwards a request to upgrade, whose head has been rewritten. The endpoint may refuse with any ordinary answer.
-pub(super) async fn forward(exchange: &mut Exchange, upgrade: Upgrade, parts: Parts) -> Result<Answer, Failure> {
+pub(super) async fn forward(
+    exchange: &mut Exchange,
+    upgrade: Upgrade,
+    request: Request<RequestBody>,
+) -> Result<Answer, Failure> {
+    if !request.body().is_empty() {
+        return Err(Reason::BadUpgrade.into());
+    }
     match exchange.protocol() {
-        UpstreamProtocol::Http1 => to_http1(exchange, upgrade, parts).await,
-        UpstreamProtocol::Http2 => to_http2(exchange, upgrade, parts).await,
+        UpstreamProtocol::Http1 => to_http1(exchange, upgrade, request).await,
+        UpstreamProtocol::Http2 => to_http2(exchange, upgrade, request).await,
     }
 }
 
-async fn to_http1(exchange: &mut Exchange, upgrade: Upgrade, mut parts: Parts) -> Result<Answer, Failure> {
+async fn to_http1(
+    exchange: &mut Exchange,
+    upgrade: Upgrade,
+    mut request: Request<RequestBody>,
+) -> Result<Answer, Failure> {
     let (client, expected) = match upgrade {
         Upgrade::Http1 { protocol, .. } => {
-            parts.headers.insert(UPGRADE, protocol);
+            request.headers_mut().insert(UPGRADE, protocol);
             (ClientEnd::Http1, None)
         }
         Upgrade::Http2 { stream } => {
             let key = fresh_key(exchange);
-            parts.method = Method::GET;
-            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            parts.headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+            *request.method_mut() = Method::GET;
+            request.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            request.headers_mut().entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
             let expected = accept(key.as_bytes());
-            parts.headers.insert(SEC_WEBSOCKET_KEY, key);
+            request.headers_mut().insert(SEC_WEBSOCKET_KEY, key);
             (ClientEnd::Http2(stream), Some(expected))
         }
     };
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut need = Need::Upgrade(None);
-    let (response, lease) = send(exchange, Request::from_parts(parts, RequestBody::Empty), &mut need).await?;
+    let (response, lease) = send(exchange, request, &mut need).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         lease.forget_upgrade();
         return refused(exchange, response, lease, &client);
@@ -99,16 +111,19 @@ async fn to_http1(exchange: &mut Exchange, upgrade: Upgrade, mut parts: Parts) -
     Ok(Answer::switching(head, Opening { client, endpoint: EndpointEnd::Http1(switched), lease }))
 }
 
-async fn to_http2(exchange: &mut Exchange, upgrade: Upgrade, mut parts: Parts) -> Result<Answer, Failure> {
+async fn to_http2(
+    exchange: &mut Exchange,
+    upgrade: Upgrade,
+    mut request: Request<RequestBody>,
+) -> Result<Answer, Failure> {
     let (client, accepted) = match upgrade {
         Upgrade::Http1 { websocket_key: Some(key), .. } => (ClientEnd::Http1, Some(accept(key.as_bytes()))),
         Upgrade::Http1 { websocket_key: None, .. } => return Err(Reason::UpgradeUnsupported.into()),
         Upgrade::Http2 { stream } => (ClientEnd::Http2(stream), None),
     };
-    parts.method = Method::CONNECT;
-    parts.headers.remove(SEC_WEBSOCKET_KEY);
-    parts.extensions.insert(Protocol::from_static("websocket"));
-    let request = Request::from_parts(parts, RequestBody::Empty);
+    *request.method_mut() = Method::CONNECT;
+    request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
     let (mut response, lease) = send(exchange, request, &mut Need::ExtendedConnect).await?;
     if response.status() != StatusCode::OK {
         return refused(exchange, response, lease, &client);
@@ -130,7 +145,7 @@ fn refused(
     if status.is_informational() || (status.is_success() && matches!(client, ClientEnd::Http2(_))) {
         return Err(Reason::BadSwitch.into());
     }
-    Ok(answer(exchange, response, lease))
+    answer(exchange, response, lease)
 }
 
 /// The head that tells the client that HTTP ends here.
@@ -188,17 +203,17 @@ mod tests {
         assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
-    fn parts(headers: &[(&str, &str)]) -> Parts {
+    fn request(headers: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder().uri("/");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap()
     }
 
     #[test]
     fn only_a_connection_that_says_so_asks_for_an_upgrade() {
-        let asked = |headers: &[(&str, &str)]| Upgrade::asked_by(&mut parts(headers)).map(|u| u.is_some()).ok();
+        let asked = |headers: &[(&str, &str)]| Upgrade::asked_by(&mut request(headers)).map(|u| u.is_some()).ok();
         assert_eq!(asked(&[("upgrade", "foo"), ("connection", "keep-alive, Upgrade")]), Some(true));
         assert_eq!(asked(&[("upgrade", "foo")]), Some(false));
         assert_eq!(asked(&[("connection", "upgrade")]), Some(false));

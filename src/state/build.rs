@@ -45,7 +45,13 @@ impl Registry {
         Arc::new(Service::new(Arc::clone(config), backends, weights.is_some()))
     }
 
-    fn backend(&mut self, service: &ServiceName, config: &BackendConfig, wanted: Weight, resolved: &Resolved) -> Backend {
+    fn backend(
+        &mut self,
+        service: &ServiceName,
+        config: &BackendConfig,
+        wanted: Weight,
+        resolved: &Resolved,
+    ) -> Backend {
         let endpoints: Box<[Arc<Endpoint>]> = config
             .endpoints
             .iter()

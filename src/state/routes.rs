@@ -125,10 +125,8 @@ impl PathTable {
 
 impl Candidates {
     fn insert(&mut self, service: usize, route: RouteMatch) {
-        let conditions = usize::from(!route.methods.is_empty())
-            + route.headers.len()
-            + route.query.len()
-            + route.cookies.len();
+        let conditions =
+            usize::from(!route.methods.is_empty()) + route.headers.len() + route.query.len() + route.cookies.len();
         let at = self.0.partition_point(|other| other.conditions >= conditions);
         self.0.insert(at, Candidate { service, conditions, route });
     }

@@ -44,7 +44,10 @@ pub enum Change {
     Config(Arc<Config>),
     Weights(WeightsChange),
     /// Addresses of a host name, as just resolved.
-    Resolved { host: String, addresses: Vec<IpAddr> },
+    Resolved {
+        host: String,
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// All weights of one service at once.
@@ -131,7 +134,8 @@ impl Store {
         server_tls: ServerTls,
     ) -> Result<Self, Refused> {
         let mut registry = Registry::new(workers, server_tls);
-        let services = config.services.iter().map(|s| registry.service(&Arc::new(s.clone()), None, &resolved)).collect();
+        let services =
+            config.services.iter().map(|s| registry.service(&Arc::new(s.clone()), None, &resolved)).collect();
         let snapshot = Snapshot {
             version: 1,
             routes: Arc::new(routes(&config)),
@@ -270,9 +274,8 @@ fn file_weights(service: &ServiceConfig) -> Vec<(BackendName, Weight)> {
 fn checked_weights(service: &ServiceConfig, given: &[(String, f64)]) -> Result<Vec<Weight>, Refused> {
     let mut weights: Vec<Option<Weight>> = vec![None; service.backends.len()];
     for (name, value) in given {
-        let index = service.backends.iter().position(|b| b.name.as_str() == name).ok_or_else(|| Refused::NoBackend {
-            name: name.clone(),
-            known: service.backends.iter().map(|b| b.name.clone()).collect(),
+        let index = service.backends.iter().position(|b| b.name.as_str() == name).ok_or_else(|| {
+            Refused::NoBackend { name: name.clone(), known: service.backends.iter().map(|b| b.name.clone()).collect() }
         })?;
         let weight = Weight::new(*value).map_err(|e| Refused::Weight { name: name.clone(), reason: e.to_string() })?;
         if weights[index].replace(weight).is_some() {

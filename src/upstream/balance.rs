@@ -18,7 +18,7 @@ pub fn pick<'a>(
 ) -> Option<&'a Rc<LocalEndpoint>> {
     let avoided = avoid.and_then(|avoid| endpoints.iter().position(|e| Rc::ptr_eq(e, avoid)));
     match (endpoints, avoided) {
-        ([] , _) => None,
+        ([], _) => None,
         ([only], _) => Some(only),
         (_, Some(avoided)) => {
             let other = (avoided + 1 + scale(draw(), endpoints.len() - 1)) % endpoints.len();

@@ -47,11 +47,7 @@ impl RequestBody {
     /// Wraps what the client sends.
     #[must_use]
     pub fn new(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() {
-            Self::Empty
-        } else {
-            Self::Stream { incoming, progress: Rc::default() }
-        }
+        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, progress: Rc::default() } }
     }
 
     /// `None` for an empty body.

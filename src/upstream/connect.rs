@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
@@ -20,6 +20,7 @@ use super::body::RequestBody;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::pool::Http1Connection;
 use crate::executor::LocalExecutor;
+use crate::stream::HyperStream;
 
 /// Receive windows of an HTTP/2 connection to an endpoint: a stream may hold this much that a slow client
 /// hasn't taken, and the connection sixteen such streams before others wait.
@@ -146,7 +147,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (sender, connection) =
-        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(ConnectError::Http)?;
+        http1::Builder::new().handshake(HyperStream::new(stream)).await.map_err(ConnectError::Http)?;
     let upgrade = Rc::new(UpgradeSlot::default());
     tokio::task::spawn_local(drive(connection, Rc::clone(&upgrade)));
     Ok(Http1Connection { sender, upgrade })
@@ -154,7 +155,7 @@ where
 
 /// Runs a connection until it closes or stops speaking HTTP. Errors are not lost: hyper hands them to the request
 /// under way, and an idle connection's end is nobody's error.
-async fn drive<T>(mut connection: http1::Connection<TokioIo<T>, RequestBody>, upgrade: Rc<UpgradeSlot>)
+async fn drive<T>(mut connection: http1::Connection<HyperStream<T>, RequestBody>, upgrade: Rc<UpgradeSlot>)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -182,7 +183,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(stream))
+        .handshake(HyperStream::new(stream))
         .await
         .map_err(ConnectError::Http)?;
     let settings = Rc::new(Settings::default());

@@ -14,5 +14,5 @@ pub(crate) use connect::Stream;
 pub use connect::{ConnectError, UpgradedStream};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
 pub use local::LocalEndpoint;
-pub use pool::{Freshness, Lease, SendError};
+pub use pool::{Freshness, Lease};
 pub use resolve::{Resolver, resolve_once};

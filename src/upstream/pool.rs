@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
@@ -101,19 +102,14 @@ impl IdleStack {
 
     pub(super) fn expire(&mut self, now_ms: u64) {
         let timeout_ms = self.limits.idle_timeout_ms;
-        while self.idle.front().is_some_and(|(c, since)| c.sender.is_closed() || now_ms.saturating_sub(*since) >= timeout_ms)
+        while self
+            .idle
+            .front()
+            .is_some_and(|(c, since)| c.sender.is_closed() || now_ms.saturating_sub(*since) >= timeout_ms)
         {
             self.idle.pop_front();
         }
     }
-}
-
-/// Why a request got no response head.
-#[derive(Debug)]
-pub struct SendError {
-    pub error: hyper::Error,
-    /// The request, where not a byte of it was sent.
-    pub unsent: Option<Box<Request<RequestBody>>>,
 }
 
 /// Which connections a request may go out on.
@@ -162,7 +158,11 @@ impl Lease {
         let reused = idle.is_some();
         let connection = match idle {
             Some(connection) => connection,
-            None => timers.timeout(limit, open(endpoint, timers)).await.unwrap_or(Err(ConnectError::Timeout))?,
+            None => {
+                // Boxed: the large future of a rare path would be moved about with every request.
+                let opened = Box::pin(timers.timeout(limit, open(endpoint, timers))).await;
+                opened.unwrap_or(Err(ConnectError::Timeout))?
+            }
         };
         if let Connection::Http2(shared) = &connection {
             shared.streams.set(shared.streams.get() + 1);
@@ -193,20 +193,17 @@ impl Lease {
         self.timers.timeout(limit, shared.http2.settings.extended_connect()).await.is_ok()
     }
 
-    /// Sends a request and waits for the head of its response.
-    ///
-    /// # Errors
-    /// When the connection fails before that.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.connection {
-            Connection::Http1(connection) => connection.sender.try_send_request(request).await,
-            Connection::Http2(shared) => {
-                let mut sender = shared.http2.sender.clone();
-                sender.try_send_request(request).await
-            }
+    /// Sends a request; the future waits for the head of its response. The request is handed over at once, so that
+    /// the future doesn't hold it.
+    pub fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        match &mut self.connection {
+            Connection::Http1(connection) => Either::Left(connection.sender.try_send_request(request)),
+            Connection::Http2(shared) => Either::Right(shared.http2.sender.clone().try_send_request(request)),
             Connection::Returned => unreachable!("a lease is returned when its response has ended"),
-        };
-        sent.map_err(|mut e| SendError { unsent: e.take_message().map(Box::new), error: e.into_error() })
+        }
     }
 
     /// Asks for the raw stream, should the endpoint answer 101. HTTP/1 only.
