@@ -163,7 +163,9 @@ impl App {
         };
         match &outcome {
             ReloadOutcome::Applied { version, warnings } => {
-                warnings.iter().for_each(|text| warn!("{text}"));
+                for text in warnings {
+                    warn!("{text}");
+                }
                 info!(version, "configuration reloaded");
             }
             ReloadOutcome::Refused { problems } => {

@@ -62,7 +62,8 @@ impl<'a> RequestFacts<'a> {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
-            .filter_map(move |(found, value)| (found == name).then(|| value.trim_matches('"')))
+            .filter(move |(found, _)| *found == name)
+            .map(|(_, value)| value.trim_matches('"'))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The longest duration accepted: a year. Longer ones are typing errors, and the bound keeps sums of instants safe.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq)]

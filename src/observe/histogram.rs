@@ -13,7 +13,7 @@ const FIRST_OCTAVE: usize = 6;
 /// Everything from 2^26 µs (67 s) up shares the last bucket.
 const LAST_OCTAVE: usize = 26;
 /// Number of buckets, with one below and one above.
-pub const BUCKETS: usize = (LAST_OCTAVE - FIRST_OCTAVE) * PER_OCTAVE + 2;
+const BUCKETS: usize = (LAST_OCTAVE - FIRST_OCTAVE) * PER_OCTAVE + 2;
 
 /// One worker's durations.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
 
 /// A series that hasn't been written for this long, because its service or backend is gone, is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
 
 /// Renders everything that is counted.
 pub struct Renderer {

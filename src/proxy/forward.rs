@@ -114,7 +114,7 @@ pub(super) async fn send(
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
             Err(Broken::Connection(error)) => {
                 debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
-                request = again(exchange, error, copy, attempts)?;
+                request = again(exchange, *error, copy, attempts)?;
             }
         }
         if let Some(cell) = exchange.cell() {
@@ -156,7 +156,7 @@ async fn lease(
 enum Broken {
     /// No head within the time allowed.
     Late,
-    Connection(TrySendError<Request<RequestBody>>),
+    Connection(Box<TrySendError<Request<RequestBody>>>),
 }
 
 pin_project! {
@@ -180,7 +180,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(sent) = this.sending.poll(cx) {
-            return Poll::Ready(sent.map_err(Broken::Connection));
+            return Poll::Ready(sent.map_err(|error| Broken::Connection(Box::new(error))));
         }
         if this.timer.poll(cx).is_pending() {
             return Poll::Pending;

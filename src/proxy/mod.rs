@@ -79,6 +79,6 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>) -> Result<Sele
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.
 fn rewrite(exchange: &Exchange, request: &mut Request<RequestBody>) -> Result<Option<Upgrade>, Failure> {
     let upgrade = Upgrade::asked_by(request)?;
-    headers::rewrite_request(request, exchange.client());
+    rewrite_request(request, exchange.client());
     Ok(upgrade)
 }

@@ -118,8 +118,8 @@ impl PathTable {
     }
 
     fn find_regex(&self, facts: &RequestFacts<'_>) -> Option<usize> {
-        let matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(facts.path));
-        matching.filter_map(|(_, candidates)| candidates.find(facts)).next()
+        let mut matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(facts.path));
+        matching.find_map(|(_, candidates)| candidates.find(facts))
     }
 }
 

@@ -173,9 +173,9 @@ impl Store {
         let mut writer = self.writer();
         let current = self.current.load_full();
         let next = match change {
-            Change::Config(config) => writer.with_config(&current, config)?,
+            Change::Config(config) => writer.with_config(&current, &config)?,
             Change::Weights(change) => writer.with_weights(&current, &change)?,
-            Change::Resolved { host, addresses } => writer.with_resolved(&current, host, addresses),
+            Change::Resolved { host, addresses } => writer.with_resolved(&current, &host, addresses),
         };
         let version = next.version;
         let old = self.current.swap(Arc::new(next));
@@ -197,8 +197,8 @@ impl Store {
 }
 
 impl Writer {
-    fn with_config(&mut self, current: &Snapshot, config: Arc<Config>) -> Result<Snapshot, Refused> {
-        let listeners = self.registry.listeners(&config).map_err(|e| Refused::Tls(e.to_string()))?;
+    fn with_config(&mut self, current: &Snapshot, config: &Arc<Config>) -> Result<Snapshot, Refused> {
+        let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
         self.overrides.retain(|name, kept| {
             let survives = config.services.iter().any(|s| s.name == *name && kept.replaced == file_weights(s));
             if !survives {
@@ -206,12 +206,12 @@ impl Writer {
             }
             survives
         });
-        self.config = Arc::clone(&config);
+        self.config = Arc::clone(config);
         let services = config.services.iter().map(|s| self.build(&Arc::new(s.clone()))).collect();
-        self.registry.prune(&config);
+        self.registry.prune(config);
         Ok(Snapshot {
             version: current.version + 1,
-            routes: Arc::new(routes(&config)),
+            routes: Arc::new(routes(config)),
             services,
             listeners,
             timeouts: config.timeouts,
@@ -235,11 +235,11 @@ impl Writer {
         Ok(self.with_services_rebuilt(current, |service| service.name() == &config.name))
     }
 
-    fn with_resolved(&mut self, current: &Snapshot, host: String, addresses: Vec<IpAddr>) -> Snapshot {
-        self.resolved.insert(host.clone(), addresses);
+    fn with_resolved(&mut self, current: &Snapshot, host: &str, addresses: Vec<IpAddr>) -> Snapshot {
+        self.resolved.insert(host.to_owned(), addresses);
         let uses_host = |service: &Service| {
             let mut endpoints = service.config.backends.iter().flat_map(|b| &b.endpoints);
-            endpoints.any(|e| matches!(&e.host, crate::config::EndpointHost::Name(name) if *name == host))
+            endpoints.any(|e| matches!(&e.host, crate::config::EndpointHost::Name(name) if name == host))
         };
         self.with_services_rebuilt(current, uses_host)
     }

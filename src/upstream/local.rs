@@ -101,7 +101,7 @@ impl LocalEndpoint {
             latency
         } else {
             let keep = (-since.as_secs_f64() / DECAY.as_secs_f64()).exp();
-            latency + (known - latency).mul_f64(keep)
+            latency + known.saturating_sub(latency).mul_f64(keep)
         };
         self.latency.set(next);
     }
