@@ -4,11 +4,18 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
-use super::Client;
-
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What an endpoint is told about the client that a request comes from.
+#[derive(Debug, Clone)]
+pub struct ForwardedClient {
+    /// The client's address, formatted once for all of its requests.
+    pub address: HeaderValue,
+    /// The client speaks TLS to us.
+    pub secure: bool,
+}
 
 /// How often a request's head has the names that matter, counted in one pass: asking the map for each would cost a
 /// hash a name.
@@ -72,7 +79,7 @@ fn is_dropped_from_response(name: &str) -> bool {
 }
 
 /// Makes a client's request head into what any endpoint may see; `names` are the head's own.
-pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client: &Client) {
+pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client: &ForwardedClient) {
     if let Some(authority) = request.uri().authority() {
         // Bytes of a URI's authority are all allowed in a header.
         if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
@@ -98,7 +105,7 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client:
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
-    headers.insert(FORWARDED_FOR, client.forwarded_for.clone());
+    headers.insert(FORWARDED_FOR, client.address.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
 }
 

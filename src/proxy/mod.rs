@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Stage};
-pub use headers::{RequestNames, rewrite_request, rewrite_response};
+pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
 pub use tunnel::Tunnel;
 
 use crate::model::RequestFacts;
@@ -72,7 +72,8 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    let selection = select::select(&client.worker, service, &facts, client.secure).ok_or(Reason::NoBackend)?;
+    let selection =
+        select::select(&client.worker, service, &facts, client.forwarded.secure).ok_or(Reason::NoBackend)?;
     exchange.selected(index, selection.backend);
     Ok(selection)
 }
@@ -84,6 +85,6 @@ fn rewrite(
     names: RequestNames,
 ) -> Result<Option<Upgrade>, Failure> {
     let upgrade = Upgrade::asked_by(request, names)?;
-    rewrite_request(request, names, exchange.client());
+    rewrite_request(request, names, &exchange.client().forwarded);
     Ok(upgrade)
 }
