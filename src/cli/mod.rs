@@ -11,8 +11,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+pub(crate) use args::AdminArgs;
 pub use args::DemoArgs;
 use args::{Args, Command};
+pub(crate) use client::Client;
+pub(crate) use run::Signals;
+pub(crate) use weights::put_weights;
 
 use crate::config;
 
