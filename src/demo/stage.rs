@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::backends::{Backends, DEPLOYMENTS, SERVICE};
 use super::state_dir::StateDir;
 use super::traffic::{Tally, Traffic};
-use crate::app::App;
+use crate::app::{App, StartError};
 use crate::cli::CliError;
 use crate::config;
 use crate::listener::bind;
@@ -36,10 +36,7 @@ impl Stage {
     pub(super) async fn set() -> Result<Self, CliError> {
         let state_dir = StateDir::new().map_err(CliError::failed)?;
         let backends = Backends::start().map_err(CliError::failed)?;
-        let text = proxy_toml(state_dir.path(), free(PROXY_PORT), free(ADMIN_PORT), &backends.addresses);
-        let path = state_dir.path().join("proxy.toml");
-        let loaded = config::parse(&text, &path, &|_| None, None).map_err(CliError::failed)?;
-        let app = App::start(loaded.config, None).await.map_err(CliError::failed)?;
+        let app = start_proxy(&state_dir, &backends).await?;
         let listening = || CliError::failed("the proxy listens nowhere");
         let proxy = *app.addresses().first().ok_or_else(listening)?;
         let admin = app.admin().ok_or_else(listening)?;
@@ -75,10 +72,34 @@ impl Stage {
     }
 }
 
-/// `port` of this machine's own address, or any port where somebody has that one.
+/// On the usual ports as far as they are free; on any, should somebody take them in this very moment.
+async fn start_proxy(state_dir: &StateDir, backends: &Backends) -> Result<App, CliError> {
+    match try_proxy(state_dir, backends, [free(PROXY_PORT), free(ADMIN_PORT)]).await? {
+        Err(StartError::Bind(_)) => try_proxy(state_dir, backends, [local(0), local(0)]).await?,
+        started => started,
+    }
+    .map_err(CliError::failed)
+}
+
+async fn try_proxy(
+    state_dir: &StateDir,
+    backends: &Backends,
+    [proxy, admin]: [SocketAddr; 2],
+) -> Result<Result<App, StartError>, CliError> {
+    let text = proxy_toml(state_dir.path(), proxy, admin, &backends.addresses);
+    let path = state_dir.path().join("proxy.toml");
+    let loaded = config::parse(&text, &path, &|_| None, None).map_err(CliError::failed)?;
+    Ok(App::start(loaded.config, None).await)
+}
+
+/// `port`, or any where somebody has that one.
 fn free(port: u16) -> SocketAddr {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    if bind(address, 1).is_ok() { address } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+    let address = local(port);
+    if bind(address, 1).is_ok() { address } else { local(0) }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// The configuration, as anybody would write it.
