@@ -87,10 +87,12 @@ impl WorkerThread {
         let _ = self.commands.send(command).await;
     }
 
-    /// Waits until the thread has ended.
+    /// Waits until the thread has ended; at once where that is known already.
     pub async fn ended(&mut self) {
-        // The sender is dropped, never used.
-        let _ = (&mut self.ended).await;
+        if !self.ended.is_terminated() {
+            // The sender is dropped, never used.
+            let _ = (&mut self.ended).await;
+        }
     }
 
     /// Waits for the thread itself, after [`WorkerThread::ended`].
