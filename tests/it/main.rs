@@ -1,0 +1,6 @@
+//! The real process between real sockets. Each test is a sentence; it starts its own proxy in front of its own
+//! endpoints and looks at what the client got and at what the endpoint received.
+
+mod support;
+
+mod headers;

@@ -1,0 +1,41 @@
+//! What the tests are made of: the proxy as a process, endpoints that do as they are told, and raw connections.
+
+mod certificates;
+mod head;
+mod nginx;
+mod proxy;
+mod upstream;
+mod wire;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use certificates::{Authority, Pair};
+pub use head::Head;
+pub use nginx::Nginx;
+pub use proxy::{Proxy, Setup};
+pub use upstream::{Received, Refusing, Upstream};
+pub use wire::{Answer, Wire};
+
+/// What takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Waits for something that must come.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} until {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
