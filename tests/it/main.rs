@@ -3,4 +3,7 @@
 
 mod support;
 
+mod bodies;
 mod headers;
+mod http1_connections;
+mod http1_messages;

@@ -162,8 +162,9 @@ impl Proxy {
 
     /// The sum of a metric's samples whose labels contain `label`.
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
-        let request = "GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let answer = Wire::connect(self.admin()).await.exchange(request).await;
+        assert_eq!(answer.status(), 200);
         let samples = answer.text().lines().filter(|line| !line.starts_with('#') && line.contains(label));
         let values = samples.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
