@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Proxy, Setup, Upstream, Wire, eventually};
+use crate::support::{Proxy, Refusing, Setup, Upstream, Wire, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nhost: shop.test\r\n\r\n";
@@ -120,6 +120,17 @@ async fn an_idle_connection_is_closed_after_the_keep_alive_time() {
     let mut used = proxy.connect().await;
     used.exchange(GET).await;
     assert_eq!(used.to_end().await, b"");
+}
+
+#[tokio::test]
+async fn a_connection_idles_out_after_a_body_nobody_wanted() {
+    let nobody = Refusing::new();
+    let settings = "[timeouts]\nkeep_alive = \"200ms\"";
+    let proxy = Setup::new().backend(&[nobody.url()], "").settings(settings).start().await;
+    let mut client = proxy.connect().await;
+    let answer = client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n\r\nabc").await;
+    assert_eq!(answer.status(), 502);
+    assert_eq!(client.to_end().await, b"");
 }
 
 #[tokio::test]
