@@ -7,3 +7,7 @@ mod bodies;
 mod headers;
 mod http1_connections;
 mod http1_messages;
+mod http2_clients;
+mod http2_endpoints;
+mod pools;
+mod tls;

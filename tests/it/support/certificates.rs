@@ -51,7 +51,7 @@ impl Authority {
         Pair { cert: cert.pem(), key: key.serialize_pem() }
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("our own PEM is PEM");
         roots.add(certificate).expect("our own authority is one");

@@ -1,7 +1,9 @@
 //! What the tests are made of: the proxy as a process, endpoints that do as they are told, and raw connections.
 
 mod certificates;
+mod curl;
 mod head;
+pub mod http2;
 mod nginx;
 mod proxy;
 mod upstream;
@@ -12,7 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use certificates::{Authority, Pair};
+pub use certificates::{Authority, Pair, connect};
+pub use curl::curl;
 pub use head::Head;
 pub use nginx::Nginx;
 pub use proxy::{Proxy, Setup};
