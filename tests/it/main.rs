@@ -11,3 +11,4 @@ mod http2_clients;
 mod http2_endpoints;
 mod pools;
 mod tls;
+mod websockets;

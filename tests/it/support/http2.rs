@@ -4,10 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream, client, server};
 use http::{HeaderMap, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -43,6 +44,19 @@ impl Http2 {
     /// A request without a body.
     pub async fn ask(&self, request: Request<()>) -> client::ResponseFuture {
         self.start(request, true).await.0
+    }
+
+    /// Asks for a WebSocket by extended CONNECT; the stream is good for anything once the answer is 200.
+    pub async fn open_websocket(&self, target: &str) -> (Response<()>, Option<DuplexStream>) {
+        while !self.sender.is_extended_connect_protocol_enabled() {
+            tokio::time::sleep(super::POLL_INTERVAL).await;
+        }
+        let mut request = Request::connect(format!("http://shop.test{target}")).body(()).expect("a target is a target");
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        let (response, send) = self.begin(request).await;
+        let (parts, receive) = within("an answer", response).await.expect("an answer comes").into_parts();
+        let stream = (parts.status == StatusCode::OK).then(|| duplex(send, receive));
+        (Response::from_parts(parts, ()), stream)
     }
 
     async fn start(&self, request: Request<()>, ended: bool) -> (client::ResponseFuture, SendStream<Bytes>) {
@@ -107,6 +121,41 @@ impl Stream {
         let mut stream = self.respond.send_response(Response::new(()), false).expect("the stream is open");
         stream.send_data(Bytes::copy_from_slice(body.as_bytes()), true).expect("the stream is open");
     }
+
+    /// Agrees to an extended CONNECT.
+    pub fn switch(mut self) -> DuplexStream {
+        let send = self.respond.send_response(Response::new(()), false).expect("the stream is open");
+        duplex(send, self.request.into_body())
+    }
+
+    /// What extended CONNECT asks for.
+    pub fn protocol(&self) -> Option<&str> {
+        self.request.extensions().get::<Protocol>().map(Protocol::as_str)
+    }
+}
+
+/// The two halves of an HTTP/2 stream as one stream of bytes.
+fn duplex(mut send: SendStream<Bytes>, mut receive: RecvStream) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (mut reader, mut writer) = tokio::io::split(ours);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(count) = reader.read(&mut buffer).await {
+            if send.send_data(Bytes::copy_from_slice(&buffer[..count]), count == 0).is_err() || count == 0 {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(Ok(data)) = receive.data().await {
+            let _ = receive.flow_control().release_capacity(data.len());
+            if writer.write_all(&data).await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    theirs
 }
 
 /// An endpoint that speaks HTTP/2 and hands each request to `handle`.
