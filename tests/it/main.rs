@@ -4,6 +4,8 @@
 mod support;
 
 mod bodies;
+mod events;
+mod grpc;
 mod headers;
 mod http1_connections;
 mod http1_messages;
@@ -11,4 +13,5 @@ mod http2_clients;
 mod http2_endpoints;
 mod pools;
 mod tls;
+mod tunnels;
 mod websockets;
