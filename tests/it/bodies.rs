@@ -68,7 +68,7 @@ async fn a_large_answer_waits_for_a_slow_reader_outside_of_our_memory() {
             wire.head().await;
             wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await;
             pour(&mut wire, LARGE, &counter).await;
-            wire.to_end().await;
+            wire.rest().await;
         }
     })
     .await;
@@ -97,7 +97,7 @@ async fn a_large_request_waits_for_a_slow_endpoint_outside_of_our_memory() {
             gone.notified().await;
             drink(&mut wire, LARGE).await;
             wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-            wire.to_end().await;
+            wire.rest().await;
         }
     })
     .await;
@@ -135,7 +135,7 @@ async fn an_answer_cut_short_of_its_length_is_seen_to_be_cut() {
     let mut client = proxy.connect().await;
     client.send(GET).await;
     assert_eq!(client.head().await.content_length(), Some(100));
-    assert_eq!(client.to_end().await, b"only this");
+    assert_eq!(client.rest().await, b"only this");
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_chunked_answer_without_its_end_is_seen_to_be_cut() {
     let mut client = proxy.connect().await;
     client.send(GET).await;
     assert!(client.head().await.is_chunked());
-    assert_eq!(client.to_end().await, b"9\r\nonly this\r\n", "and no last chunk");
+    assert_eq!(client.rest().await, b"9\r\nonly this\r\n", "and no last chunk");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn an_answer_cut_in_its_head_is_a_502() {
 #[tokio::test]
 async fn a_request_cut_short_never_looks_whole_to_the_endpoint() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
@@ -183,7 +183,7 @@ async fn hasty(response: &'static str) -> Upstream {
     Upstream::scripted(move |mut wire: Wire, _| async move {
         wire.head().await;
         wire.send(response).await;
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await
 }

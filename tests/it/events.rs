@@ -8,8 +8,8 @@ use crate::support::http2::{Http2, collect, get};
 use crate::support::{Authority, Proxy, Setup, Upstream, Wire, eventually, within};
 
 /// Sends an event whenever told to.
-async fn source() -> (mpsc::UnboundedSender<&'static str>, Upstream) {
-    let (tell, told) = mpsc::unbounded_channel();
+async fn source() -> (mpsc::Sender<&'static str>, Upstream) {
+    let (tell, told) = mpsc::channel(8);
     let told = Arc::new(Mutex::new(told));
     let upstream = Upstream::scripted(move |mut wire: Wire, _| {
         let told = Arc::clone(&told);
@@ -41,7 +41,7 @@ async fn events_arrive_one_by_one_over_http1() {
     client.send(GET).await;
     assert_eq!(client.head().await.value("content-type"), Some("text/event-stream"));
     for event in EVENTS {
-        tell.send(event).expect("the endpoint listens");
+        tell.try_send(event).expect("the endpoint listens");
         assert_eq!(client.chunk().await, format!("data: {event}\n\n").as_bytes());
     }
     drop(tell);
@@ -58,7 +58,7 @@ async fn events_arrive_one_by_one_over_http2_and_tls() {
     let response = within("the head", client.ask(get("/")).await).await.expect("the head comes");
     let mut body = response.into_body();
     for event in EVENTS {
-        tell.send(event).expect("the endpoint listens");
+        tell.try_send(event).expect("the endpoint listens");
         let data = within("an event", body.data()).await.expect("the body goes on").expect("the stream is open");
         assert_eq!(data, format!("data: {event}\n\n"));
     }
@@ -73,9 +73,13 @@ async fn a_listener_that_leaves_ends_the_stream_at_the_endpoint() {
     let mut client = proxy.connect().await;
     client.send(GET).await;
     client.head().await;
-    tell.send("one").expect("the endpoint listens");
+    tell.try_send("one").expect("the endpoint listens");
     client.chunk().await;
     drop(client);
     // The endpoint only finds out by writing.
-    eventually("the endpoint's connection is closed", || tell.send("more").is_err() || upstream.open() == 0).await;
+    eventually("the endpoint's connection is closed", || {
+        let _ = tell.try_send("more");
+        upstream.open() == 0
+    })
+    .await;
 }

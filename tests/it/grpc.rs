@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::client::TlsStream;
 use tonic::Code;
 use tonic::codegen::Service;
-use tonic::codegen::tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic_health::pb::HealthCheckRequest;
@@ -147,11 +147,11 @@ async fn a_stream_of_answers_arrives_as_it_is_sent() {
 async fn questions_and_answers_take_turns_on_one_stream() {
     let (_server, _proxy, channels) = both_ways().await;
     for channel in channels {
-        let (ask, questions) = mpsc::unbounded_channel();
+        let (ask, questions) = mpsc::channel(8);
         let question = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
-        ask.send(question(MessageRequest::ListServices(String::new()))).expect("the stream is open");
+        ask.try_send(question(MessageRequest::ListServices(String::new()))).expect("the stream is open");
         let mut reflection = ServerReflectionClient::new(channel);
-        let calling = reflection.server_reflection_info(UnboundedReceiverStream::new(questions));
+        let calling = reflection.server_reflection_info(ReceiverStream::new(questions));
         let mut answers = within("the head", calling).await.expect("it is served").into_inner();
         let mut next = async || {
             let message = within("an answer", answers.message()).await.expect("the stream is open");
@@ -162,7 +162,7 @@ async fn questions_and_answers_take_turns_on_one_stream() {
         assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
         for _ in 0..3 {
             let symbol = MessageRequest::FileContainingSymbol("grpc.health.v1.Health".to_owned());
-            ask.send(question(symbol)).expect("the stream is open");
+            ask.try_send(question(symbol)).expect("the stream is open");
             assert!(matches!(next().await, Some(MessageResponse::FileDescriptorResponse(_))));
         }
         drop(ask);

@@ -40,7 +40,7 @@ async fn an_idle_connection_is_parked_and_woken_again_and_again() {
     let proxy = Proxy::before(&upstream).await;
     let mut client = proxy.connect().await;
     for round in 0..3 {
-        proxy.metric_becomes("tidegate_connections_parked", "", if round == 0 { 0.0 } else { 1.0 }).await;
+        proxy.metric_becomes("tidegate_connections_parked", "", u64::from(round > 0)).await;
         let answer =
             client.exchange(format!("POST /{round} HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc")).await;
         assert_eq!(answer.text(), format!("/{round}"));
@@ -54,9 +54,9 @@ async fn a_head_in_pieces_wakes_a_parked_connection_once() {
     let proxy = Proxy::before(&upstream).await;
     let mut client = proxy.connect().await;
     client.exchange(GET).await;
-    proxy.metric_becomes("tidegate_connections_parked", "", 1.0).await;
+    proxy.metric_becomes("tidegate_connections_parked", "", 1).await;
     client.send("GE").await;
-    proxy.metric_becomes("tidegate_connections_parked", "", 0.0).await;
+    proxy.metric_becomes("tidegate_connections_parked", "", 0).await;
     tokio::time::sleep(PAUSE).await;
     client.send("T /pieces HTTP/1.1\r\nhost: sh").await;
     tokio::time::sleep(PAUSE).await;
@@ -102,12 +102,12 @@ async fn a_head_that_takes_too_long_is_answered_408() {
     fresh.send("host: shop").await;
     let answer = fresh.answer().await;
     assert_eq!((answer.status(), answer.head.value("connection")), (408, Some("close")));
-    assert_eq!(fresh.to_end().await, b"");
+    assert_eq!(fresh.rest().await, b"");
 
     let mut used = proxy.connect().await;
     used.exchange(format!("{GET}GET / HT")).await;
     assert_eq!(used.answer().await.status(), 408);
-    assert_eq!(used.to_end().await, b"");
+    assert_eq!(used.rest().await, b"");
     assert_eq!(upstream.requests().len(), 1);
 }
 
@@ -116,10 +116,10 @@ async fn an_idle_connection_is_closed_after_the_keep_alive_time() {
     let upstream = echo().await;
     let proxy = before(&upstream, "keep_alive = \"200ms\"").await;
     let mut silent = proxy.connect().await;
-    assert_eq!(silent.to_end().await, b"");
+    assert_eq!(silent.rest().await, b"");
     let mut used = proxy.connect().await;
     used.exchange(GET).await;
-    assert_eq!(used.to_end().await, b"");
+    assert_eq!(used.rest().await, b"");
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_connection_idles_out_after_a_body_nobody_wanted() {
     let mut client = proxy.connect().await;
     let answer = client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n\r\nabc").await;
     assert_eq!(answer.status(), 502);
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn connection_close_is_honoured_and_said() {
     let mut client = proxy.connect().await;
     let answer = client.exchange("GET /last HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n").await;
     assert_eq!((answer.text(), answer.head.value("connection")), ("/last", Some("close")));
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
     assert_eq!(proxy.fetch("/next").await.text(), "/next");
     assert_eq!(upstream.connections(), 1, "the client's close says nothing about the endpoint's connection");
 }
@@ -154,7 +154,7 @@ async fn an_http10_client_gets_a_plain_body_and_the_end() {
     client.send("GET /old HTTP/1.0\r\n\r\n").await;
     let head = client.head().await;
     assert_eq!((head.status(), head.value("transfer-encoding")), (200, None));
-    assert_eq!(client.to_end().await, b"ok");
+    assert_eq!(client.rest().await, b"ok");
     assert_eq!(upstream.request().head.line, "GET /old HTTP/1.1");
 }
 
@@ -169,14 +169,14 @@ async fn an_http10_client_may_ask_to_stay() {
     }
     let answer = client.exchange("GET / HTTP/1.0\r\nhost: shop.test\r\n\r\n").await;
     assert_eq!(answer.text(), "ok");
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_request_with_it() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
         wire.head().await;
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
@@ -187,6 +187,6 @@ async fn a_client_that_leaves_takes_its_request_with_it() {
         drop(client);
         eventually("the endpoint's connection is closed", || upstream.open() == 0).await;
     }
-    proxy.metric_becomes("tidegate_requests_in_flight", "", 0.0).await;
+    proxy.metric_becomes("tidegate_requests_in_flight", "", 0).await;
     assert_eq!(upstream.connections(), 2);
 }

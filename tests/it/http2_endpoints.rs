@@ -133,7 +133,7 @@ async fn a_refused_stream_is_sent_again() {
     // Not idempotent, but the endpoint promises that it did nothing.
     let answer = proxy.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!((answer.status(), answer.text()), (200, "ok"));
-    proxy.metric_becomes("tidegate_upstream_replays_total", "blue", 1.0).await;
+    proxy.metric_becomes("tidegate_upstream_replays_total", "blue", 1).await;
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn leaving(finish: Arc<Notify>) -> Upstream {
                     if request.uri().path() == "/slow" {
                         finish.notified().await;
                     }
-                    Stream { request, respond, connection: 0, index: 0 }.answer("ok");
+                    Stream { request, respond, index: 0 }.answer("ok");
                 });
                 if std::mem::take(&mut first) {
                     connection.graceful_shutdown();

@@ -52,7 +52,7 @@ async fn a_request_that_meets_a_closing_connection_is_sent_again_where_that_is_s
         assert_eq!(proxy.fetch("/first").await.status(), 200);
         let answer = proxy.exchange(&format!("{method} /second HTTP/1.1\r\nhost: shop.test\r\n\r\n")).await;
         assert_eq!((answer.status(), heads.load(Ordering::SeqCst)), (status, sent), "{method}");
-        assert_eq!(proxy.metric("tidegate_upstream_replays_total", "blue").await, f64::from(status == 200), "{method}");
+        assert_eq!(proxy.metric("tidegate_upstream_replays_total", "blue").await, u64::from(status == 200), "{method}");
     }
 }
 
@@ -85,7 +85,7 @@ async fn what_an_endpoint_says_unasked_is_nobodys_answer() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
         wire.head().await;
         wire.send(format!("{OK}HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison")).await;
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
@@ -98,10 +98,10 @@ async fn what_an_endpoint_says_unasked_is_nobodys_answer() {
 async fn idle_connections_are_closed_in_time() {
     let upstream = Upstream::answering(OK).await;
     let proxy = Setup::new().backend(&[upstream.url()], "pool = { idle_timeout = \"300ms\" }").start().await;
-    let start = Instant::now();
     assert_eq!(proxy.fetch("/").await.text(), "ok");
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+    assert_eq!((upstream.connections(), upstream.open()), (1, 1));
     eventually("the idle connection is closed", || upstream.open() == 0).await;
-    assert!(start.elapsed() >= Duration::from_millis(300) && start.elapsed() < Duration::from_secs(5));
     assert_eq!(proxy.fetch("/").await.text(), "ok");
 }
 
@@ -151,7 +151,7 @@ async fn a_backend_without_a_living_endpoint_is_a_502() {
     let proxy = Setup::new().backend(&[one.url(), other.url()], "").start().await;
     let answer = proxy.fetch("/").await;
     assert_eq!((answer.status(), answer.text()), (502, "502 Bad Gateway\n"));
-    assert!(proxy.metric("tidegate_upstream_connect_errors_total", "blue").await >= 2.0);
+    assert!(proxy.metric("tidegate_upstream_connect_errors_total", "blue").await >= 2);
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_backend_whose_name_nobody_knows_is_a_503() {
 #[tokio::test]
 async fn an_endpoint_that_does_not_answer_in_time_is_a_504_and_is_let_go() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let setup = Setup::new().backend(&[upstream.url()], "");

@@ -82,9 +82,9 @@ async fn a_slow_handshake_is_given_up() {
     for sent in [&[][..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]] {
         let mut wire = Wire::connect(proxy.https()).await;
         wire.send(sent).await;
-        assert_eq!(wire.to_end().await, b"");
+        assert_eq!(wire.rest().await, b"");
     }
-    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 2.0).await;
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 2).await;
 }
 
 #[tokio::test]
@@ -92,8 +92,8 @@ async fn plain_text_on_the_tls_port_is_refused() {
     let (_authority, upstream, proxy) = secure("").await;
     let mut wire = Wire::connect(proxy.https()).await;
     wire.send(GET).await;
-    assert!(!String::from_utf8_lossy(&wire.to_end().await).contains("HTTP"));
-    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 1.0).await;
+    assert!(!String::from_utf8_lossy(&wire.rest().await).contains("HTTP"));
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 1).await;
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -103,7 +103,7 @@ async fn an_idle_tls_connection_is_parked_and_woken() {
     let mut wire = Wire::new(authority.connect(proxy.https(), "shop.test", &[]).await);
     for _ in 0..2 {
         assert_eq!(wire.exchange(GET).await.text(), "ok");
-        proxy.metric_becomes("tidegate_connections_parked", "", 1.0).await;
+        proxy.metric_becomes("tidegate_connections_parked", "", 1).await;
     }
     assert_eq!(upstream.requests().len(), 2);
 }
@@ -114,8 +114,8 @@ async fn a_client_that_closes_mid_handshake_leaves_nothing_behind() {
     let mut wire = Wire::connect(proxy.https()).await;
     wire.send([0x16, 0x03]).await;
     drop(wire);
-    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 1.0).await;
-    proxy.metric_becomes("tidegate_connections_open", "", 0.0).await;
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "", 1).await;
+    proxy.metric_becomes("tidegate_connections_open", "", 0).await;
 }
 
 /// A proxy before one HTTPS endpoint that shows `pair`, with `tls` for the backend.
@@ -167,7 +167,7 @@ async fn an_endpoint_may_ask_who_we_are() {
 #[tokio::test]
 async fn an_endpoint_that_never_finishes_its_handshake_is_a_504() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let url = upstream.url().replace("http:", "https:");

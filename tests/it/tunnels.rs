@@ -17,7 +17,7 @@ async fn echo() -> Upstream {
         let head = wire.head().await;
         assert_eq!((head.value("connection"), head.value("upgrade")), (Some("upgrade"), Some("echo/1")));
         wire.send(SWITCH).await;
-        let all = wire.to_end().await;
+        let all = wire.rest().await;
         wire.send(all).await;
     })
     .await
@@ -42,8 +42,8 @@ async fn a_client_that_has_finished_still_hears_the_endpoint() {
     client.send("first, ").await;
     client.send("second").await;
     client.finish().await;
-    assert_eq!(client.to_end().await, b"first, second");
-    proxy.metric_becomes("tidegate_tunnels_open", "", 0.0).await;
+    assert_eq!(client.rest().await, b"first, second");
+    proxy.metric_becomes("tidegate_tunnels_open", "", 0).await;
 }
 
 #[tokio::test]
@@ -52,12 +52,12 @@ async fn an_endpoint_that_has_finished_still_hears_the_client() {
         wire.head().await;
         wire.send(format!("{SWITCH}all I have to say")).await;
         wire.finish().await;
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
     let mut client = switched(&proxy).await;
-    assert_eq!(client.to_end().await, b"all I have to say");
+    assert_eq!(client.rest().await, b"all I have to say");
     client.send("a late word").await;
     let arrived = || upstream.bytes(0).ends_with(b"a late word");
     eventually("the endpoint hears it", arrived).await;
@@ -79,7 +79,7 @@ async fn what_follows_the_request_waits_for_the_101() {
     let mut client = proxy.connect().await;
     client.send(format!("{UPGRADE}early")).await;
     assert_eq!(client.head().await.status(), 101);
-    assert_eq!(client.to_end().await, b"heard");
+    assert_eq!(client.rest().await, b"heard");
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_silent_tunnel_is_closed_in_time() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         client.send("still here").await;
     }
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
     eventually("the endpoint's connection is closed", || upstream.open() == 0).await;
     assert!(upstream.bytes(0).ends_with(b"still herestill herestill here"));
 }
@@ -145,7 +145,7 @@ async fn a_silent_tunnel_is_closed_in_time() {
 async fn a_client_that_leaves_before_the_answer_leaves_no_tunnel() {
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
         wire.head().await;
-        wire.to_end().await;
+        wire.rest().await;
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
@@ -154,5 +154,5 @@ async fn a_client_that_leaves_before_the_answer_leaves_no_tunnel() {
     eventually("the request has arrived", || !upstream.bytes(0).is_empty()).await;
     drop(client);
     eventually("the endpoint's connection is closed", || upstream.open() == 0).await;
-    proxy.metric_becomes("tidegate_requests_in_flight", "", 0.0).await;
+    proxy.metric_becomes("tidegate_requests_in_flight", "", 0).await;
 }

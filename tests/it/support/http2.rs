@@ -109,8 +109,6 @@ pub async fn collect(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>
 pub struct Stream {
     pub request: Request<RecvStream>,
     pub respond: SendResponse<Bytes>,
-    /// Which of the endpoint's connections brought it, from 0.
-    pub connection: usize,
     /// Which of its connection's requests it is, from 0.
     pub index: usize,
 }
@@ -167,7 +165,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let handle = Arc::new(handle);
-    let script = move |wire: Wire, connection| {
+    let script = move |wire: Wire, _| {
         let handle = Arc::clone(&handle);
         async move {
             let mut builder = server::Builder::new();
@@ -175,7 +173,7 @@ where
             let Ok(mut accepted) = builder.handshake::<_, Bytes>(wire).await else { return };
             let mut index = 0;
             while let Some(Ok((request, respond))) = accepted.accept().await {
-                tokio::spawn(handle(Stream { request, respond, connection, index }));
+                tokio::spawn(handle(Stream { request, respond, index }));
                 index += 1;
             }
         }

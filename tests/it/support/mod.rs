@@ -18,8 +18,8 @@ pub use certificates::{Authority, Pair, connect};
 pub use curl::curl;
 pub use head::Head;
 pub use nginx::Nginx;
-pub use proxy::{Proxy, Setup};
-pub use upstream::{Received, Refusing, Upstream};
+pub use proxy::{Proxy, Setup, Signal};
+pub use upstream::{Refusing, Upstream};
 pub use wire::{Answer, Wire};
 
 /// What takes longer has failed.
@@ -28,10 +28,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits for something that must come.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
+    let waited = tokio::time::timeout(PATIENCE, future).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
 /// Waits until `condition` holds.

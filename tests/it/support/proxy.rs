@@ -160,21 +160,21 @@ impl Proxy {
         self.exchange(&format!("GET {target} HTTP/1.1\r\nhost: shop.test\r\n\r\n")).await
     }
 
-    /// The sum of a metric's samples whose labels contain `label`.
-    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+    /// The sum of a count's samples whose labels contain `label`.
+    pub async fn metric(&self, name: &str, label: &str) -> u64 {
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let answer = Wire::connect(self.admin()).await.exchange(request).await;
         assert_eq!(answer.status(), 200);
         let samples = answer.text().lines().filter(|line| !line.starts_with('#') && line.contains(label));
         let values = samples.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().expect("a sample is a number"))
+            (series.split('{').next() == Some(name)).then(|| value.parse::<u64>().expect("a count is a number"))
         });
         values.sum()
     }
 
     /// Waits until a metric is `wanted`.
-    pub async fn metric_becomes(&self, name: &str, label: &str, wanted: f64) {
+    pub async fn metric_becomes(&self, name: &str, label: &str, wanted: u64) {
         let reaching = async {
             while self.metric(name, label).await != wanted {
                 tokio::time::sleep(super::POLL_INTERVAL).await;

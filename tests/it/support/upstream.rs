@@ -19,8 +19,6 @@ use super::{Head, Wire};
 pub struct Received {
     pub head: Head,
     pub body: Vec<u8>,
-    /// Which of the endpoint's connections brought it, from 0.
-    pub connection: usize,
 }
 
 impl Received {
@@ -66,12 +64,12 @@ impl Upstream {
     ) -> Self {
         let state = Arc::new(State::default());
         let (respond, known) = (Arc::new(respond), Arc::clone(&state));
-        let script = move |mut wire: Wire, connection| {
+        let script = move |mut wire: Wire, _| {
             let (respond, known) = (Arc::clone(&respond), Arc::clone(&known));
             async move {
                 while let Some(head) = wire.next_head().await {
                     let body = wire.request_body(&head).await;
-                    let received = Received { head, body, connection };
+                    let received = Received { head, body };
                     known.requests.lock().unwrap().push(received.clone());
                     if wire.try_send(respond(&received)).await.is_err() {
                         return;

@@ -92,7 +92,7 @@ impl Wire {
         } else if matches!(head.status(), 204 | 304) || head.status() < 200 {
             (Vec::new(), Vec::new())
         } else {
-            (self.to_end().await, Vec::new())
+            (self.rest().await, Vec::new())
         };
         Answer { head, body, trailers }
     }
@@ -178,7 +178,7 @@ impl Wire {
     }
 
     /// Everything up to the end; a reset is an end, too.
-    pub async fn to_end(&mut self) -> Vec<u8> {
+    pub async fn rest(&mut self) -> Vec<u8> {
         while within("the end of the connection", self.more()).await {}
         std::mem::take(&mut self.unread)
     }
@@ -191,7 +191,7 @@ impl Wire {
 
     /// Reads once; false at the end.
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         let count = self.stream.read(&mut buffer).await.unwrap_or(0);
         self.record.lock().unwrap().extend_from_slice(&buffer[..count]);
         self.unread.extend_from_slice(&buffer[..count]);
