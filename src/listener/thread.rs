@@ -87,10 +87,13 @@ impl WorkerThread {
         let _ = self.commands.send(command).await;
     }
 
-    /// Waits until the thread has ended.
+    /// Waits until the thread has ended. Can be asked again afterwards.
     pub async fn ended(&mut self) {
-        // The sender is dropped, never used.
-        let _ = (&mut self.ended).await;
+        // A receiver that has heard its end panics when asked again.
+        if !self.ended.is_terminated() {
+            // The sender is dropped, never used.
+            let _ = (&mut self.ended).await;
+        }
     }
 
     /// Waits for the thread itself, after [`WorkerThread::ended`].

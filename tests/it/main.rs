@@ -14,6 +14,7 @@ mod http1_connections;
 mod http1_messages;
 mod http2_clients;
 mod http2_endpoints;
+mod lifecycle;
 mod pools;
 mod tls;
 mod tunnels;
