@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::io::Io;
+use crate::config::ClientTimeouts;
 use crate::proxy::{Client, Stage, serve};
 use crate::timers::Timer;
 use crate::worker::Signal;
@@ -120,8 +121,8 @@ where
         // Ours: hyper's runs while a connection idles, too.
         .header_read_timeout(None)
         .serve_connection(io, service);
-    let limit = client.worker.view().snapshot.timeouts.header_read;
-    let mut watch = Watch { client, timer, head_limit: limit, stage: Stage::Busy, told: false };
+    let timeouts = client.worker.view().snapshot.timeouts;
+    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, told: false };
     let stopped = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Stopped::Ended(ended));
@@ -176,7 +177,7 @@ enum Seen {
 struct Watch<'a> {
     client: &'a Client,
     timer: &'a Timer,
-    head_limit: Duration,
+    timeouts: ClientTimeouts,
     /// When last looked.
     stage: Stage,
     told: bool,
@@ -199,6 +200,7 @@ impl Watch<'_> {
         self.enter(stage);
         match stage {
             Stage::Busy => Poll::Pending,
+            Stage::BodyUnread => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Closed)),
             Stage::ReadingHead => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::HeadTimeout)),
             Stage::Idle => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Idle)),
         }
@@ -213,7 +215,8 @@ impl Watch<'_> {
         self.stage = stage;
         match stage {
             Stage::Busy => self.timer.clear(),
-            Stage::ReadingHead => self.timer.set(self.head_limit),
+            Stage::BodyUnread => self.timer.set(self.timeouts.keep_alive),
+            Stage::ReadingHead => self.timer.set(self.timeouts.header_read),
             Stage::Idle => self.timer.set(PARK_AFTER),
         }
     }

@@ -87,8 +87,9 @@ impl WorkerThread {
         let _ = self.commands.send(command).await;
     }
 
-    /// Waits until the thread has ended; at once where that is known already.
+    /// Waits until the thread has ended. Can be asked again afterwards.
     pub async fn ended(&mut self) {
+        // A receiver that has heard its end panics when asked again.
         if !self.ended.is_terminated() {
             // The sender is dropped, never used.
             let _ = (&mut self.ended).await;

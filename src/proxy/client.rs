@@ -60,6 +60,8 @@ pub struct Activity {
 pub enum Stage {
     /// A request is alive, or the end of an answer isn't flushed.
     Busy,
+    /// The last request was answered without reading all of its body; where the next one begins only hyper knows.
+    BodyUnread,
     /// Some bytes of the next request have come.
     ReadingHead,
     Idle,
@@ -114,8 +116,10 @@ impl Activity {
 
     #[must_use]
     pub fn stage(&self) -> Stage {
-        if self.requests.get() > 0 || self.body_open.get() || !self.flushed.get() {
+        if self.requests.get() > 0 || !self.flushed.get() {
             Stage::Busy
+        } else if self.body_open.get() {
+            Stage::BodyUnread
         } else if self.read.get() {
             Stage::ReadingHead
         } else {

@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -91,11 +93,19 @@ pub(super) struct Http2Connection {
 }
 
 /// What an HTTP/2 endpoint allows, as last heard.
+///
+/// hyper reads a connection in a task of its own, while only the future of another task can tell what was read, and
+/// that one isn't woken by it. So it is woken after each of the first few reads, with which the settings come, and
+/// after every read while somebody waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     streams_max: Cell<usize>,
     extended_connect: Cell<bool>,
     heard: Notify,
+    waiting: Cell<usize>,
+    reads: Cell<usize>,
+    /// Wakes the task that hears.
+    hearing: RefCell<Option<Waker>>,
 }
 
 impl Settings {
@@ -105,16 +115,69 @@ impl Settings {
 
     /// Waits until the endpoint says that it takes extended CONNECT; a client may not use it before (RFC 8441, 3).
     pub(super) async fn extended_connect(&self) {
+        if self.extended_connect.get() {
+            return;
+        }
+        let _waiting = Waiting::begin(&self.waiting);
+        self.progressed();
         while !self.extended_connect.get() {
             self.heard.notified().await;
         }
     }
 
-    fn hear(&self, streams_max: usize, extended_connect: bool) {
+    /// Something may have been read.
+    fn progressed(&self) {
+        const FIRST_READS: usize = 16;
+        let reads = self.reads.get();
+        self.reads.set(reads.saturating_add(1));
+        if (self.waiting.get() > 0 || reads < FIRST_READS)
+            && let Some(hearing) = self.hearing.take()
+        {
+            hearing.wake();
+        }
+    }
+
+    fn hear(&self, streams_max: usize, extended_connect: bool, cx: &Context<'_>) {
+        self.hearing.replace(Some(cx.waker().clone()));
         self.streams_max.set(streams_max);
         if extended_connect && !self.extended_connect.replace(true) {
             self.heard.notify_waiters();
         }
+    }
+}
+
+/// Counts somebody as waiting.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Spawns hyper's tasks for one HTTP/2 connection, and tells its settings of their progress.
+#[derive(Debug, Clone)]
+struct Spawner(Rc<Settings>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
+    fn execute(&self, future: F) {
+        let settings = Rc::clone(&self.0);
+        LocalExecutor.execute(async move {
+            let mut future = pin!(future);
+            poll_fn(|cx| {
+                let polled = future.as_mut().poll(cx);
+                settings.progressed();
+                polled
+            })
+            .await;
+        });
     }
 }
 
@@ -177,7 +240,8 @@ async fn http2_over<T>(stream: T) -> Result<Http2Connection, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
+    let settings = Rc::new(Settings::default());
+    let (sender, mut connection) = http2::Builder::new(Spawner(Rc::clone(&settings)))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -186,13 +250,12 @@ where
         .handshake(HyperStream::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    let settings = Rc::new(Settings::default());
-    settings.hear(connection.current_max_send_streams(), false);
+    settings.streams_max.set(connection.current_max_send_streams());
     let heard = Rc::clone(&settings);
     // As in `drive`: hyper hands errors to the requests they concern.
     tokio::task::spawn_local(poll_fn(move |cx| {
         let ended = Pin::new(&mut connection).poll(cx);
-        heard.hear(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled());
+        heard.hear(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled(), cx);
         ended.map(drop)
     }));
     Ok(Http2Connection { sender, settings })

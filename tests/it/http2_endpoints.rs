@@ -1,0 +1,205 @@
+//! Endpoints that speak HTTP/2: requests of many clients on one connection, and what an endpoint may do to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use h2::Reason;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::sync::Notify;
+
+use crate::support::http2::{Http2, Stream, collect, http2_endpoint, whole};
+use crate::support::{Authority, Proxy, Setup, Upstream, Wire, eventually};
+
+async fn before(upstream: &Upstream) -> Proxy {
+    Setup::new().backend(&[upstream.url()], "protocol = \"h2\"").start().await
+}
+
+#[tokio::test]
+async fn requests_of_many_clients_share_one_connection() {
+    let (arrived, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (counter, gate) = (Arc::clone(&arrived), Arc::clone(&go));
+    let upstream = http2_endpoint(None, move |stream| {
+        let (counter, gate) = (Arc::clone(&counter), Arc::clone(&gate));
+        async move {
+            let opened = gate.notified();
+            counter.fetch_add(1, Ordering::SeqCst);
+            opened.await;
+            let target = stream.request.uri().path().to_owned();
+            stream.answer(&target);
+        }
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let targets: Vec<String> = (0..50).map(|index| format!("/{index}")).collect();
+    let answers = join_all(targets.iter().map(|target| proxy.fetch(target)));
+    let (answers, ()) = tokio::join!(answers, async {
+        eventually("all of them are there at once", || arrived.load(Ordering::SeqCst) == 50).await;
+        go.notify_waiters();
+    });
+    for (answer, target) in answers.iter().zip(&targets) {
+        assert_eq!((answer.status(), answer.text()), (200, target.as_str()));
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn the_endpoint_sees_an_http2_request() {
+    let upstream = http2_endpoint(None, |stream| async move {
+        let (parts, headers) = (stream.request.uri().clone(), stream.request.headers());
+        assert_eq!(parts, "http://shop.test:81/a?b=1");
+        for gone in ["host", "connection", "transfer-encoding", "keep-alive"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(
+            (&headers["te"], &headers["x-forwarded-for"]),
+            (&"trailers".parse().unwrap(), &"127.0.0.1".parse().unwrap())
+        );
+        stream.answer("ok");
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let request = "GET /a?b=1 HTTP/1.1\r\nhost: shop.test:81\r\nte: trailers\r\nconnection: te, keep-alive\r\n\r\n";
+    assert_eq!(proxy.exchange(request).await.text(), "ok");
+}
+
+#[tokio::test]
+async fn an_https_endpoint_agrees_to_http2_by_alpn() {
+    let authority = Authority::new();
+    let pair = authority.pair(&["127.0.0.1"]);
+    let upstream = http2_endpoint(Some(pair.acceptor(&["h2"])), |stream| async move {
+        assert_eq!(stream.request.uri().scheme_str(), Some("https"));
+        stream.answer("ok");
+    })
+    .await;
+    let more = "protocol = \"h2\"\ntls = { ca = \"ca.pem\" }";
+    let setup = Setup::new().file("ca.pem", &authority.pem).backend(&[upstream.url()], more);
+    let proxy = setup.start().await;
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_https_endpoint_that_does_not_agree_is_a_502() {
+    let authority = Authority::new();
+    let pair = authority.pair(&["127.0.0.1"]);
+    let upstream =
+        http2_endpoint(Some(pair.acceptor(&["http/1.1"])), |stream| async move { stream.answer("ok") }).await;
+    let more = "protocol = \"h2\"\ntls = { ca = \"ca.pem\" }";
+    let proxy = Setup::new().file("ca.pem", &authority.pem).backend(&[upstream.url()], more).start().await;
+    assert_eq!(proxy.fetch("/").await.status(), 502);
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_pass_from_end_to_end() {
+    let upstream = http2_endpoint(None, |Stream { request, mut respond, .. }| async move {
+        let (body, trailers) = collect(request.into_body()).await.expect("the body ends");
+        assert_eq!(
+            (body.len(), &trailers.expect("there are trailers")["x-sum"]),
+            (300_000, &HeaderValue::from_static("1"))
+        );
+        let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+        stream.send_data(Bytes::from(body), false).expect("the stream is open");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-result", HeaderValue::from_static("fine"));
+        stream.send_trailers(trailers).expect("the stream is open");
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let client = Http2::over(proxy.connect().await).await;
+    let (response, mut body) = client.begin(Request::post("http://shop.test/").body(()).unwrap()).await;
+    body.send_data(Bytes::from(vec![b'x'; 300_000]), false).expect("the stream is open");
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("1"));
+    body.send_trailers(trailers).expect("the stream is open");
+    let (status, message) = whole(response).await;
+    assert_eq!((status.as_u16(), message.body.len()), (200, 300_000));
+    assert_eq!(message.trailers.expect("there are trailers")["x-result"], "fine");
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again() {
+    let upstream = http2_endpoint(None, |mut stream| async move {
+        match stream.index {
+            1 => stream.respond.send_reset(Reason::REFUSED_STREAM),
+            _ => stream.answer("ok"),
+        }
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+    // Not idempotent, but the endpoint promises that it did nothing.
+    let answer = proxy.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!((answer.status(), answer.text()), (200, "ok"));
+    proxy.metric_becomes("tidegate_upstream_replays_total", "blue", 1).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_otherwise_is_a_502() {
+    let upstream = http2_endpoint(None, |mut stream| async move {
+        match stream.index {
+            1 => stream.respond.send_reset(Reason::INTERNAL_ERROR),
+            _ => stream.answer("ok"),
+        }
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+    let answer = proxy.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(answer.status(), 502);
+    assert_eq!(upstream.connections(), 1);
+    assert_eq!(proxy.fetch("/").await.text(), "ok", "the connection is as good as before");
+}
+
+/// Serves requests; after the first on each connection it says GOAWAY, and finishes what is under way.
+async fn leaving(finish: Arc<Notify>) -> Upstream {
+    Upstream::scripted(move |wire: Wire, _| {
+        let finish = Arc::clone(&finish);
+        async move {
+            let mut connection = h2::server::handshake(wire).await.expect("the handshake works");
+            let mut first = true;
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                let finish = Arc::clone(&finish);
+                tokio::spawn(async move {
+                    if request.uri().path() == "/slow" {
+                        finish.notified().await;
+                    }
+                    Stream { request, respond, index: 0 }.answer("ok");
+                });
+                if std::mem::take(&mut first) {
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_endpoint_that_goes_away_finishes_and_is_asked_on_a_new_connection() {
+    let finish = Arc::new(Notify::new());
+    let upstream = leaving(Arc::clone(&finish)).await;
+    let proxy = before(&upstream).await;
+    let mut slow = proxy.connect().await;
+    slow.send("GET /slow HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
+    eventually("it is under way", || upstream.connections() == 1).await;
+    for _ in 0..10 {
+        let answer = proxy.fetch("/").await;
+        assert_eq!((answer.status(), answer.text()), (200, "ok"));
+    }
+    finish.notify_one();
+    assert_eq!(slow.answer().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_restarts_is_not_noticed_between_requests() {
+    let upstream = http2_endpoint(None, |stream| async move { stream.answer("ok") }).await;
+    let proxy = before(&upstream).await;
+    for round in 1..4 {
+        assert_eq!(proxy.fetch("/").await.text(), "ok");
+        assert_eq!(upstream.connections(), round);
+        upstream.close_all().await;
+    }
+}

@@ -1,0 +1,21 @@
+//! The real process between real sockets. Each test is a sentence; it starts its own proxy in front of its own
+//! endpoints and looks at what the client got and at what the endpoint received.
+
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "panics and prints are how a test speaks")]
+
+mod support;
+
+mod bodies;
+mod events;
+mod grpc;
+mod headers;
+mod http1_connections;
+mod http1_messages;
+mod http2_clients;
+mod http2_endpoints;
+mod lifecycle;
+mod pools;
+mod tls;
+mod tunnels;
+mod websockets;

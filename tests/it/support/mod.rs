@@ -1,0 +1,42 @@
+//! What the tests are made of: the proxy as a process, endpoints that do as they are told, and raw connections.
+
+mod certificates;
+mod curl;
+mod head;
+pub mod http2;
+mod nginx;
+mod proxy;
+mod upstream;
+mod wire;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use certificates::{Authority, Pair, connect};
+pub use curl::curl;
+pub use head::Head;
+pub use nginx::Nginx;
+pub use proxy::{Proxy, Setup, Signal};
+pub use upstream::{Refusing, Upstream};
+pub use wire::{Answer, Wire};
+
+/// What takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Waits for something that must come.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    let waited = tokio::time::timeout(PATIENCE, future).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} until {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
