@@ -4,6 +4,8 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
+use super::target::without_user;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -170,10 +172,6 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 fn names_trailers(te: &HeaderValue) -> bool {
     te.to_str().is_ok_and(|te| te.split(',').any(|token| token.trim().eq_ignore_ascii_case("trailers")))
-}
-
-fn without_user(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// Path and query alone, as HTTP/1 servers expect them.

@@ -44,17 +44,31 @@ pub(super) fn host<B>(request: &Request<B>) -> Cow<'_, str> {
 }
 
 fn canonical(authority: &str) -> Cow<'_, str> {
-    let after_user = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let without_port = match after_user.rfind(':') {
-        // The colons of an IPv6 address stand within brackets.
-        Some(colon) if !after_user[colon..].contains(']') => &after_user[..colon],
-        _ => after_user,
-    };
-    let host = without_port.strip_suffix('.').unwrap_or(without_port);
+    let without_dot = |host: &'_ str| host.len() - usize::from(host.ends_with('.'));
+    // Nearly every authority is a plain name in lower case, which one pass over its bytes shows.
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+    if authority.bytes().all(plain) {
+        return Cow::Borrowed(&authority[..without_dot(authority)]);
+    }
+    let host = without_port(without_user(authority));
+    let host = &host[..without_dot(host)];
     if host.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
         Cow::Borrowed(host)
+    }
+}
+
+/// An authority without the name and password before it, which nobody should send.
+pub(super) fn without_user(authority: &str) -> &str {
+    authority.bytes().rposition(|b| b == b'@').map_or(authority, |at| &authority[at + 1..])
+}
+
+fn without_port(host: &str) -> &str {
+    match host.bytes().rposition(|b| matches!(b, b':' | b']')) {
+        // The colons of an IPv6 address stand within brackets.
+        Some(colon) if host.as_bytes()[colon] == b':' => &host[..colon],
+        _ => host,
     }
 }
 
