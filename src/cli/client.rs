@@ -1,4 +1,4 @@
-//! Calls of the admin API, from the command line.
+//! Calls of the admin API of a running proxy.
 
 use std::time::Duration;
 
@@ -19,32 +19,29 @@ use crate::admin::view::ErrorView;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The admin API of one running proxy.
-#[derive(Debug)]
-pub(super) struct Client {
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
     address: String,
     token: Option<String>,
-    runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    pub(super) fn new(admin: &AdminArgs) -> Result<Self, CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
+    pub(crate) fn new(admin: &AdminArgs) -> Self {
         let address = admin.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Ok(Self { address, token: admin.token.clone(), runtime })
+        Self { address, token: admin.token.clone() }
     }
 
-    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.call(Method::GET, path, Bytes::new())
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.call(Method::GET, path, Bytes::new()).await
     }
 
-    pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, CliError> {
-        self.call(Method::PUT, path, body.into())
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, CliError> {
+        self.call(Method::PUT, path, body.into()).await
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
-        let (status, answer) = self
-            .runtime
-            .block_on(async { tokio::time::timeout(CALL_TIMEOUT, self.exchange(method, path, body)).await })
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
+        let (status, answer) = tokio::time::timeout(CALL_TIMEOUT, self.exchange(method, path, body))
+            .await
             .map_err(|_| self.unreachable("no answer within 10 s"))?
             .map_err(|error| self.unreachable(&error.to_string()))?;
         if status.is_success() {
@@ -61,7 +58,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(&self.address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

@@ -11,8 +11,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+pub(crate) use args::AdminArgs;
 pub use args::DemoArgs;
 use args::{Args, Command};
+pub(crate) use client::Client;
+pub(crate) use run::Signals;
+pub(crate) use weights::put_weights;
 
 use crate::config;
 
@@ -46,8 +50,8 @@ pub fn main() -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Schema => schema(),
         Command::Demo(demo) => crate::demo::run(&demo),
-        Command::Status(status) => status::run(&status),
-        Command::Weights(weights) => weights::run(&weights),
+        Command::Status(status) => block_on(status::run(&status)),
+        Command::Weights(weights) => block_on(weights::run(&weights)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut io::stdout());
             Ok(())
@@ -61,6 +65,12 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit as u8)
         }
     }
+}
+
+/// Runs a call of the admin API on a runtime of its own.
+fn block_on(call: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
+    runtime.block_on(call)
 }
 
 fn check(path: &std::path::Path) -> Result<(), CliError> {

@@ -35,14 +35,14 @@ async fn serve(config: config::Config, args: &RunArgs) -> Result<(), CliError> {
 }
 
 /// The signals that a running proxy listens to.
-struct Signals {
+pub(crate) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -50,7 +50,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.terminate.recv() => Asked::End,
@@ -61,7 +61,7 @@ impl Signals {
 
 /// What a signal asks for. Several of a kind that come while one is being done are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Reload,
     End,
 }

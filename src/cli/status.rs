@@ -13,29 +13,29 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Moves to the top left and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-pub(super) fn run(args: &StatusArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.admin)?;
+pub(super) async fn run(args: &StatusArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.admin);
     loop {
-        let page = page(&client, args)?;
+        let page = page(&client, args).await?;
         let clear = if args.watch && io::stdout().is_terminal() { CLEAR } else { "" };
         print(&format!("{clear}{}", page.trim_end()))?;
         if !args.watch {
             return Ok(());
         }
-        std::thread::sleep(WATCH_INTERVAL);
+        tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }
 
-fn page(client: &Client, args: &StatusArgs) -> Result<String, CliError> {
+async fn page(client: &Client, args: &StatusArgs) -> Result<String, CliError> {
     let json = |value: serde_json::Value| serde_json::to_string_pretty(&value).map_err(CliError::failed);
     if let Some(name) = &args.service {
         let path = format!("/v1/services/{}", segment(name));
-        return if args.json { json(client.get(&path)?) } else { Ok(service(&client.get(&path)?)) };
+        return if args.json { json(client.get(&path).await?) } else { Ok(service(&client.get(&path).await?)) };
     }
     if args.json {
-        return json(client.get("/v1/services")?);
+        return json(client.get("/v1/services").await?);
     }
-    let all: ServicesView = client.get("/v1/services")?;
+    let all: ServicesView = client.get("/v1/services").await?;
     Ok(header(&all) + &all.services.iter().map(|s| format!("\n{}", service(s))).collect::<String>())
 }
 

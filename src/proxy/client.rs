@@ -7,6 +7,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 
 use super::Tunnel;
+use super::headers::ForwardedClient;
 use crate::state::ListenerKey;
 use crate::worker::{Lifeline, Worker};
 
@@ -15,13 +16,11 @@ use crate::worker::{Lifeline, Worker};
 pub struct Client {
     pub worker: Rc<Worker>,
     pub address: SocketAddr,
-    /// The client speaks TLS to us.
-    pub secure: bool,
     pub lifeline: Rc<Lifeline>,
     pub activity: Activity,
     /// HTTP/1: what the connection becomes once its 101 is written.
     pub tunnel: RefCell<Option<Tunnel>>,
-    pub(super) forwarded_for: HeaderValue,
+    pub(super) forwarded: ForwardedClient,
 }
 
 impl Client {
@@ -33,11 +32,10 @@ impl Client {
         Rc::new(Self {
             worker,
             address,
-            secure,
             lifeline: Lifeline::new(listener),
             activity: Activity::default(),
             tunnel: RefCell::default(),
-            forwarded_for,
+            forwarded: ForwardedClient { address: forwarded_for, secure },
         })
     }
 }

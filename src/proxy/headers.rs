@@ -1,22 +1,62 @@
 //! What changes in the headers on their way: what is about one connection only goes, what tells the endpoint
 //! about its client comes. Removal first, then ours, so that a client can't name ours in its `Connection`.
 
-use http::header::{CONNECTION, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
-
-use super::Client;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What an endpoint is told about the client that a request comes from.
+#[derive(Debug, Clone)]
+pub struct ForwardedClient {
+    /// The client's address, formatted once for all of its requests.
+    pub address: HeaderValue,
+    /// The client speaks TLS to us.
+    pub secure: bool,
+}
+
+/// How often a request's head has the names that matter, counted in one pass: asking the map for each would cost a
+/// hash a name.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct RequestNames {
+    pub(super) hosts: u16,
+    pub(super) upgrades: u16,
+    pub(super) connections: u16,
+    tes: u16,
+    cookies: u16,
+    /// Those and others that don't go on.
+    dropped: u16,
+}
+
+impl RequestNames {
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        // A map holds at most 32,768 fields.
+        let mut names = Self::default();
+        for (name, _) in headers {
+            let name = name.as_str();
+            match name {
+                "host" => names.hosts += 1,
+                "cookie" => names.cookies += 1,
+                "connection" => names.connections += 1,
+                "te" => names.tes += 1,
+                "upgrade" => names.upgrades += 1,
+                _ => {}
+            }
+            names.dropped += u16::from(is_dropped_from_request(name));
+        }
+        names
+    }
+}
 
 /// Headers about the client's connection, and headers that claim what only we can know. `te` is put back for
 /// trailers; `expect` is answered by us, with a 100 as soon as the endpoint's connection takes the body.
 fn is_dropped_from_request(name: &str) -> bool {
     matches!(
         name,
-        "connection"
-            | "expect"
+        "expect"
             | "forwarded"
             | "http2-settings"
             | "keep-alive"
@@ -35,14 +75,11 @@ fn is_dropped_from_request(name: &str) -> bool {
 }
 
 fn is_dropped_from_response(name: &str) -> bool {
-    matches!(
-        name,
-        "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "transfer-encoding" | "upgrade"
-    )
+    matches!(name, "keep-alive" | "proxy-authenticate" | "proxy-connection" | "transfer-encoding" | "upgrade")
 }
 
-/// Makes a client's request head into what any endpoint may see.
-pub fn rewrite_request<B>(request: &mut Request<B>, client: &Client) {
+/// Makes a client's request head into what any endpoint may see; `names` are the head's own.
+pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client: &ForwardedClient) {
     if let Some(authority) = request.uri().authority() {
         // Bytes of a URI's authority are all allowed in a header.
         if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
@@ -51,60 +88,68 @@ pub fn rewrite_request<B>(request: &mut Request<B>, client: &Client) {
         *request.uri_mut() = origin_form(request.uri());
     }
     let headers = request.headers_mut();
-    let takes_trailers = headers.get(TE).is_some_and(names_trailers);
-    remove_listed(headers);
-    remove(headers, is_dropped_from_request);
+    let takes_trailers = names.tes > 0 && headers.get(TE).is_some_and(names_trailers);
+    if names.connections > 0 {
+        remove_connection(headers);
+    }
+    if names.dropped > 0 {
+        remove(headers, is_dropped_from_request);
+    }
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    join_cookies(headers);
+    if names.cookies > 1 {
+        join_cookies(headers);
+    }
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
-    headers.insert(FORWARDED_FOR, client.forwarded_for.clone());
+    headers.insert(FORWARDED_FOR, client.address.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
 }
 
 /// Makes an endpoint's response head into what any client may see; `date` is for endpoints without a clock.
 pub fn rewrite_response(headers: &mut HeaderMap, date: impl FnOnce() -> HeaderValue) {
-    remove_listed(headers);
-    remove(headers, is_dropped_from_response);
-    if !headers.contains_key(DATE) {
+    let (mut connection, mut dropped, mut dated) = (false, false, false);
+    for name in headers.keys() {
+        match name.as_str() {
+            "date" => dated = true,
+            "connection" => connection = true,
+            name => dropped |= is_dropped_from_response(name),
+        }
+    }
+    if connection {
+        remove_connection(headers);
+    }
+    if dropped {
+        remove(headers, is_dropped_from_response);
+    }
+    if !dated {
         headers.insert(DATE, date());
     }
 }
 
-/// Removes the headers that `Connection` names. `Host` and the headers that frame the message are not the
+/// Removes `Connection` and the headers that it names. `Host` and the headers that frame the message are not the
 /// sender's to drop.
-fn remove_listed(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
-    }
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
-        .filter_map(|token| token.parse().ok())
-        .filter(|name| !matches!(*name, HOST | http::header::CONTENT_LENGTH | TRANSFER_ENCODING | UPGRADE | TE))
+fn remove_connection(headers: &mut HeaderMap) {
+    let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    let listed: Vec<HeaderName> = lines
+        // Nearly every line is one of these two.
+        .filter(|line| !line.eq_ignore_ascii_case(b"keep-alive") && !line.eq_ignore_ascii_case(b"close"))
+        .flat_map(|line| line.split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| !matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | UPGRADE | TE))
         .collect();
+    headers.remove(CONNECTION);
     for name in listed {
         headers.remove(name);
     }
 }
 
-/// One pass over the names that are there is cheaper than asking for each that might be.
 fn remove(headers: &mut HeaderMap, dropped: impl Fn(&str) -> bool) {
-    const FOUND_MAX: usize = 16;
-    let mut found: [Option<HeaderName>; FOUND_MAX] = [const { None }; FOUND_MAX];
-    let names = headers.keys().filter(|name| dropped(name.as_str()));
-    for (slot, name) in found.iter_mut().zip(names) {
-        *slot = Some(name.clone());
-    }
-    for name in found.into_iter().flatten() {
+    // The names that can be dropped are few, so this ends soon whatever the head.
+    while let Some(name) = headers.keys().find(|name| dropped(name.as_str())).cloned() {
         headers.remove(name);
     }
 }

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Stage};
-pub use headers::{rewrite_request, rewrite_response};
+pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
 pub use tunnel::Tunnel;
 
 use crate::model::RequestFacts;
@@ -38,8 +38,9 @@ use upgrade::Upgrade;
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let mut request = request.map(RequestBody::new);
     let mut exchange = Exchange::begin(client, &request);
-    let answered = match route(&mut exchange, &request) {
-        Ok(selection) => match rewrite(&exchange, &mut request) {
+    let names = RequestNames::of(request.headers());
+    let answered = match route(&mut exchange, &request, names) {
+        Ok(selection) => match rewrite(&exchange, &mut request, names) {
             Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
                 .await
                 .and_then(|(response, lease)| forward::answer(&exchange, response, lease)),
@@ -57,8 +58,8 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 }
 
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, request: &Request<RequestBody>) -> Result<Selection, Failure> {
-    target::check(request)?;
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Selection, Failure> {
+    target::check(request, names)?;
     let host = target::host(request);
     let client = exchange.client();
     let facts = RequestFacts {
@@ -71,14 +72,19 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>) -> Result<Sele
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    let selection = select::select(&client.worker, service, &facts, client.secure).ok_or(Reason::NoBackend)?;
+    let selection =
+        select::select(&client.worker, service, &facts, client.forwarded.secure).ok_or(Reason::NoBackend)?;
     exchange.selected(index, selection.backend);
     Ok(selection)
 }
 
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.
-fn rewrite(exchange: &Exchange, request: &mut Request<RequestBody>) -> Result<Option<Upgrade>, Failure> {
-    let upgrade = Upgrade::asked_by(request)?;
-    rewrite_request(request, exchange.client());
+fn rewrite(
+    exchange: &Exchange,
+    request: &mut Request<RequestBody>,
+    names: RequestNames,
+) -> Result<Option<Upgrade>, Failure> {
+    let upgrade = Upgrade::asked_by(request, names)?;
+    rewrite_request(request, names, &exchange.client().forwarded);
     Ok(upgrade)
 }

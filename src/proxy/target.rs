@@ -5,27 +5,32 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::{Method, Request, Version};
 
+use super::headers::RequestNames;
 use super::reply::{Failure, Reason};
 
 /// Refuses requests that name their target in two ways or in none.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Failure> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), Failure> {
+    let authority = request.uri().authority();
+    let version = request.version();
+    let needed = version >= Version::HTTP_11 && (version == Version::HTTP_11 || authority.is_none());
+    if names.hosts > 1 || (needed && names.hosts == 0) {
         return Err(Reason::BadHost.into());
     }
-    let authority = request.uri().authority();
-    match (request.version(), authority, host) {
-        (Version::HTTP_11, _, None) => Err(Reason::BadHost.into()),
-        (Version::HTTP_2, Some(authority), Some(host)) if *host != authority.as_str() => Err(Reason::BadHost.into()),
-        (Version::HTTP_2, None, None) => Err(Reason::BadHost.into()),
-        _ if host.is_some_and(|host| host.to_str().is_err()) => Err(Reason::BadHost.into()),
-        // Extended CONNECT (RFC 8441) is the only CONNECT a reverse proxy has a use for.
-        _ if *request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none() => {
-            Err(Reason::MethodNotAllowed.into())
-        }
-        _ => Ok(()),
+    let host = if names.hosts == 0 { None } else { request.headers().get(HOST) };
+    if host.is_some_and(|host| host.to_str().is_err()) {
+        return Err(Reason::BadHost.into());
     }
+    if version == Version::HTTP_2
+        && let (Some(authority), Some(host)) = (authority, host)
+        && *host != authority.as_str()
+    {
+        return Err(Reason::BadHost.into());
+    }
+    // Extended CONNECT (RFC 8441) is the only CONNECT a reverse proxy has a use for.
+    if *request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none() {
+        return Err(Reason::MethodNotAllowed.into());
+    }
+    Ok(())
 }
 
 /// The host asked for, in lower case, without port and trailing dot; empty when there is none. In a request with
@@ -92,16 +97,21 @@ mod tests {
         request.body(()).unwrap()
     }
 
+    fn checked(request: &Request<()>) -> Result<(), Failure> {
+        let names = RequestNames::of(request.headers());
+        check(request, names)
+    }
+
     #[test]
     fn a_target_named_in_two_ways_or_none_is_refused() {
-        assert!(check(&request(Version::HTTP_11, "/", &["a"])).is_ok());
-        assert!(check(&request(Version::HTTP_10, "/", &[])).is_ok());
-        assert!(check(&request(Version::HTTP_11, "/", &[])).is_err());
-        assert!(check(&request(Version::HTTP_11, "/", &["a", "a"])).is_err());
-        assert!(check(&request(Version::HTTP_2, "https://a/", &[])).is_ok());
-        assert!(check(&request(Version::HTTP_2, "https://a/", &["a"])).is_ok());
-        assert!(check(&request(Version::HTTP_2, "https://a/", &["b"])).is_err());
-        assert!(check(&request(Version::HTTP_2, "/", &[])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "/", &["a"])).is_ok());
+        assert!(checked(&request(Version::HTTP_10, "/", &[])).is_ok());
+        assert!(checked(&request(Version::HTTP_11, "/", &[])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "/", &["a", "a"])).is_err());
+        assert!(checked(&request(Version::HTTP_2, "https://a/", &[])).is_ok());
+        assert!(checked(&request(Version::HTTP_2, "https://a/", &["a"])).is_ok());
+        assert!(checked(&request(Version::HTTP_2, "https://a/", &["b"])).is_err());
+        assert!(checked(&request(Version::HTTP_2, "/", &[])).is_err());
     }
 
     #[test]

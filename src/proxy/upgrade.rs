@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use super::body::Source;
 use super::exchange::Exchange;
 use super::forward::{Need, answer, send};
-use super::headers::rewrite_response;
+use super::headers::{RequestNames, rewrite_response};
 use super::reply::{Answer, Failure, Reason};
 use super::tunnel::{ClientEnd, EndpointEnd, Opening};
 use crate::config::UpstreamProtocol;
@@ -33,21 +33,26 @@ pub(super) enum Upgrade {
 impl Upgrade {
     /// Takes the request to upgrade out of a head; `None` for ordinary requests. A request for h2c is ordinary:
     /// prior knowledge is the only way to HTTP/2 without TLS.
-    pub(super) fn asked_by<B>(request: &mut Request<B>) -> Result<Option<Self>, Failure> {
-        if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+    pub(super) fn asked_by<B>(request: &mut Request<B>, names: RequestNames) -> Result<Option<Self>, Failure> {
+        if *request.method() == Method::CONNECT
+            && let Some(protocol) = request.extensions_mut().remove::<Protocol>()
+        {
             let stream = request.extensions_mut().remove::<OnUpgrade>().ok_or(Reason::BadUpgrade)?;
             if protocol.as_str() != "websocket" {
                 return Err(Reason::UpgradeUnsupported.into());
             }
             return Ok(Some(Self::Http2 { stream }));
         }
-        if request.version() != Version::HTTP_11 || !has_token(request.headers(), &CONNECTION, "upgrade") {
+        if names.upgrades == 0
+            || request.version() != Version::HTTP_11
+            || !has_token(request.headers(), &CONNECTION, "upgrade")
+        {
             return Ok(None);
         }
-        let Some(protocol) = request.headers().get(UPGRADE).cloned() else { return Ok(None) };
         if has_token(request.headers(), &UPGRADE, "h2c") {
             return Ok(None);
         }
+        let Some(protocol) = request.headers().get(UPGRADE).cloned() else { return Ok(None) };
         let websocket = has_token(request.headers(), &UPGRADE, "websocket");
         let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
         if websocket && (key.is_none() || *request.method() != Method::GET) {
@@ -213,7 +218,11 @@ mod tests {
 
     #[test]
     fn only_a_connection_that_says_so_asks_for_an_upgrade() {
-        let asked = |headers: &[(&str, &str)]| Upgrade::asked_by(&mut request(headers)).map(|u| u.is_some()).ok();
+        let asked = |headers: &[(&str, &str)]| {
+            let mut request = request(headers);
+            let names = RequestNames::of(request.headers());
+            Upgrade::asked_by(&mut request, names).map(|u| u.is_some()).ok()
+        };
         assert_eq!(asked(&[("upgrade", "foo"), ("connection", "keep-alive, Upgrade")]), Some(true));
         assert_eq!(asked(&[("upgrade", "foo")]), Some(false));
         assert_eq!(asked(&[("connection", "upgrade")]), Some(false));

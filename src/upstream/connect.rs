@@ -95,13 +95,15 @@ pub(super) struct Http2Connection {
 /// What an HTTP/2 endpoint allows, as last heard.
 ///
 /// hyper reads a connection in a task of its own, while only the future of another task can tell what was read, and
-/// that one isn't woken by it. So whoever waits has it woken after each read.
+/// that one isn't woken by it. So it is woken after each of the first few reads, with which the settings come, and
+/// after every read while somebody waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     streams_max: Cell<usize>,
     extended_connect: Cell<bool>,
     heard: Notify,
     waiting: Cell<usize>,
+    reads: Cell<usize>,
     /// Wakes the task that hears.
     hearing: RefCell<Option<Waker>>,
 }
@@ -125,7 +127,10 @@ impl Settings {
 
     /// Something may have been read.
     fn progressed(&self) {
-        if self.waiting.get() > 0
+        const FIRST_READS: usize = 16;
+        let reads = self.reads.get();
+        self.reads.set(reads.saturating_add(1));
+        if (self.waiting.get() > 0 || reads < FIRST_READS)
             && let Some(hearing) = self.hearing.take()
         {
             hearing.wake();
