@@ -86,15 +86,15 @@ pub(super) async fn send(
     mut request: Request<RequestBody>,
     need: &mut Need,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut avoid = None;
+    let mut avoid = Vec::new();
     let mut freshness = Freshness::Any;
     let mut attempts = 1;
     loop {
-        let mut lease = match lease(exchange, avoid.as_ref(), freshness).await {
+        let mut lease = match lease(exchange, &avoid, freshness).await {
             Ok(lease) => lease,
-            Err((failure, endpoint)) if attempts < ATTEMPTS_MAX && endpoint.is_some() => {
+            Err((failure, Some(endpoint))) if attempts < ATTEMPTS_MAX => {
                 debug!(reason = failure.name(), "trying another endpoint");
-                avoid = endpoint;
+                avoid.push(endpoint);
                 attempts += 1;
                 continue;
             }
@@ -128,7 +128,7 @@ pub(super) async fn send(
 /// A connection to one endpoint. On failure, the endpoint that failed, where there is another to try.
 async fn lease(
     exchange: &Exchange,
-    avoid: Option<&Rc<LocalEndpoint>>,
+    avoid: &[Rc<LocalEndpoint>],
     freshness: Freshness,
 ) -> Result<Lease, (Reason, Option<Rc<LocalEndpoint>>)> {
     let worker = &exchange.client().worker;

@@ -8,23 +8,24 @@ use tokio::time::Instant;
 use super::LocalEndpoint;
 
 /// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
-/// choice. `avoid` was tried before and is passed over
-/// when there is another. `None` when there is no endpoint.
+/// choice. Those to `avoid` were tried before and are passed over
+/// while there is another. `None` when there is no endpoint.
 #[must_use]
 pub fn pick<'a>(
     endpoints: &'a [Rc<LocalEndpoint>],
-    avoid: Option<&Rc<LocalEndpoint>>,
+    avoid: &[Rc<LocalEndpoint>],
     draw: impl FnOnce() -> u64,
 ) -> Option<&'a Rc<LocalEndpoint>> {
-    let avoided = avoid.and_then(|avoid| endpoints.iter().position(|e| Rc::ptr_eq(e, avoid)));
-    match (endpoints, avoided) {
+    let untried = |endpoint: &&Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, endpoint));
+    match (endpoints, avoid) {
         ([], _) => None,
         ([only], _) => Some(only),
-        (_, Some(avoided)) => {
-            let other = (avoided + 1 + scale(draw(), endpoints.len() - 1)) % endpoints.len();
-            Some(&endpoints[other])
+        (_, [_, ..]) => {
+            let (draw, others) = (draw(), endpoints.iter().filter(untried).count());
+            let other = endpoints.iter().filter(untried).nth(scale(draw, others));
+            other.or_else(|| endpoints.get(scale(draw, endpoints.len())))
         }
-        (_, None) => {
+        (_, []) => {
             let draw = draw();
             let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
             let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
@@ -48,7 +49,7 @@ mod tests {
     use super::super::local::tests::endpoint;
     use super::*;
 
-    fn counts(endpoints: &[Rc<LocalEndpoint>], avoid: Option<&Rc<LocalEndpoint>>) -> Vec<u32> {
+    fn counts(endpoints: &[Rc<LocalEndpoint>], avoid: &[Rc<LocalEndpoint>]) -> Vec<u32> {
         let mut rng = StdRng::seed_from_u64(3);
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..30_000 {
@@ -61,21 +62,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn equal_endpoints_get_equal_shares() {
         let endpoints: Vec<_> = (0..3).map(endpoint).collect();
-        assert!(counts(&endpoints, None).iter().all(|c| (9_500..10_500).contains(c)));
+        assert!(counts(&endpoints, &[]).iter().all(|c| (9_500..10_500).contains(c)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_most_loaded_endpoint_is_never_the_better_of_two() {
         let endpoints: Vec<_> = (0..3).map(endpoint).collect();
         (0..5).for_each(|_| endpoints[1].begin());
-        assert_eq!(counts(&endpoints, None)[1], 0);
+        assert_eq!(counts(&endpoints, &[])[1], 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_failed_this_request_is_passed_over_while_there_is_another() {
         let endpoints: Vec<_> = (0..3).map(endpoint).collect();
-        assert_eq!(counts(&endpoints, Some(&endpoints[2]))[2], 0);
-        assert!(pick(&endpoints[..1], Some(&endpoints[0]), || 0).is_some());
-        assert!(pick(&[], None, || 0).is_none());
+        let counts_after = |tried: &[Rc<LocalEndpoint>]| counts(&endpoints, tried);
+        assert_eq!(counts_after(&endpoints[2..])[2], 0);
+        assert_eq!(counts_after(&endpoints[1..]), [30_000, 0, 0]);
+        assert!(counts_after(&endpoints).iter().all(|c| (9_500..10_500).contains(c)));
+        assert!(pick(&endpoints[..1], &endpoints[..1], || 0).is_some());
+        assert!(pick(&[], &[], || 0).is_none());
     }
 }

@@ -30,7 +30,7 @@ async fn waiting(go: Arc<Notify>) -> Upstream {
 async fn the_end_waits_for_requests_and_for_nobody_else() {
     let go = Arc::new(Notify::new());
     let upstream = waiting(Arc::clone(&go)).await;
-    let mut proxy = Setup::new().workers(2).backend(&[upstream.url()], "").start().await;
+    let mut proxy = Proxy::before(&upstream).await;
     let (mut silent, mut http1) = (proxy.connect().await, proxy.connect().await);
     let http2 = Http2::over(proxy.connect().await).await;
     http1.send(GET).await;
@@ -49,14 +49,20 @@ async fn the_end_waits_for_requests_and_for_nobody_else() {
 async fn a_reload_keeps_clients_connections_and_moves_their_next_request() {
     let old = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nold").await;
     let new = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnew").await;
-    let mut proxy = Proxy::before(&old).await;
-    let mut client = proxy.connect().await;
-    assert_eq!(client.exchange(GET).await.text(), "old");
+    let mut proxy = Setup::new().workers(3).backend(&[old.url()], "").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        let mut client = proxy.connect().await;
+        assert_eq!(client.exchange(GET).await.text(), "old");
+        clients.push(client);
+    }
     proxy.rewrite(&format!("[services.shop.backends.blue]\nweight = 1\nendpoints = [{:?}]", new.url()));
     proxy.signal(Signal::HUP);
     let reloaded = || proxy.log().iter().any(|line| line["message"] == "configuration reloaded");
     eventually("the new file is in force", reloaded).await;
-    assert_eq!(client.exchange(GET).await.text(), "new");
+    for client in &mut clients {
+        assert_eq!(client.exchange(GET).await.text(), "new");
+    }
     eventually("connections to the old endpoint are closed", || old.open() == 0).await;
 }
 

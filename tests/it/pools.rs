@@ -146,6 +146,15 @@ async fn a_dead_endpoint_costs_no_request() {
 }
 
 #[tokio::test]
+async fn two_dead_endpoints_of_three_cost_no_request() {
+    let (one, other, alive) = (Refusing::new(), Refusing::new(), Upstream::answering(OK).await);
+    let proxy = Setup::new().backend(&[one.url(), other.url(), alive.url()], "").start().await;
+    for _ in 0..50 {
+        assert_eq!(proxy.fetch("/").await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_backend_without_a_living_endpoint_is_a_502() {
     let (one, other) = (Refusing::new(), Refusing::new());
     let proxy = Setup::new().backend(&[one.url(), other.url()], "").start().await;

@@ -1,5 +1,8 @@
 //! WebSockets by a real implementation, over every pair of protocols.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -7,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
 
-use crate::support::http2::{Http2, http2_endpoint};
+use crate::support::http2::{Http2, Stream, http2_endpoint};
 use crate::support::{Authority, Proxy, Setup, Upstream, Wire, eventually, within};
 
 /// Says every message again until the client closes.
@@ -129,6 +132,23 @@ async fn a_websocket_passes_over_http2_to_an_http2_endpoint() {
     http2_client(&client).await;
     nothing_stays(&proxy).await;
     assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_http2_endpoint_may_take_a_moment_to_say_that_it_knows_websockets() {
+    let upstream = Upstream::scripted(|wire: Wire, _| async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut builder = h2::server::Builder::new();
+        let handshake = builder.enable_connect_protocol().handshake::<_, Bytes>(wire);
+        let mut connection = handshake.await.expect("the handshake works");
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            let stream = Stream { request, respond, index: 0 }.switch();
+            tokio::spawn(async { echo(WebSocketStream::from_raw_socket(stream, Role::Server, None).await).await });
+        }
+    })
+    .await;
+    let (_authority, proxy) = before(&upstream, "h2").await;
+    http1_client(proxy.connect().await).await;
 }
 
 #[tokio::test]
