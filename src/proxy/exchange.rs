@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use http::header::USER_AGENT;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
@@ -31,6 +31,8 @@ pub(crate) struct Exchange {
     received: u64,
     sent: u64,
     lasting: bool,
+    /// The client speaks gRPC and reads failures in its terms.
+    is_grpc: bool,
     endpoint: Option<SocketAddr>,
     logged: Option<Box<Logged>>,
 }
@@ -71,6 +73,8 @@ impl Exchange {
             received: 0,
             sent: 0,
             lasting: false,
+            is_grpc: *request.method() == Method::POST
+                && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
             endpoint: None,
             logged,
         }
@@ -122,6 +126,10 @@ impl Exchange {
     /// All of the request has been read from the client.
     pub(super) fn request_read(&self) -> bool {
         self.request_progress.as_ref().is_none_or(|progress| progress.ended())
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.is_grpc
     }
 
     /// When the request began.

@@ -136,12 +136,8 @@ async fn lease(
     let Some(endpoint) = pick(endpoints, avoid, || worker.draw()) else { return Err((Reason::NoEndpoint, None)) };
     let limit = exchange.service().service.config.timeouts.connect;
     let leased = Lease::acquire(endpoint, &worker.timers, limit, freshness).await;
-    if let Some(cell) = exchange.cell() {
-        match &leased {
-            Ok(lease) if lease.reused() => {}
-            Ok(_) => cell.connects.add(1),
-            Err(_) => cell.connect_errors.add(1),
-        }
+    if !leased.as_ref().is_ok_and(Lease::reused) {
+        connected(exchange, endpoint, leased.is_ok());
     }
     leased.map_err(|error| {
         debug!(%error, endpoint = %endpoint.endpoint.display(), "can't connect");
@@ -151,6 +147,19 @@ async fn lease(
         };
         (reason, (endpoints.len() > 1).then(|| Rc::clone(endpoint)))
     })
+}
+
+/// Takes note of how opening a connection ended.
+fn connected(exchange: &Exchange, endpoint: &LocalEndpoint, opened: bool) {
+    if opened {
+        endpoint.accepted();
+    } else {
+        endpoint.refused(Instant::now());
+    }
+    if let Some(cell) = exchange.cell() {
+        let counter = if opened { &cell.connects } else { &cell.connect_errors };
+        counter.add(1);
+    }
 }
 
 enum Broken {

@@ -94,15 +94,38 @@ impl Failure {
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let status = self.reason.status();
         exchange.failed(self.reason);
-        exchange.answered(status);
-        let text = format!("{} {}\n", status.as_str(), status.canonical_reason().unwrap_or_default());
         let date = exchange.client().worker.date();
-        let mut response = Response::new(ResponseBody::new(Source::Whole(Bytes::from(text)), Some(exchange)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        // Counted as the failure it is, even where gRPC wraps it in a 200.
+        exchange.answered(status);
+        let mut response =
+            if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
         response
     }
+}
+
+fn plain_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
+    let text = format!("{} {}\n", status.as_str(), status.canonical_reason().unwrap_or_default());
+    let mut response = Response::new(ResponseBody::new(Source::Whole(Bytes::from(text)), Some(exchange)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A gRPC client takes any body for a message of its protocol, so it is told in a head alone ("Trailers-Only"), with
+/// the status that the protocol's mapping gives to `status`.
+fn grpc_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
+    let (code, message) = match status {
+        StatusCode::BAD_REQUEST => ("13", "bad request"),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => ("12", "no such service"),
+        _ => ("14", "no endpoint answered"),
+    };
+    let mut response = Response::new(ResponseBody::new(Source::Ended, Some(exchange)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    headers.insert("grpc-message", HeaderValue::from_static(message));
+    response
 }
 
 /// An endpoint's answer, ready for the client but for the exchange.

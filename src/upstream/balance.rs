@@ -8,32 +8,36 @@ use tokio::time::Instant;
 use super::LocalEndpoint;
 
 /// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
-/// choice. Those to `avoid` were tried before and are passed over
-/// while there is another. `None` when there is no endpoint.
+/// choice. Those to `avoid` were tried before for the same request; they, and those that couldn't be connected to a
+/// moment ago, are passed over while there is another. `None` when there is no endpoint.
 #[must_use]
 pub fn pick<'a>(
     endpoints: &'a [Rc<LocalEndpoint>],
     avoid: &[Rc<LocalEndpoint>],
     draw: impl FnOnce() -> u64,
 ) -> Option<&'a Rc<LocalEndpoint>> {
-    let untried = |endpoint: &&Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, endpoint));
-    match (endpoints, avoid) {
-        ([], _) => None,
-        ([only], _) => Some(only),
-        (_, [_, ..]) => {
-            let (draw, others) = (draw(), endpoints.iter().filter(untried).count());
-            let other = endpoints.iter().filter(untried).nth(scale(draw, others));
-            other.or_else(|| endpoints.get(scale(draw, endpoints.len())))
-        }
-        (_, []) => {
-            let draw = draw();
-            let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
-            let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
-            let (first, second) = (&endpoints[first], &endpoints[second]);
-            let now = Instant::now();
-            Some(if second.is_better_than(first, now) { second } else { first })
+    if endpoints.len() < 2 {
+        return endpoints.first();
+    }
+    let (draw, now) = (draw(), Instant::now());
+    if avoid.is_empty() {
+        let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
+        let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
+        let (first, second) = (&endpoints[first], &endpoints[second]);
+        if !first.is_held_back(now) && !second.is_held_back(now) {
+            return Some(if second.is_better_than(first, now) { second } else { first });
         }
     }
+    let untried = |e: &&'a Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, e));
+    any(endpoints.iter().filter(|e| untried(e) && !e.is_held_back(now)), draw)
+        .or_else(|| any(endpoints.iter().filter(untried), draw))
+        .or_else(|| any(endpoints.iter(), draw))
+}
+
+/// One of `candidates`, all alike.
+fn any<T>(candidates: impl Iterator<Item = T> + Clone, draw: u64) -> Option<T> {
+    let count = candidates.clone().count();
+    candidates.into_iter().nth(scale(draw, count))
 }
 
 /// Maps a uniform `u64` to 0..n without division.
@@ -81,5 +85,19 @@ mod tests {
         assert!(counts_after(&endpoints).iter().all(|c| (9_500..10_500).contains(c)));
         assert!(pick(&endpoints[..1], &endpoints[..1], || 0).is_some());
         assert!(pick(&[], &[], || 0).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_refuse_are_passed_over_while_there_is_another() {
+        let endpoints: Vec<_> = (0..4).map(endpoint).collect();
+        endpoints[0].refused(Instant::now());
+        endpoints[2].refused(Instant::now());
+        let counts = counts(&endpoints, &[]);
+        assert_eq!((counts[0], counts[2]), (0, 0));
+        assert!(counts[1] > 13_000 && counts[3] > 13_000, "{counts:?}");
+        for endpoint in &endpoints {
+            endpoint.refused(Instant::now());
+        }
+        assert!(pick(&endpoints, &[], || 0).is_some());
     }
 }

@@ -15,6 +15,9 @@ use super::pool::{IdleStack, SharedConnection};
 const DECAY: Duration = Duration::from_secs(10);
 /// What an endpoint that has answered nothing yet, but has been asked, is taken to need.
 const LATENCY_INITIAL: Duration = Duration::from_millis(10);
+/// How long an endpoint that can't be connected to is asked last, at first and at most.
+const HOLD_BACK_MIN: Duration = Duration::from_secs(1);
+const HOLD_BACK_MAX: Duration = Duration::from_secs(8);
 /// Endpoints whose latencies are within this factor are equally good: a preference for the one that happened to be
 /// a little faster would leave the other without requests.
 const LATENCY_NOISE: f64 = 2.0;
@@ -26,6 +29,8 @@ pub struct LocalEndpoint {
     in_flight: Cell<u32>,
     latency: Cell<Duration>,
     observed: Cell<Option<Instant>>,
+    /// Until when, and for how long, since the last connect failed.
+    held_back: Cell<Option<(Instant, Duration)>>,
     /// HTTP/1: idle connections.
     pub(super) idle: RefCell<IdleStack>,
     /// HTTP/2: connections, each shared by many requests.
@@ -44,6 +49,7 @@ impl LocalEndpoint {
             in_flight: Cell::new(0),
             latency: Cell::new(Duration::ZERO),
             observed: Cell::new(None),
+            held_back: Cell::new(None),
             idle: RefCell::new(IdleStack::new(pool)),
             shared: RefCell::default(),
             connecting: Cell::new(false),
@@ -90,6 +96,25 @@ impl LocalEndpoint {
             None if self.in_flight.get() == 0 => SMALLEST,
             None => LATENCY_INITIAL.as_secs_f64(),
         }
+    }
+
+    /// A connection couldn't be opened: other endpoints are asked first for a second, and twice as long each time it
+    /// happens again.
+    pub fn refused(&self, now: Instant) {
+        let before = self.held_back.get().map_or(HOLD_BACK_MIN / 2, |(_, time)| time);
+        let time = (before * 2).min(HOLD_BACK_MAX);
+        self.held_back.set(Some((now + time, time)));
+    }
+
+    /// A connection was opened.
+    pub fn accepted(&self) {
+        self.held_back.set(None);
+    }
+
+    /// Whether other endpoints are to be asked first.
+    #[must_use]
+    pub fn is_held_back(&self, now: Instant) -> bool {
+        self.held_back.get().is_some_and(|(until, _)| now < until)
     }
 
     /// Takes note of an answer's latency: a slower one counts at once, a faster one gradually (peak EWMA, as in
@@ -171,5 +196,20 @@ pub(super) mod tests {
         assert!(!one.is_better_than(&other, now) && !other.is_better_than(&one, now));
         other.begin();
         assert!(one.is_better_than(&other, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_refuses_again_and_again_is_held_back_longer_until_it_accepts() {
+        let endpoint = endpoint(1);
+        let now = Instant::now();
+        for seconds in [1, 2, 4, 8, 8] {
+            endpoint.refused(now);
+            let until = now + Duration::from_secs(seconds);
+            assert!(endpoint.is_held_back(until - Duration::from_millis(1)) && !endpoint.is_held_back(until));
+        }
+        endpoint.accepted();
+        assert!(!endpoint.is_held_back(now));
+        endpoint.refused(now);
+        assert!(!endpoint.is_held_back(now + Duration::from_secs(1)));
     }
 }

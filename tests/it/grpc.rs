@@ -27,7 +27,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as OldReflectionClient;
 
-use crate::support::{Authority, Proxy, Setup, connect, within};
+use crate::support::{Authority, Proxy, Refusing, Setup, connect, within};
 
 /// A tonic server of health and reflection; gone when dropped.
 struct Grpc {
@@ -121,6 +121,16 @@ async fn a_service_that_is_not_there_is_unimplemented() {
         let status = within("an answer", calling).await.expect_err("only the new one is served");
         assert_eq!(status.code(), Code::Unimplemented);
     }
+}
+
+#[tokio::test]
+async fn a_call_that_no_endpoint_answers_is_unavailable() {
+    let nobody = Refusing::new();
+    let proxy = Setup::new().backend(&[nobody.url()], "protocol = \"h2\"").start().await;
+    let front = Endpoint::try_from(format!("http://{}", proxy.http())).expect("a URI is a URI");
+    let mut health = HealthClient::new(within("a channel", front.connect()).await.expect("it connects"));
+    let status = within("an answer", health.check(asking("shop"))).await.expect_err("nobody answers");
+    assert_eq!(status.code(), Code::Unavailable);
 }
 
 #[tokio::test]

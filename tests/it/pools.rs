@@ -223,3 +223,17 @@ async fn nginx_may_close_its_idle_connections_whenever_it_likes() {
     assert_eq!(client.exchange("GET / HTTP/1.1\r\nhost: shop.test\r\n\r\n").await.text(), "ok\n");
     assert_eq!(nginx.access_log().lines().count(), 101);
 }
+
+#[tokio::test]
+async fn a_dead_endpoint_is_tried_now_and_then_and_not_by_every_request() {
+    let upstream = Upstream::answering(OK).await;
+    let dead = [Refusing::new(), Refusing::new()];
+    let urls = [dead[0].url(), upstream.url(), dead[1].url()];
+    let proxy = Setup::new().backend(&urls, "").start().await;
+    for _ in 0..50 {
+        assert_eq!(proxy.fetch("/").await.status(), 200);
+    }
+    // Held back for a second after each failure; fifty requests take far less.
+    let tried = proxy.metric("tidegate_upstream_connect_errors_total", "blue").await;
+    assert!((1..=10).contains(&tried), "{tried} failed connects");
+}
