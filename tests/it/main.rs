@@ -6,6 +6,7 @@
 
 mod support;
 
+mod admin;
 mod bodies;
 mod events;
 mod grpc;
@@ -15,6 +16,7 @@ mod http1_messages;
 mod http2_clients;
 mod http2_endpoints;
 mod lifecycle;
+mod metrics;
 mod pools;
 mod routing;
 mod split;

@@ -62,16 +62,16 @@ impl Exposition {
 
     /// The sum of the samples that have all of `labels`; there must be one.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let samples: Vec<_> = self.samples(name, labels).collect();
+        let samples = self.samples(name, labels);
         assert!(!samples.is_empty(), "no sample of {name} has {labels:?}");
         samples.iter().map(|sample| sample.value).sum()
     }
 
-    pub fn samples(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
-        let has = move |sample: &&Sample| {
+    pub fn samples(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
+        let has = |sample: &&Sample| {
             sample.name == name && labels.iter().all(|(l, v)| sample.labels.get(*l).is_some_and(|found| found == v))
         };
-        self.families.values().flat_map(|family| &family.samples).filter(has)
+        self.families.values().flat_map(|family| &family.samples).filter(has).collect()
     }
 
     fn check(&self) {
