@@ -128,13 +128,13 @@ async fn it_answers_while_every_worker_is_busy_with_slow_clients() {
         wire.send("GET /held HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
         held.push(wire);
     }
-    proxy.metric_becomes("tidegate_requests_in_flight", "", 100.0).await;
+    proxy.metric_becomes("tidegate_requests_in_flight", "", 100).await;
     assert_eq!(proxy.view("/v1/services/shop").await["backends"][0]["in_flight"], 100);
     gate.open();
     for wire in &mut held {
         assert_eq!(wire.answer().await.status(), 200);
     }
-    proxy.metric_becomes("tidegate_requests_in_flight", "", 0.0).await;
+    proxy.metric_becomes("tidegate_requests_in_flight", "", 0).await;
 }
 
 #[tokio::test]

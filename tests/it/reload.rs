@@ -55,8 +55,8 @@ async fn a_file_with_a_problem_is_refused_whole_and_says_why_everywhere() {
         proxy.logs(problem).await;
     }
     proxy.logs("configuration not reloaded, the old one stays in force").await;
-    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"refused\"").await, 1.0);
-    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"applied\"").await, 0.0);
+    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"refused\"").await, 1);
+    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"applied\"").await, 0);
 
     proxy.rewrite(&backend("blue", 1.0, &green));
     proxy.reload_well().await;
@@ -135,7 +135,7 @@ async fn connections_requests_and_tunnels_under_way_survive() {
     let (mut held, mut half) = (proxy.connect().await, proxy.connect().await);
     let (mut events, mut socket) = (proxy.connect().await, proxy.connect().await);
     parked.exchange(get("/", "")).await;
-    proxy.metric_becomes("tidegate_connections_parked", "", 1.0).await;
+    proxy.metric_becomes("tidegate_connections_parked", "", 1).await;
     held.send(get("/held", "")).await;
     half.send(get("/half", "")).await;
     assert_eq!(half.head().await.status(), 200);
@@ -214,8 +214,8 @@ async fn a_burst_of_signals_ends_with_the_last_file() {
         }
         reloads = now;
     }
-    assert!((1.0..=51.0).contains(&reloads), "{reloads}");
-    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"refused\"").await, 0.0);
+    assert!((1..=51).contains(&reloads), "{reloads}");
+    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"refused\"").await, 0);
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn a_removed_listener_closes_idle_connections_and_finishes_requests() {
     let mut silent = Wire::connect(address).await;
     let mut parked = Wire::connect(address).await;
     parked.exchange(get("/", "")).await;
-    proxy.metric_becomes("tidegate_connections_parked", "", 1.0).await;
+    proxy.metric_becomes("tidegate_connections_parked", "", 1).await;
     let mut idle = Wire::connect(address).await;
     idle.exchange(get("/", "")).await;
     let (mut held, mut half, mut socket) =
@@ -46,16 +46,16 @@ async fn a_removed_listener_closes_idle_connections_and_finishes_requests() {
     proxy.rewrite(&shop);
     proxy.reload_well().await;
     for wire in [&mut silent, &mut parked, &mut idle] {
-        assert_eq!(wire.to_end().await, b"");
+        assert_eq!(wire.rest().await, b"");
     }
     assert!(TcpStream::connect(address).is_err(), "new connections are refused");
     socket.assert_echo("a tunnel lasts").await;
     gate.open();
     let answer = held.answer().await;
     assert_eq!((answer.status(), answer.head.value("connection")), (200, Some("close")));
-    assert_eq!(held.to_end().await, b"");
+    assert_eq!(held.rest().await, b"");
     assert_eq!(half.bytes(10).await, b"firstafter");
-    assert_eq!(half.to_end().await, b"");
+    assert_eq!(half.rest().await, b"");
     let answer = other.exchange(get("/", "")).await;
     assert_eq!(answer.head.value("connection"), None, "the listener that stays isn't touched");
 
@@ -139,6 +139,6 @@ async fn new_timeouts_hold_for_connections_that_are_open() {
     proxy.rewrite(&format!("{shop}[timeouts]\nkeep_alive = \"100ms\"\n"));
     proxy.reload_well().await;
     client.exchange(get("/", "")).await;
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
     eventually("its endpoint's connection idles out", || blue.open() == 0).await;
 }

@@ -57,8 +57,8 @@ impl Proxy {
     pub async fn reload(&self) -> bool {
         let before = self.reloads().await;
         self.signal(Signal::HUP);
-        self.reloads_become(before + 1.0).await;
-        self.metric("tidegate_last_reload_successful", "").await == 1.0
+        self.reloads_become(before + 1).await;
+        self.metric("tidegate_last_reload_successful", "").await == 1
     }
 
     /// The same, where it must be applied.
@@ -67,11 +67,11 @@ impl Proxy {
     }
 
     /// Reloads so far, refused ones included.
-    pub async fn reloads(&self) -> f64 {
+    pub async fn reloads(&self) -> u64 {
         self.metric("tidegate_reloads_total", "").await
     }
 
-    async fn reloads_become(&self, wanted: f64) {
+    async fn reloads_become(&self, wanted: u64) {
         let reaching = async {
             while self.reloads().await < wanted {
                 tokio::time::sleep(super::POLL_INTERVAL).await;

@@ -23,6 +23,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Its value, which must be a whole number.
+    pub fn count(&self) -> u64 {
+        assert!(self.value >= 0.0 && self.value.fract().abs() < f64::EPSILON, "{self:?}");
+        self.value as u64
+    }
+
     fn without(&self, label: &str) -> BTreeMap<String, String> {
         self.labels.iter().filter(|(name, _)| *name != label).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
@@ -60,11 +66,11 @@ impl Exposition {
         read
     }
 
-    /// The sum of the samples that have all of `labels`; there must be one.
-    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    /// The sum of the samples that have all of `labels`; there must be one, and all are whole numbers.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let samples = self.samples(name, labels);
         assert!(!samples.is_empty(), "no sample of {name} has {labels:?}");
-        samples.iter().map(|sample| sample.value).sum()
+        samples.iter().map(|sample| sample.count()).sum()
     }
 
     pub fn samples(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
