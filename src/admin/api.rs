@@ -1,7 +1,7 @@
 //! The calls. GET never changes anything.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -35,6 +35,18 @@ impl From<Refused> for ApiError {
     }
 }
 
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self { status: rejection.status(), error: rejection.body_text() }
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self { status: rejection.status(), error: rejection.body_text() }
+    }
+}
+
 /// `GET /v1/services`
 pub(super) async fn services(State(admin): State<Admin>) -> Json<ServicesView> {
     Json(ServicesView::new(&admin.store.current(), &admin.process))
@@ -43,27 +55,32 @@ pub(super) async fn services(State(admin): State<Admin>) -> Json<ServicesView> {
 /// `GET /v1/services/{service}`
 pub(super) async fn service(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ServiceView>, ApiError> {
-    let snapshot = admin.store.current();
-    let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
-    let service = snapshot.service(&name).ok_or_else(|| Refused::NoService { name: name.clone(), known: known() })?;
-    Ok(Json(ServiceView::new(service)))
+    let Path(name) = name?;
+    view(&admin, &name)
 }
 
 /// `PUT /v1/services/{service}/weights`: all weights at once. Once this has answered, the next request on every
 /// worker sees them.
 pub(super) async fn put_weights(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     body: Result<Json<WeightsBody>, JsonRejection>,
 ) -> Result<Json<ServiceView>, ApiError> {
-    let Json(WeightsBody(weights)) =
-        body.map_err(|rejection| ApiError { status: rejection.status(), error: rejection.body_text() })?;
+    let Path(name) = name?;
+    let Json(WeightsBody(weights)) = body?;
     let change = WeightsChange { service: name.clone(), weights };
     let version = admin.store.apply(Change::Weights(change.clone()))?;
     info!(service = %name, weights = ?change.weights, version, "weights changed");
-    service(State(admin), Path(name)).await
+    view(&admin, &name)
+}
+
+fn view(admin: &Admin, name: &str) -> Result<Json<ServiceView>, ApiError> {
+    let snapshot = admin.store.current();
+    let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
+    let service = snapshot.service(name).ok_or_else(|| Refused::NoService { name: name.to_owned(), known: known() })?;
+    Ok(Json(ServiceView::new(service)))
 }
 
 /// `GET /metrics`

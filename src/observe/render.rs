@@ -1,52 +1,41 @@
 //! The text that Prometheus scrapes.
 //!
 //! Counters and gauges go through the `metrics` facade into its exporter, as absolute values at each scrape, so
-//! that the request path never meets them. Histograms are rendered here and appended: the exporter's own would
-//! have to be fed one observation at a time.
+//! that the request path never meets them. Each page has a recorder of its own: one that lived on would go on
+//! showing backends that are gone, and would not let a counter that starts anew fall. Histograms are rendered here
+//! and appended: the exporter's own would have to be fed one observation at a time.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Label, counter, gauge, with_local_recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::{BackendTotals, CodeClass, HistogramTotals, ProcessMetrics};
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
 
-/// A series that hasn't been written for this long, because its service or backend is gone, is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
-
 /// Renders everything that is counted.
+#[derive(Debug)]
 pub struct Renderer {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
     process: Arc<ProcessMetrics>,
-}
-
-impl std::fmt::Debug for Renderer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renderer").finish_non_exhaustive()
-    }
 }
 
 impl Renderer {
     #[must_use]
     pub fn new(process: Arc<ProcessMetrics>) -> Self {
-        let builder = PrometheusBuilder::new().idle_timeout(metrics_util::MetricKindMask::ALL, Some(FORGOTTEN_AFTER));
-        let recorder = builder.build_recorder();
-        let handle = recorder.handle();
-        with_local_recorder(&recorder, describe);
-        Self { recorder, handle, process }
+        Self { process }
     }
 
     /// The whole page.
     #[must_use]
     pub fn render(&self, snapshot: &Snapshot) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
         let mut histograms = Histograms::default();
-        with_local_recorder(&self.recorder, || {
+        with_local_recorder(&recorder, || {
+            describe();
             self.process(snapshot);
             for service in &snapshot.services {
                 for backend in &service.backends {
@@ -56,8 +45,7 @@ impl Renderer {
                 }
             }
         });
-        self.handle.run_upkeep();
-        let mut page = self.handle.render();
+        let mut page = recorder.handle().render();
         histograms.write(&mut page);
         page
     }

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod admin;
 mod bodies;
 mod events;
 mod grpc;
@@ -15,7 +16,16 @@ mod http1_messages;
 mod http2_clients;
 mod http2_endpoints;
 mod lifecycle;
+mod metrics;
 mod pools;
+mod reload;
+mod reload_certificates;
+mod reload_listeners;
+mod reload_under_load;
+mod routing;
+mod split;
+mod sticky;
 mod tls;
 mod tunnels;
 mod websockets;
+mod weights;

@@ -1,9 +1,14 @@
 //! What the tests are made of: the proxy as a process, endpoints that do as they are told, and raw connections.
 
+mod api;
 mod certificates;
+mod command;
 mod curl;
+mod exposition;
+mod gate;
 mod head;
 pub mod http2;
+mod load;
 mod nginx;
 mod proxy;
 mod upstream;
@@ -14,17 +19,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use api::{OK, backend, get, named};
 pub use certificates::{Authority, Pair, connect};
+pub use command::{Ran, tidegate};
 pub use curl::curl;
+pub use exposition::Exposition;
+pub use gate::Gate;
 pub use head::Head;
-pub use nginx::Nginx;
+pub use load::Load;
+pub use nginx::{Nginx, free_address};
 pub use proxy::{Proxy, Setup, Signal};
 pub use upstream::{Refusing, Upstream};
 pub use wire::{Answer, Wire};
 
 /// What takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits for something that must come.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {

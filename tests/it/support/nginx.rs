@@ -71,7 +71,7 @@ server {{ {server} }}
 }
 
 /// nginx can't say which port it got, so one that is free now has to do.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
     listener.local_addr().expect("a bound socket has an address")
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
@@ -15,6 +16,9 @@ use tempfile::TempDir;
 
 use super::{Answer, Pair, Upstream, Wire, eventually};
 
+/// The unit of times in /proc: Linux shows a hundred a second on every architecture of today.
+const TICK: Duration = Duration::from_millis(10);
+
 /// How a proxy shall be started.
 pub struct Setup {
     folder: TempDir,
@@ -22,13 +26,18 @@ pub struct Setup {
     /// Of the TLS listener; without any there is none.
     pairs: Vec<(String, String)>,
     top: String,
+    /// More keys of `[admin]`.
+    admin: String,
     settings: String,
+    /// What the command is run by.
+    wrapper: Vec<String>,
 }
 
 impl Setup {
     pub fn new() -> Self {
         let folder = TempDir::new().expect("there is room for temporary files");
-        Self { folder, workers: 1, pairs: Vec::new(), top: String::new(), settings: String::new() }
+        let (top, admin, settings) = Default::default();
+        Self { folder, workers: 1, pairs: Vec::new(), top, admin, settings, wrapper: Vec::new() }
     }
 
     /// One unless said otherwise, so that what depends on chance doesn't.
@@ -58,6 +67,23 @@ impl Setup {
         self
     }
 
+    /// Adds a line to `[admin]`.
+    pub fn admin(mut self, line: &str) -> Self {
+        writeln!(self.admin, "{line}").expect("a string takes text");
+        self
+    }
+
+    /// Runs the proxy by another command, which must become it.
+    pub fn run_by(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// The folder of proxy.toml.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Adds tables to proxy.toml: services, timeouts and whatever else.
     pub fn settings(mut self, text: &str) -> Self {
         writeln!(self.settings, "{text}").expect("a string takes text");
@@ -73,7 +99,10 @@ impl Setup {
     pub async fn start(self) -> Proxy {
         let config = self.folder.path().join("proxy.toml");
         fs::write(&config, self.text()).expect("the folder is ours");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let mut command = self.wrapper.clone();
+        command.push(env!("CARGO_BIN_EXE_tidegate").to_owned());
+        let mut process = Command::new(&command[0])
+            .args(&command[1..])
             .args(["run", "--workers", &self.workers.to_string(), "--config"])
             .arg(&config)
             .env_remove("RUST_LOG")
@@ -102,11 +131,11 @@ impl Setup {
             0 => String::new(),
             _ => format!("[[listeners]]\naddress = \"127.0.0.1:0\"\ntls = [{pairs}]\n"),
         };
-        let (top, settings) = (&self.top, &self.settings);
+        let Self { top, admin, settings, .. } = self;
         format!(
             "state_dir = \"state\"\n{top}
 [log]\nformat = \"json\"\nfilter = \"info,tidegate=debug\"
-[admin]\naddress = \"127.0.0.1:0\"
+[admin]\naddress = \"127.0.0.1:0\"\n{admin}
 [[listeners]]\naddress = \"127.0.0.1:0\"\n{secure}{settings}"
         )
     }
@@ -206,6 +235,15 @@ impl Proxy {
         line.trim().trim_end_matches(" kB").parse().expect("a size is a number")
     }
 
+    /// Time on any processor so far.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("it runs");
+        let (_, after_name) = stat.rsplit_once(") ").expect("the name is in parentheses");
+        let ticks =
+            after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("ticks are a number"));
+        ticks.sum::<u32>() * TICK
+    }
+
     /// What it logged so far, by line.
     pub fn log(&self) -> Vec<Value> {
         self.log.lines()
@@ -227,7 +265,7 @@ impl Proxy {
         fs::write(self.folder().join("proxy.toml"), self.setup.text()).expect("the folder is ours");
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 }

@@ -1,14 +1,14 @@
 //! A raw connection, from either end: what is sent is exactly what the test says, what came is exactly what came.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Head, within};
 
@@ -46,6 +46,15 @@ impl Answer {
 impl Wire {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.expect("connecting works");
+        stream.set_nodelay(true).expect("the socket is open");
+        Self::new(stream)
+    }
+
+    /// Connects as a client at another address of this machine, of which 127.0.0.0/8 has many.
+    pub async fn connect_from(client: Ipv4Addr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("there are sockets");
+        socket.bind((client, 0).into()).expect("the address is this machine's");
+        let stream = within("a connection", socket.connect(address)).await.expect("connecting works");
         stream.set_nodelay(true).expect("the socket is open");
         Self::new(stream)
     }

@@ -1,0 +1,88 @@
+//! A shop of several backends, and the proxy's own API in front of it.
+
+use serde_json::Value;
+
+use super::{Answer, Proxy, Signal, Upstream, Wire, eventually};
+
+/// An endpoint's shortest good answer.
+pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// An endpoint that answers with a name.
+pub async fn named(name: &'static str) -> Upstream {
+    Upstream::responding(move |_| {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len()).into_bytes()
+    })
+    .await
+}
+
+/// A backend of the service `shop`, as proxy.toml has it.
+pub fn backend(name: &str, weight: f64, upstream: &Upstream) -> String {
+    format!("[services.shop.backends.{name}]\nweight = {weight}\nendpoints = [{:?}]\n", upstream.url())
+}
+
+/// `GET target` for `shop.test`, with more fields, each ended by a line break.
+pub fn get(target: &str, fields: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nhost: shop.test\r\n{fields}\r\n")
+}
+
+impl Proxy {
+    /// A call of the admin API; `fields` are more lines of its head, each ended by a line break.
+    pub async fn call(&self, method: &str, path: &str, fields: &str, body: &str) -> Answer {
+        let host = if fields.to_lowercase().contains("host:") { "" } else { "host: localhost\r\n" };
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\n{host}connection: close\r\ncontent-length: {length}\r\n{fields}\r\n");
+        Wire::connect(self.admin()).await.exchange(head + body).await
+    }
+
+    /// What `GET path` of the admin API says.
+    pub async fn view(&self, path: &str) -> Value {
+        let answer = self.call("GET", path, "", "").await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        serde_json::from_str(answer.text()).expect("the API speaks JSON")
+    }
+
+    /// Sets the weights of `shop`.
+    pub async fn put_weights(&self, body: &str) -> Answer {
+        self.call("PUT", "/v1/services/shop/weights", "content-type: application/json\r\n", body).await
+    }
+
+    /// Sets the weights of `shop`, which must work.
+    pub async fn shift(&self, body: &str) {
+        let answer = self.put_weights(body).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+
+    /// Makes the proxy read its file again, and waits until it has; whether it applied the file.
+    pub async fn reload(&self) -> bool {
+        let before = self.reloads().await;
+        self.signal(Signal::HUP);
+        self.reloads_become(before + 1).await;
+        self.metric("tidegate_last_reload_successful", "").await == 1
+    }
+
+    /// The same, where it must be applied.
+    pub async fn reload_well(&self) {
+        assert!(self.reload().await, "{:?}", self.view("/v1/services").await["process"]["last_reload"]);
+    }
+
+    /// Reloads so far, refused ones included.
+    pub async fn reloads(&self) -> u64 {
+        self.metric("tidegate_reloads_total", "").await
+    }
+
+    async fn reloads_become(&self, wanted: u64) {
+        let reaching = async {
+            while self.reloads().await < wanted {
+                tokio::time::sleep(super::POLL_INTERVAL).await;
+            }
+        };
+        super::within("the reload", reaching).await;
+    }
+
+    /// Waits for a line of the log whose message contains `text`.
+    pub async fn logs(&self, text: &str) {
+        let says = |line: &Value| line["message"].as_str().is_some_and(|message| message.contains(text));
+        eventually(&format!("{text:?} is logged"), || self.log().iter().any(says)).await;
+    }
+}
