@@ -152,7 +152,9 @@ where
         }
         Stopped::Idle => {
             let parts = connection.into_parts();
-            Ended::Idle(parts.io.into_inner().0, parts.read_buf)
+            // Even an empty rest keeps all of hyper's read buffer alive.
+            let read_ahead = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+            Ended::Idle(parts.io.into_inner().0, read_ahead)
         }
         Stopped::HeadTimeout => Ended::HeadTimeout(connection.into_parts().io.into_inner().0),
         Stopped::Closed => Ended::Closed,
