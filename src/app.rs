@@ -21,10 +21,10 @@ use crate::listener::{BindError, Command, WorkerThread, WorkerThreadConfig, bind
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome};
 use crate::state::{Change, ListenerKey, Refused, Store};
 use crate::tls::ServerTls;
-use crate::upstream::{Resolver, resolve_once};
+use crate::upstream::{Resolver, host_names, resolve_once};
 use crate::worker::CookieKey;
 
-/// How long the start waits for host names; those that take longer get requests once they answer.
+/// How long a start or a reload waits for host names; those that take longer get requests once they answer.
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// How often old snapshots are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl App {
         raise_descriptor_limit();
         let workers = worker_count(workers.or(config.workers));
         let process = Arc::new(ProcessMetrics::new(workers));
-        let resolved = resolve_once(&config, RESOLVE_WAIT).await;
+        let resolved = resolve_once(host_names(&config), RESOLVE_WAIT).await;
         let state_error = |error| StartError::StateDir { path: config.state_dir.display().to_string(), error };
         let cookie_key = Arc::new(CookieKey::load(&config.state_dir).map_err(state_error)?);
         let access_log =
@@ -180,10 +180,15 @@ impl App {
         outcome
     }
 
-    /// Opens what is new before it changes anything, so that a taken address refuses the whole.
+    /// Opens what is new before it changes anything, so that a taken address refuses the whole. Names that are new
+    /// are looked up before, too: a backend must not lose its requests because it got a name.
     async fn apply(&mut self, config: Arc<Config>) -> Result<u64, String> {
         let added = bind_listeners(&config, &self.listening, self.workers.len()).map_err(|e| e.to_string())?;
-        let version = self.store.apply(Change::Config(Arc::clone(&config))).map_err(|e| e.to_string())?;
+        let old_names = host_names(&self.store.config());
+        let new_names = host_names(&config).into_iter().filter(|name| !old_names.contains(name)).collect();
+        let resolved = resolve_once(new_names, RESOLVE_WAIT).await;
+        let change = Change::Config { config: Arc::clone(&config), resolved };
+        let version = self.store.apply(change).map_err(|e| e.to_string())?;
         self.listen(added).await;
         let kept: Vec<ListenerKey> = ListenerKey::all(&config).map(|(key, _)| key).collect();
         let removed: Vec<ListenerKey> = self.listening.keys().filter(|key| !kept.contains(key)).copied().collect();

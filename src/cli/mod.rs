@@ -53,8 +53,9 @@ pub fn main() -> ExitCode {
         Command::Status(status) => block_on(status::run(&status)),
         Command::Weights(weights) => block_on(weights::run(&weights)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())
         }
     };
     match done {
@@ -101,8 +102,21 @@ fn schema() -> Result<(), CliError> {
 
 /// A line on stdout. A reader that has gone away, as `head` does, is no failure.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    show(text).map(|_| ())
+}
+
+/// Whoever is at the other end of stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    Gone,
+}
+
+/// A line on stdout, for those who print until nobody reads any more.
+pub(crate) fn show(text: &str) -> Result<Reader, CliError> {
     match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::failed(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(CliError::failed(error)),
     }
 }

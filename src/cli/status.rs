@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::client::{Client, segment};
-use super::{CliError, print};
+use super::{CliError, Reader, show};
 use crate::admin::view::{BackendView, ServiceView, ServicesView};
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,8 +18,8 @@ pub(super) async fn run(args: &StatusArgs) -> Result<(), CliError> {
     loop {
         let page = page(&client, args).await?;
         let clear = if args.watch && io::stdout().is_terminal() { CLEAR } else { "" };
-        print(&format!("{clear}{}", page.trim_end()))?;
-        if !args.watch {
+        let reader = show(&format!("{clear}{}", page.trim_end()))?;
+        if !args.watch || reader == Reader::Gone {
             return Ok(());
         }
         tokio::time::sleep(WATCH_INTERVAL).await;

@@ -152,7 +152,7 @@ where
         }
         Stopped::Idle => {
             let parts = connection.into_parts();
-            // Even empty it would keep hyper's whole buffer alive.
+            // Even an empty rest keeps all of hyper's read buffer alive.
             let read_ahead = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
             Ended::Idle(parts.io.into_inner().0, read_ahead)
         }

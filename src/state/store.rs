@@ -40,8 +40,11 @@ impl ListenerKey {
 /// Something that changes what requests see.
 #[derive(Debug)]
 pub enum Change {
-    /// A new file, already checked.
-    Config(Arc<Config>),
+    /// A new file, already checked, with addresses of the host names that are new in it.
+    Config {
+        config: Arc<Config>,
+        resolved: HashMap<String, Vec<IpAddr>>,
+    },
     Weights(WeightsChange),
     /// Addresses of a host name, as just resolved.
     Resolved {
@@ -173,7 +176,7 @@ impl Store {
         let mut writer = self.writer();
         let current = self.current.load_full();
         let next = match change {
-            Change::Config(config) => writer.with_config(&current, &config)?,
+            Change::Config { config, resolved } => writer.with_config(&current, &config, resolved)?,
             Change::Weights(change) => writer.with_weights(&current, &change)?,
             Change::Resolved { host, addresses } => writer.with_resolved(&current, &host, addresses),
         };
@@ -197,8 +200,14 @@ impl Store {
 }
 
 impl Writer {
-    fn with_config(&mut self, current: &Snapshot, config: &Arc<Config>) -> Result<Snapshot, Refused> {
+    fn with_config(
+        &mut self,
+        current: &Snapshot,
+        config: &Arc<Config>,
+        resolved: Resolved,
+    ) -> Result<Snapshot, Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
+        self.resolved.extend(resolved);
         self.overrides.retain(|name, kept| {
             let survives = config.services.iter().any(|s| s.name == *name && kept.replaced == file_weights(s));
             if !survives {

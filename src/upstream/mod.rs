@@ -15,4 +15,4 @@ pub use connect::{ConnectError, UpgradedStream};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
 pub use local::LocalEndpoint;
 pub use pool::{Freshness, Lease};
-pub use resolve::{Resolver, resolve_once};
+pub use resolve::{Resolver, host_names, resolve_once};

@@ -21,7 +21,7 @@ const ADDRESSES_MAX: usize = 256;
 const LOOKUPS_MAX: usize = 16;
 
 /// All host names that endpoints of `config` use.
-fn names(config: &Config) -> BTreeSet<String> {
+pub fn host_names(config: &Config) -> BTreeSet<String> {
     let endpoints = config.services.iter().flat_map(|s| &s.backends).flat_map(|b| &b.endpoints);
     endpoints
         .filter_map(|endpoint| match &endpoint.host {
@@ -31,10 +31,10 @@ fn names(config: &Config) -> BTreeSet<String> {
         .collect()
 }
 
-/// Looks every name of `config` up once, for at most `limit`; names that fail are left out and logged.
-pub async fn resolve_once(config: &Config, limit: Duration) -> HashMap<String, Vec<IpAddr>> {
+/// Looks `names` up once, for at most `limit`; names that fail are left out and logged.
+pub async fn resolve_once(names: BTreeSet<String>, limit: Duration) -> HashMap<String, Vec<IpAddr>> {
     let mut found = HashMap::new();
-    let all = each(names(config), |name, result| match result {
+    let all = each(names, |name, result| match result {
         Ok(addresses) => {
             found.insert(name, addresses);
         }
@@ -100,7 +100,7 @@ impl Resolver {
                 () = tokio::time::sleep(config.resolve_interval) => {}
                 () = reloaded.notified() => {}
             }
-            let names = names(&self.store.config());
+            let names = host_names(&self.store.config());
             self.known.retain(|name, _| names.contains(name));
             each(names, |name, result| self.take(name, result)).await;
         }

@@ -6,16 +6,20 @@
 
 mod support;
 
+mod access_log;
 mod admin;
 mod bodies;
+mod command_line;
 mod events;
 mod grpc;
 mod headers;
+mod host_names;
 mod http1_connections;
 mod http1_messages;
 mod http2_clients;
 mod http2_endpoints;
 mod lifecycle;
+mod limits;
 mod metrics;
 mod pools;
 mod reload;
@@ -23,6 +27,8 @@ mod reload_certificates;
 mod reload_listeners;
 mod reload_under_load;
 mod routing;
+mod second_process;
+mod shutdown;
 mod split;
 mod sticky;
 mod tls;

@@ -84,9 +84,9 @@ async fn durations_fall_into_the_buckets_where_they_belong() {
     let longer_than = |name: &str, seconds: f64| {
         let buckets = page.samples(&format!("{name}_bucket"), &[]);
         let buckets = buckets.iter().filter(|bucket| bucket.labels["le"] != "+Inf");
-        let below =
+        let mut below =
             buckets.filter(|bucket| bucket.labels["le"].parse::<f64>().expect("a bound is a number") <= seconds);
-        11 - below.last().map_or(0, |bucket| bucket.count())
+        11 - below.next_back().map_or(0, |bucket| bucket.count())
     };
     // The head was fast, the body wasn't.
     assert_eq!(longer_than("tidegate_request_duration_seconds", 0.6), 1);

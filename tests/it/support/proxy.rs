@@ -22,6 +22,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// How a proxy shall be started.
 pub struct Setup {
     folder: TempDir,
+    state_dir: String,
     workers: usize,
     /// Of the TLS listener; without any there is none.
     pairs: Vec<(String, String)>,
@@ -37,12 +38,19 @@ impl Setup {
     pub fn new() -> Self {
         let folder = TempDir::new().expect("there is room for temporary files");
         let (top, admin, settings) = Default::default();
-        Self { folder, workers: 1, pairs: Vec::new(), top, admin, settings, wrapper: Vec::new() }
+        let state_dir = "state".to_owned();
+        Self { folder, state_dir, workers: 1, pairs: Vec::new(), top, admin, settings, wrapper: Vec::new() }
     }
 
     /// One unless said otherwise, so that what depends on chance doesn't.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Uses the state of another proxy, which must have ended.
+    pub fn state_dir(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.state_dir);
         self
     }
 
@@ -131,9 +139,9 @@ impl Setup {
             0 => String::new(),
             _ => format!("[[listeners]]\naddress = \"127.0.0.1:0\"\ntls = [{pairs}]\n"),
         };
-        let Self { top, admin, settings, .. } = self;
+        let Self { state_dir, top, admin, settings, .. } = self;
         format!(
-            "state_dir = \"state\"\n{top}
+            "state_dir = {state_dir:?}\n{top}
 [log]\nformat = \"json\"\nfilter = \"info,tidegate=debug\"
 [admin]\naddress = \"127.0.0.1:0\"\n{admin}
 [[listeners]]\naddress = \"127.0.0.1:0\"\n{secure}{settings}"
@@ -226,6 +234,10 @@ impl Proxy {
         })
         .await;
         exited.expect("it has ended")
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("the process is ours").is_some()
     }
 
     /// Physical memory in use.
