@@ -76,6 +76,8 @@ pub struct App {
     admin: Option<SocketAddr>,
     access_log: Option<AccessLogWriter>,
     reloaded: Arc<Notify>,
+    /// What the process was started with; some of it can't be changed later.
+    started_with: Arc<Config>,
     /// Held as long as the proxy runs.
     _lock: File,
 }
@@ -115,6 +117,7 @@ impl App {
             admin: admin_socket.as_ref().map(|bound| bound.address),
             access_log,
             reloaded: Arc::default(),
+            started_with: Arc::clone(&config),
             _lock: lock,
         };
         app.listen(bound).await;
@@ -154,7 +157,7 @@ impl App {
             Err(problems) => ReloadOutcome::Refused { problems: problems.to_string() },
             Ok(loaded) => {
                 let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-                warnings.extend(needs_restart(&current, &loaded.config));
+                warnings.extend(needs_restart(&self.started_with, &loaded.config));
                 match self.apply(Arc::new(loaded.config)).await {
                     Ok(version) => ReloadOutcome::Applied { version, warnings },
                     Err(problems) => ReloadOutcome::Refused { problems },
@@ -251,6 +254,11 @@ impl App {
         if tokio::time::timeout(deadlines.requests, all_ended(workers)).await.is_ok() {
             return;
         }
+        warn!(
+            connections = self.process.totals().connections_open,
+            deadline = ?deadlines.requests,
+            "cutting off requests that outlast their deadline"
+        );
         for worker in workers.iter() {
             worker.tell(Command::CloseRequests).await;
         }
@@ -314,14 +322,14 @@ fn worker_count(wanted: Option<NonZeroUsize>) -> usize {
 }
 
 /// Settings of a new file that a running process can't take up.
-fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let admin = |config: &Config| config.admin.as_ref().map(|admin| (admin.address, admin.token.clone()));
     let changed = [
-        ("state_dir", old.state_dir != new.state_dir),
-        ("workers", old.workers != new.workers),
-        ("admin", admin(old) != admin(new)),
-        ("access_log", old.access_log != new.access_log),
-        ("log", old.log != new.log),
+        ("state_dir", running.state_dir != new.state_dir),
+        ("workers", running.workers != new.workers),
+        ("admin", admin(running) != admin(new)),
+        ("access_log", running.access_log != new.access_log),
+        ("log", running.log != new.log),
     ];
     let changed = changed.iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| format!("a change of {key} takes effect at the next start")).collect()

@@ -72,7 +72,8 @@ pub(super) async fn put_weights(
     let Json(WeightsBody(weights)) = body?;
     let change = WeightsChange { service: name.clone(), weights };
     let version = admin.store.apply(Change::Weights(change.clone()))?;
-    info!(service = %name, weights = ?change.weights, version, "weights changed");
+    let weights: Vec<String> = change.weights.iter().map(|(backend, weight)| format!("{backend}={weight}")).collect();
+    info!(service = %name, weights = %weights.join(" "), version, "weights changed");
     view(&admin, &name)
 }
 

@@ -1,13 +1,16 @@
 //! What can be said on the command line.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::model::parse_duration;
+
+/// As many as the file may ask for.
+const WORKERS_MAX: usize = 1024;
 
 /// The front door that ships your releases: a reverse proxy that splits traffic by weight.
 ///
@@ -24,11 +27,7 @@ pub(super) enum Command {
     /// Run the proxy (the default)
     Run(RunArgs),
     /// Check a configuration file; every problem at once
-    Check {
-        /// The file to check
-        #[arg(long, short, default_value = "proxy.toml", value_name = "FILE")]
-        config: PathBuf,
-    },
+    Check(CheckArgs),
     /// See it work: three backends, traffic, and a shift of weights
     Demo(DemoArgs),
     /// Show services, their backends and what they do
@@ -51,12 +50,28 @@ impl Default for Command {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The configuration file
+    #[arg(long, short, default_value = "proxy.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl CheckArgs {
+    pub(crate) fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(&self.config)
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
     /// The configuration file
     #[arg(long, short, default_value = "proxy.toml", value_name = "FILE")]
     pub(crate) config: PathBuf,
     /// Data-plane threads, instead of what the file says (default: one per core)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_workers)]
     pub(crate) workers: Option<NonZeroUsize>,
 }
 
@@ -113,9 +128,15 @@ pub(crate) struct WeightsArgs {
     pub(crate) admin: AdminArgs,
 }
 
+fn parse_workers(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= WORKERS_MAX);
+    number.ok_or_else(|| format!("a number from 1 to {WORKERS_MAX}"))
+}
+
 fn parse_weight(text: &str) -> Result<(String, f64), String> {
     let (name, weight) = text.split_once('=').ok_or("write BACKEND=WEIGHT, like blue=90")?;
-    let weight = weight.parse().map_err(|_| format!("{weight:?} is not a number"))?;
+    let number = weight.strip_suffix('%').unwrap_or(weight);
+    let weight = number.parse().map_err(|_| format!("{weight:?} is not a number"))?;
     Ok((name.to_owned(), weight))
 }
 
@@ -133,6 +154,7 @@ mod tests {
     #[test]
     fn weights_are_name_and_number() {
         assert_eq!(parse_weight("blue=2.5"), Ok(("blue".to_owned(), 2.5)));
+        assert_eq!(parse_weight("blue=50%"), Ok(("blue".to_owned(), 50.0)));
         assert!(parse_weight("blue").is_err());
         assert!(parse_weight("blue=many").is_err());
     }

@@ -39,6 +39,12 @@ impl CliError {
     pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
         Self { exit: Exit::Failed, text: error.to_string() }
     }
+
+    /// A list whose lines begin with a place in a file, which editors and terminals make links of: each on a line of
+    /// its own.
+    pub(crate) fn listed(problems: &config::Problems) -> Self {
+        Self { exit: Exit::Failed, text: format!("\n{problems}") }
+    }
 }
 
 /// Reads the arguments, does what they say.
@@ -47,7 +53,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.command.unwrap_or_default() {
         Command::Run(run) => run::run(&run),
-        Command::Check { config } => check(&config),
+        Command::Check(args) => check(args.path()),
         Command::Schema => schema(),
         Command::Demo(demo) => crate::demo::run(&demo),
         Command::Status(status) => block_on(status::run(&status)),
@@ -62,7 +68,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(io::stderr(), "error: {}", error.text);
+            let space = if error.text.starts_with('\n') { "" } else { " " };
+            let _ = writeln!(io::stderr(), "error:{space}{}", error.text);
             ExitCode::from(error.exit as u8)
         }
     }
@@ -75,7 +82,7 @@ fn block_on(call: impl Future<Output = Result<(), CliError>>) -> Result<(), CliE
 }
 
 fn check(path: &std::path::Path) -> Result<(), CliError> {
-    let loaded = config::load(path, None).map_err(CliError::failed)?;
+    let loaded = config::load(path, None).map_err(|problems| CliError::listed(&problems))?;
     for warning in &loaded.warnings {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }

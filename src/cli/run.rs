@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::config::{self, LogConfig, LogFormat};
 
 pub(super) fn run(args: &RunArgs) -> Result<(), CliError> {
-    let loaded = config::load(&args.config, None).map_err(CliError::failed)?;
+    let loaded = config::load(&args.config, None).map_err(|problems| CliError::listed(&problems))?;
     start_log(&loaded.config.log)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;

@@ -42,15 +42,17 @@ async fn page(client: &Client, args: &StatusArgs) -> Result<String, CliError> {
 fn header(all: &ServicesView) -> String {
     let process = &all.process;
     let mut text = format!(
-        "tidegate {}  pid {}  up {}  {} connections  snapshot {}\n",
+        "tidegate {}  pid {}  up {}  {} connection{}  snapshot {}\n",
         process.tidegate,
         process.pid,
         crate::model::format_duration(Duration::from_secs(process.uptime_s)),
         process.connections_open,
+        super::plural(process.connections_open as usize),
         all.version
     );
-    if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.applied) {
-        let _ = writeln!(text, "the last reload ({}) was refused, the old file is in force:", reload.at);
+    if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.messages.is_empty()) {
+        let how = if reload.applied { "was applied, with warnings" } else { "was refused, the old file is in force" };
+        let _ = writeln!(text, "the last reload ({}) {how}:", reload.at);
         for line in &reload.messages {
             let _ = writeln!(text, "  {line}");
         }
@@ -67,7 +69,7 @@ pub(super) fn service(service: &ServiceView) -> String {
     let width = service.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("BACKEND".len());
     let _ = writeln!(
         text,
-        "  {:width$}  {:>9}  {:>8}  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  ENDPOINTS",
+        "  {:width$}  {:>14}  {:>8}  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  ENDPOINTS",
         "BACKEND", "WEIGHT", "SHARE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P99"
     );
     for backend in &service.backends {
@@ -81,19 +83,31 @@ fn row(backend: &BackendView, width: usize) -> String {
     let shown = if weight.configured.to_bits() == weight.effective.to_bits() {
         weight.effective.to_string()
     } else {
-        format!("{} ({})", weight.effective, weight.configured)
+        format!("{} (file: {})", weight.effective, weight.configured)
     };
-    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
     format!(
-        "{:width$}  {:>9}  {:>7.2}%  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  {}",
+        "{:width$}  {:>14}  {:>7.2}%  {:>10}  {:>7}  {:>9}  {:>9}  {:>9}  {}",
         backend.name,
         shown,
         backend.share * 100.0,
         backend.requests,
         backend.errors,
         backend.in_flight,
-        ms(backend.p50_ms),
-        ms(backend.p99_ms),
-        if backend.endpoints.is_empty() { "none".to_owned() } else { backend.endpoints.join(" ") },
+        milliseconds(backend.p50_ms),
+        milliseconds(backend.p99_ms),
+        if backend.endpoints.is_empty() {
+            "no endpoint has an address".to_owned()
+        } else {
+            backend.endpoints.join(" ")
+        },
     )
+}
+
+/// With as many digits as say something.
+fn milliseconds(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(ms) if ms < 10.0 => format!("{ms:.2} ms"),
+        Some(ms) => format!("{ms:.0} ms"),
+    }
 }

@@ -109,7 +109,10 @@ fn read(path: &Path) -> Result<String, Problems> {
     let whole_file = |message: String, hint: &str| Problems(vec![Problem::whole_file(path, message, hint)]);
     let mut bytes = Vec::new();
     fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(|error| {
-        whole_file(format!("the file can't be read: {error}"), "name the file with --config, and let tidegate read it")
+        whole_file(
+            format!("the file can't be read: {error}"),
+            "--config names the file; this one must exist, and tidegate must be allowed to read it",
+        )
     })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let message = format!("the file is larger than {} MiB", FILE_BYTES_MAX >> 20);

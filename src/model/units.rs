@@ -12,6 +12,7 @@ pub enum UnitError {
     Empty,
     NoUnit(String),
     Unit(String),
+    Fraction,
     TooLong,
 }
 
@@ -21,6 +22,7 @@ impl fmt::Display for UnitError {
             Self::Empty => write!(f, "a duration is a number and a unit, like \"30s\""),
             Self::NoUnit(number) => write!(f, "{number:?} has no unit; write \"{number}s\" for seconds"),
             Self::Unit(unit) => write!(f, "{unit:?} is no unit of time; use ms, s, m, h or d"),
+            Self::Fraction => write!(f, "durations are whole numbers: write \"200ms\" for 0.2 s, \"90s\" for 1.5 m"),
             Self::TooLong => write!(f, "durations go up to a year (366d)"),
         }
     }
@@ -52,6 +54,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
             "m" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
+            "" if tail.starts_with(['.', ',']) => return Err(UnitError::Fraction),
             "" if tail.is_empty() => return Err(UnitError::NoUnit(number.to_owned())),
             "" => return Err(UnitError::Unit(tail.to_owned())),
             unknown => return Err(UnitError::Unit(unknown.to_owned())),
@@ -109,7 +112,7 @@ mod tests {
         assert_eq!(parse_duration("30"), Err(UnitError::NoUnit("30".into())));
         assert_eq!(parse_duration(""), Err(UnitError::Empty));
         assert_eq!(parse_duration("5min"), Err(UnitError::Unit("min".into())));
-        assert!(parse_duration("1.5s").is_err());
+        assert_eq!(parse_duration("1.5s"), Err(UnitError::Fraction));
         assert!(parse_duration("-1s").is_err());
         assert!(parse_duration("s").is_err());
         assert_eq!(parse_duration("99999999999999999999s"), Err(UnitError::TooLong));

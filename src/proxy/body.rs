@@ -49,6 +49,14 @@ impl ResponseBody {
         }
     }
 
+    /// Dropped before its end: the client left, or we close its connection.
+    fn broken_off(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            let closed = exchange.client().lifeline.is_closed();
+            exchange.failed(if closed { Reason::Shutdown } else { Reason::ClientLeft });
+        }
+    }
+
     /// The endpoint's answer has been passed on whole. Its connection can carry another request if it has taken
     /// all of this one: an endpoint that answers early may still be reading.
     fn endpoint_ended(&mut self) {
@@ -116,7 +124,7 @@ impl Drop for ResponseBody {
             if incoming.is_end_stream() {
                 self.endpoint_ended();
             } else {
-                self.failed(Reason::ClientLeft);
+                self.broken_off();
             }
         }
     }

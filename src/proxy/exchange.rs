@@ -137,9 +137,13 @@ impl Exchange {
         self.started
     }
 
-    /// An endpoint's head has come.
-    pub(super) fn head_received(&mut self, endpoint: SocketAddr, now: Instant) {
+    /// An endpoint is about to be asked.
+    pub(super) fn attempts(&mut self, endpoint: SocketAddr) {
         self.endpoint = Some(endpoint);
+    }
+
+    /// An endpoint's head has come.
+    pub(super) fn head_received(&mut self, now: Instant) {
         self.first_byte = Some(now - self.started);
     }
 
@@ -224,6 +228,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.status.is_none() {
+            // Nobody waits for the answer any more: the client left, or we close its connection.
+            self.failed(if self.client.lifeline.is_closed() { Reason::Shutdown } else { Reason::ClientLeft });
+        }
         self.client.activity.request_ended(self.request_read());
         self.record();
     }

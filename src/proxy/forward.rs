@@ -108,7 +108,7 @@ pub(super) async fn send(
             Ok(response) => {
                 let now = Instant::now();
                 lease.endpoint().observe(now - begun, now);
-                exchange.head_received(lease.endpoint().endpoint.identity.address, now);
+                exchange.head_received(now);
                 return Ok((response, lease));
             }
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
@@ -127,38 +127,36 @@ pub(super) async fn send(
 
 /// A connection to one endpoint. On failure, the endpoint that failed, where there is another to try.
 async fn lease(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     avoid: &[Rc<LocalEndpoint>],
     freshness: Freshness,
 ) -> Result<Lease, (Reason, Option<Rc<LocalEndpoint>>)> {
-    let worker = &exchange.client().worker;
+    let worker = Rc::clone(&exchange.client().worker);
     let endpoints = &exchange.backend().endpoints;
-    let Some(endpoint) = pick(endpoints, avoid, || worker.draw()) else { return Err((Reason::NoEndpoint, None)) };
+    let others = endpoints.len() > 1;
+    let Some(endpoint) = pick(endpoints, avoid, || worker.draw()).cloned() else {
+        return Err((Reason::NoEndpoint, None));
+    };
+    exchange.attempts(endpoint.endpoint.identity.address);
     let limit = exchange.service().service.config.timeouts.connect;
-    let leased = Lease::acquire(endpoint, &worker.timers, limit, freshness).await;
-    if !leased.as_ref().is_ok_and(Lease::reused) {
-        connected(exchange, endpoint, leased.is_ok());
-    }
-    leased.map_err(|error| {
-        debug!(%error, endpoint = %endpoint.endpoint.display(), "can't connect");
-        let reason = match error {
-            ConnectError::Timeout => Reason::ConnectTimeout,
-            _ => Reason::ConnectFailed,
-        };
-        (reason, (endpoints.len() > 1).then(|| Rc::clone(endpoint)))
-    })
-}
-
-/// Takes note of how opening a connection ended.
-fn connected(exchange: &Exchange, endpoint: &LocalEndpoint, opened: bool) {
-    if opened {
-        endpoint.accepted();
-    } else {
-        endpoint.refused(Instant::now());
-    }
-    if let Some(cell) = exchange.cell() {
-        let counter = if opened { &cell.connects } else { &cell.connect_errors };
-        counter.add(1);
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
+    match leased {
+        Ok(lease) => {
+            if !lease.reused() {
+                endpoint.accepted();
+                exchange.cell().inspect(|cell| cell.connects.add(1));
+            }
+            Ok(lease)
+        }
+        Err(error) => {
+            endpoint.refused(Instant::now(), &error);
+            exchange.cell().inspect(|cell| cell.connect_errors.add(1));
+            let reason = match error {
+                ConnectError::Timeout => Reason::ConnectTimeout,
+                _ => Reason::ConnectFailed,
+            };
+            Err((reason, others.then_some(endpoint)))
+        }
     }
 }
 
@@ -277,12 +275,16 @@ fn copy(request: &Request<RequestBody>, is_http2: bool) -> Option<Request<Reques
 
 /// Puts the request into the form of the connection's protocol. Can be done again for another connection.
 fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
+    let identity = &lease.endpoint().endpoint.identity;
     if !lease.is_http2() {
+        // Only HTTP/1.0 may do without a `Host`, and what we send on is HTTP/1.1.
+        if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, identity.authority.clone());
+        }
         *request.version_mut() = Version::HTTP_11;
         return;
     }
     *request.version_mut() = Version::HTTP_2;
-    let identity = &lease.endpoint().endpoint.identity;
     let scheme = match identity.scheme {
         Scheme::Http => UriScheme::HTTP,
         Scheme::Https => UriScheme::HTTPS,
@@ -292,7 +294,7 @@ fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let authority = authority.or_else(|| request.uri().authority().cloned());
     let authority = authority.unwrap_or_else(|| {
-        Authority::try_from(identity.address.to_string()).expect("a socket address is an authority")
+        Authority::try_from(identity.authority.as_bytes()).expect("a host and a port are an authority")
     });
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(scheme);

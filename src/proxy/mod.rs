@@ -72,10 +72,11 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    let selection =
-        select::select(&client.worker, service, &facts, client.forwarded.secure).ok_or(Reason::NoBackend)?;
-    exchange.selected(index, selection.backend);
-    Ok(selection)
+    let stable = service.config.stable;
+    let selection = select::select(&client.worker, service, &facts, client.forwarded.secure);
+    // A service that can't answer shows that in its own numbers: in stable's.
+    exchange.selected(index, selection.as_ref().map_or(stable, |selection| selection.backend));
+    selection.ok_or_else(|| Reason::NoBackend.into())
 }
 
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.

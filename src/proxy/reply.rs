@@ -35,8 +35,10 @@ pub(crate) enum Reason {
     RequestBroken,
     /// The endpoint's body broke off.
     ResponseBroken,
-    /// The client left in the middle of the answer.
+    /// The client left before the answer or in the middle of it.
     ClientLeft,
+    /// We are stopping, and the request outlasted its deadline.
+    Shutdown,
 }
 
 impl Reason {
@@ -58,6 +60,7 @@ impl Reason {
             Self::RequestBroken => "request_broken",
             Self::ResponseBroken => "response_broken",
             Self::ClientLeft => "client_left",
+            Self::Shutdown => "shutdown",
         }
     }
 
@@ -73,7 +76,8 @@ impl Reason {
             | Self::BadSwitch
             | Self::UpgradeUnsupported
             | Self::ResponseBroken
-            | Self::ClientLeft => StatusCode::BAD_GATEWAY,
+            | Self::ClientLeft
+            | Self::Shutdown => StatusCode::BAD_GATEWAY,
         }
     }
 }

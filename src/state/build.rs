@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
@@ -86,6 +87,7 @@ impl Registry {
             service: service.clone(),
             backend: backend.name.clone(),
             scheme: config.scheme,
+            authority: authority(&config.host, config.port),
             host,
             address,
             protocol: backend.protocol,
@@ -142,6 +144,14 @@ fn addresses(endpoint: &EndpointConfig, resolved: &Resolved) -> Vec<SocketAddr> 
         EndpointHost::Name(name) => resolved.get(name).cloned().unwrap_or_default(),
     };
     found.into_iter().map(|address| SocketAddr::new(address, endpoint.port)).collect()
+}
+
+fn authority(host: &EndpointHost, port: u16) -> HeaderValue {
+    let authority = match host {
+        EndpointHost::Address(address) => SocketAddr::new(*address, port).to_string(),
+        EndpointHost::Name(name) => format!("{name}:{port}"),
+    };
+    HeaderValue::try_from(authority).expect("addresses and DNS names are plain ASCII")
 }
 
 fn server_name(host: &EndpointHost) -> ServerName<'static> {

@@ -90,13 +90,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn endpoints_that_refuse_are_passed_over_while_there_is_another() {
         let endpoints: Vec<_> = (0..4).map(endpoint).collect();
-        endpoints[0].refused(Instant::now());
-        endpoints[2].refused(Instant::now());
+        endpoints[0].refused(Instant::now(), &"refused");
+        endpoints[2].refused(Instant::now(), &"refused");
         let counts = counts(&endpoints, &[]);
         assert_eq!((counts[0], counts[2]), (0, 0));
         assert!(counts[1] > 13_000 && counts[3] > 13_000, "{counts:?}");
         for endpoint in &endpoints {
-            endpoint.refused(Instant::now());
+            endpoint.refused(Instant::now(), &"refused");
         }
         assert!(pick(&endpoints, &[], || 0).is_some());
     }

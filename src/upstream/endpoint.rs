@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
@@ -18,6 +19,8 @@ pub struct EndpointIdentity {
     /// As configured: a name or an address.
     pub host: String,
     pub address: SocketAddr,
+    /// Host and port, for requests that name none.
+    pub authority: HeaderValue,
     pub protocol: UpstreamProtocol,
     pub tls_fingerprint: Option<[u8; 32]>,
     pub pool: PoolKey,

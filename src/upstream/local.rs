@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::Endpoint;
 use super::pool::{IdleStack, SharedConnection};
@@ -18,9 +19,11 @@ const LATENCY_INITIAL: Duration = Duration::from_millis(10);
 /// How long an endpoint that can't be connected to is asked last, at first and at most.
 const HOLD_BACK_MIN: Duration = Duration::from_secs(1);
 const HOLD_BACK_MAX: Duration = Duration::from_secs(8);
-/// Endpoints whose latencies are within this factor are equally good: a preference for the one that happened to be
-/// a little faster would leave the other without requests.
+/// Endpoints whose latencies are within this factor, or all below [`LATENCY_FLOOR`], are equally good: a preference
+/// for the one that happened to be a little faster would leave the other without requests.
 const LATENCY_NOISE: f64 = 2.0;
+/// What differs below this is the machine's noise, not the endpoint's load.
+const LATENCY_FLOOR: Duration = Duration::from_millis(1);
 
 /// A worker's view of one endpoint. Lives as long as a snapshot names the endpoint or a request uses it.
 #[derive(Debug)]
@@ -83,24 +86,29 @@ impl LocalEndpoint {
         here * f64::from(requests + 1) < there * f64::from(other_requests + 1)
     }
 
-    /// In seconds; never zero.
+    /// In seconds; never below the floor.
     fn expected_latency_s(&self, now: Instant) -> f64 {
-        const SMALLEST: f64 = 1e-6;
-        match self.observed.get() {
+        let expected = match self.observed.get() {
             // An endpoint nobody dares to ask is forgotten to be slow, and asked again.
             Some(at) => {
                 let forget = (-(now - at).as_secs_f64() / DECAY.as_secs_f64()).exp();
-                SMALLEST + self.latency.get().as_secs_f64() * forget
+                self.latency.get().as_secs_f64() * forget
             }
             // A new endpoint is asked at once, but not by everybody at once.
-            None if self.in_flight.get() == 0 => SMALLEST,
+            None if self.in_flight.get() == 0 => 0.0,
             None => LATENCY_INITIAL.as_secs_f64(),
-        }
+        };
+        expected.max(LATENCY_FLOOR.as_secs_f64())
     }
 
     /// A connection couldn't be opened: other endpoints are asked first for a second, and twice as long each time it
-    /// happens again.
-    pub fn refused(&self, now: Instant) {
+    /// happens again. Says so once.
+    pub fn refused(&self, now: Instant, reason: &dyn std::fmt::Display) {
+        if self.held_back.get().is_none() {
+            let identity = &self.endpoint.identity;
+            let (service, backend) = (&identity.service, &identity.backend);
+            warn!(%service, %backend, endpoint = %self.endpoint.display(), %reason, "an endpoint can't be connected to");
+        }
         let before = self.held_back.get().map_or(HOLD_BACK_MIN / 2, |(_, time)| time);
         let time = (before * 2).min(HOLD_BACK_MAX);
         self.held_back.set(Some((now + time, time)));
@@ -108,7 +116,11 @@ impl LocalEndpoint {
 
     /// A connection was opened.
     pub fn accepted(&self) {
-        self.held_back.set(None);
+        if self.held_back.take().is_some() {
+            let identity = &self.endpoint.identity;
+            let (service, backend) = (&identity.service, &identity.backend);
+            info!(%service, %backend, endpoint = %self.endpoint.display(), "an endpoint takes connections again");
+        }
     }
 
     /// Whether other endpoints are to be asked first.
@@ -157,6 +169,7 @@ pub(super) mod tests {
             scheme: Scheme::Http,
             host: "127.0.0.1".into(),
             address: ([127, 0, 0, 1], 9000).into(),
+            authority: http::HeaderValue::from_static("127.0.0.1:9000"),
             protocol: UpstreamProtocol::Http1,
             tls_fingerprint: None,
             pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
@@ -181,7 +194,7 @@ pub(super) mod tests {
     async fn a_new_endpoint_is_asked_at_once_but_not_by_everybody() {
         let (old, new) = (endpoint(1), endpoint(2));
         let now = Instant::now();
-        old.observe(Duration::from_millis(1), now);
+        old.observe(Duration::from_millis(5), now);
         assert!(new.is_better_than(&old, now));
         new.begin();
         assert!(old.is_better_than(&new, now));
@@ -191,9 +204,11 @@ pub(super) mod tests {
     async fn a_little_faster_is_not_better() {
         let (one, other) = (endpoint(1), endpoint(2));
         let now = Instant::now();
-        one.observe(Duration::from_micros(300), now);
-        other.observe(Duration::from_micros(500), now);
-        assert!(!one.is_better_than(&other, now) && !other.is_better_than(&one, now));
+        for (fast_us, slow_us) in [(50, 900), (300, 1_500), (20_000, 35_000)] {
+            one.observe(Duration::from_micros(fast_us), now);
+            other.observe(Duration::from_micros(slow_us), now);
+            assert!(!one.is_better_than(&other, now) && !other.is_better_than(&one, now), "{fast_us} {slow_us}");
+        }
         other.begin();
         assert!(one.is_better_than(&other, now));
     }
@@ -203,13 +218,13 @@ pub(super) mod tests {
         let endpoint = endpoint(1);
         let now = Instant::now();
         for seconds in [1, 2, 4, 8, 8] {
-            endpoint.refused(now);
+            endpoint.refused(now, &"refused");
             let until = now + Duration::from_secs(seconds);
             assert!(endpoint.is_held_back(until - Duration::from_millis(1)) && !endpoint.is_held_back(until));
         }
         endpoint.accepted();
         assert!(!endpoint.is_held_back(now));
-        endpoint.refused(now);
+        endpoint.refused(now, &"refused");
         assert!(!endpoint.is_held_back(now + Duration::from_secs(1)));
     }
 }

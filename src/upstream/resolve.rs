@@ -117,7 +117,8 @@ impl Resolver {
             }
             Err(reason) => {
                 self.process.resolve_errors.fetch_add(1, Ordering::Relaxed);
-                warn!(host = %name, %reason, "a host name can't be resolved; keeping its last addresses");
+                let addresses = self.known.get(&name).map_or(0, Vec::len);
+                warn!(host = %name, %reason, keeping = addresses, "a host name can't be resolved");
             }
         }
     }

@@ -49,6 +49,12 @@ impl Lifeline {
         self.signal.get()
     }
 
+    /// Told to close, whatever is under way.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.signal.get() == Signal::Close
+    }
+
     #[must_use]
     pub fn is_long(&self) -> bool {
         self.long.get()

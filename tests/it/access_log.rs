@@ -80,7 +80,8 @@ async fn what_the_proxy_answers_itself_is_told_with_its_reason() {
         assert_eq!(proxy.exchange(&request).await.status(), status, "{request}");
         let line = lines(&path, index + 1).await.remove(index);
         assert_eq!((&line["status"], &line["error"], &line["service"]), (&status.into(), &error.into(), &service));
-        assert_eq!((&line["endpoint"], &line["first_byte_ms"]), (&Value::Null, &Value::Null), "{line}");
+        let asked = if service.is_null() { Value::Null } else { refusing.address.to_string().into() };
+        assert_eq!((&line["endpoint"], &line["first_byte_ms"]), (&asked, &Value::Null), "{line}");
     }
 }
 

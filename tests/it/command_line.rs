@@ -62,7 +62,7 @@ async fn check_tells_every_problem_of_a_bad_file_at_once() {
     {
         assert!(ran.err.contains(text), "{text}: {}", ran.err);
     }
-    assert!(ran.err.starts_with("error: "), "{}", ran.err);
+    assert!(ran.err.starts_with("error:\nproxy.toml:4:"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -101,9 +101,10 @@ async fn status_shows_every_service_as_a_table() {
         line.expect("the backend has a row").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(row("BACKEND")[..4], ["BACKEND", "WEIGHT", "SHARE", "REQUESTS"]);
-    assert_eq!(row("blue")[1..4], ["1", "(95)", "25.00%"]);
-    assert_eq!(row("canary")[1..4], ["3", "(5)", "75.00%"]);
-    let requests = |name| row(name)[4].parse::<usize>().expect("a count is a number");
+    assert_eq!((&*row("blue")[4], &*row("canary")[4]), ("25.00%", "75.00%"));
+    assert_eq!(row("blue")[1..4], ["1", "(file:", "95)"]);
+    assert_eq!(row("canary")[1..4], ["3", "(file:", "5)"]);
+    let requests = |name| row(name)[5].parse::<usize>().expect("a count is a number");
     assert_eq!(requests("blue") + requests("canary"), 20);
     assert!(row("canary").contains(&canary.url()));
     let one = ask(&proxy, &["status", "shop"]).await;
@@ -149,11 +150,11 @@ async fn weights_are_shown_and_shifted() {
     let proxy = Setup::new().settings(&settings).start().await;
     let ran = ask(&proxy, &["weights", "shop", "blue=0", "canary=2.5"]).await;
     ended(&ran, 0);
-    assert!(ran.out.contains("2.5 (0)") && ran.out.contains("100.00%"), "{}", ran.out);
+    assert!(ran.out.contains("2.5 (file: 0)") && ran.out.contains("100.00%"), "{}", ran.out);
     assert_eq!(proxy.fetch("/").await.text(), "canary");
     let shown = ask(&proxy, &["weights", "shop"]).await;
     ended(&shown, 0);
-    assert!(shown.out.contains("2.5 (0)"), "{}", shown.out);
+    assert!(shown.out.contains("2.5 (file: 0)"), "{}", shown.out);
     let json = ask(&proxy, &["weights", "--json", "shop", "canary=0", "blue=1"]).await;
     ended(&json, 0);
     let view: Value = serde_json::from_str(&json.out).expect("it is JSON");
