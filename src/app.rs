@@ -197,7 +197,7 @@ impl App {
         let removed: Vec<ListenerKey> = self.listening.keys().filter(|key| !kept.contains(key)).copied().collect();
         for key in removed {
             for worker in &self.workers {
-                worker.tell(Command::Unlisten { key }).await;
+                worker.unlisten(key).await;
             }
             if let Some(address) = self.listening.remove(&key) {
                 info!(%address, "no longer listening");

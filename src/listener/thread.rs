@@ -30,6 +30,8 @@ pub enum Command {
     /// Close a removed listener's socket and drain its connections.
     Unlisten {
         key: ListenerKey,
+        /// Dropped once the socket is closed.
+        closed: oneshot::Sender<()>,
     },
     /// Close all sockets, finish all requests, then end the thread.
     Drain,
@@ -87,6 +89,15 @@ impl WorkerThread {
         let _ = self.commands.send(command).await;
     }
 
+    /// Has the worker close a removed listener's socket, and waits until it is closed: the address must be free for
+    /// whoever is told that the listener is gone.
+    pub async fn unlisten(&self, key: ListenerKey) {
+        let (closed, heard) = oneshot::channel();
+        self.tell(Command::Unlisten { key, closed }).await;
+        // The sender is dropped, never used; with the worker, if that has ended.
+        let _ = heard.await;
+    }
+
     /// Waits until the thread has ended. Can be asked again afterwards.
     pub async fn ended(&mut self) {
         // A receiver that has heard its end panics when asked again.
@@ -125,10 +136,11 @@ async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
                     accepting.insert(key, started);
                 }
             }
-            Some(Command::Unlisten { key }) => {
+            Some(Command::Unlisten { key, closed }) => {
                 if let Some(removed) = accepting.remove(&key) {
                     stop(removed).await;
                 }
+                drop(closed);
             }
             Some(Command::Drain) => {
                 for (_, removed) in accepting.drain() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::{Exposition, Gate, Proxy, Refusing, Setup, Upstream, Wire, backend, get, named};
+use crate::support::{Exposition, Gate, Proxy, Ran, Refusing, Setup, Upstream, Wire, backend, get, named};
 
 async fn read(proxy: &Proxy) -> Exposition {
     let answer = proxy.call("GET", "/metrics", "", "").await;
@@ -64,6 +64,21 @@ async fn counters_equal_what_was_sent() {
         let sums = page.samples(&format!("{name}_sum"), &[("service", "shop")]);
         assert!(sums.iter().all(|sum| sum.value > 0.0 && sum.value < 46.0 * 5.0), "{name}: {sums:?}");
     }
+}
+
+#[tokio::test]
+async fn prometheus_itself_finds_nothing_to_say() {
+    let upstream = obedient().await;
+    let proxy = Proxy::before(&upstream).await;
+    for path in ["/200", "/404", "/500"] {
+        proxy.fetch(path).await;
+    }
+    assert!(proxy.reload().await);
+    let page = proxy.folder().join("metrics");
+    std::fs::write(&page, proxy.call("GET", "/metrics", "", "").await.body).expect("the folder is ours");
+    let page = std::fs::File::open(page).expect("it is there");
+    let ran = Ran::reading(tokio::process::Command::new("promtool").args(["check", "metrics"]), page).await;
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""));
 }
 
 #[tokio::test]

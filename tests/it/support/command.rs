@@ -17,7 +17,12 @@ pub struct Ran {
 impl Ran {
     /// Runs a command to its end.
     pub async fn of(command: &mut Command) -> Self {
-        let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        Self::reading(command, Stdio::null()).await
+    }
+
+    /// Runs a command that reads `input`.
+    pub async fn reading(command: &mut Command, input: impl Into<Stdio>) -> Self {
+        let running = command.stdin(input).kill_on_drop(true).output();
         let output = within("the command to end", running).await.expect("the command can be run");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what is printed is text");
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

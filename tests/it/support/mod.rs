@@ -1,5 +1,6 @@
 //! What the tests are made of: the proxy as a process, endpoints that do as they are told, and raw connections.
 
+mod address;
 mod api;
 mod certificates;
 mod command;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use address::free_address;
 pub use api::{OK, backend, get, named};
 pub use certificates::{Authority, Pair, connect};
 pub use command::{Ran, tidegate};
@@ -27,7 +29,7 @@ pub use exposition::Exposition;
 pub use gate::Gate;
 pub use head::Head;
 pub use load::Load;
-pub use nginx::{Nginx, free_address};
+pub use nginx::Nginx;
 pub use proxy::{Proxy, Setup, Signal};
 pub use upstream::{Refusing, Upstream};
 pub use wire::{Answer, Wire};

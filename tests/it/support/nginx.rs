@@ -1,12 +1,12 @@
 //! nginx as an endpoint, the way the system packages it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{eventually, free_address};
 
 /// A running nginx; gone when dropped.
 pub struct Nginx {
@@ -68,10 +68,4 @@ server {{ {server} }}
 }}
 "
     )
-}
-
-/// nginx can't say which port it got, so one that is free now has to do.
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address")
 }
