@@ -274,7 +274,10 @@ impl Proxy {
     /// Writes proxy.toml anew with other settings; SIGHUP makes them felt.
     pub fn rewrite(&mut self, settings: &str) {
         settings.clone_into(&mut self.setup.settings);
-        fs::write(self.folder().join("proxy.toml"), self.setup.text()).expect("the folder is ours");
+        // Whole at every moment, as editors write files: a reload may be under way.
+        let whole = self.folder().join("proxy.toml.new");
+        fs::write(&whole, self.setup.text()).expect("the folder is ours");
+        fs::rename(whole, self.folder().join("proxy.toml")).expect("the folder is ours");
     }
 
     pub fn pid(&self) -> Pid {
