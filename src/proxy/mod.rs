@@ -1,5 +1,5 @@
 //! The life of one request, top to bottom: route, select, rewrite, forward, reply. Every path, however it ends,
-//! ends in the [`Exchange`] being dropped, which is where it is counted and logged.
+//! ends in the `Exchange` being dropped, which is where it is counted and logged.
 
 mod body;
 mod client;
@@ -48,6 +48,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
             Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
             Err(failure) => Err(failure),
         }
+        .map_err(|failure| failure.with_cookie(selection.cookie.clone()))
         .map(|answer| answer.with_cookie(selection.cookie)),
         Err(failure) => Err(failure),
     };

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
@@ -86,15 +86,21 @@ impl Reason {
 #[derive(Debug)]
 pub(crate) struct Failure {
     reason: Reason,
+    /// A new client keeps the backend that failed it: to draw again would favour the other backends.
+    cookie: Option<HeaderValue>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason }
+        Self { reason, cookie: None }
     }
 }
 
 impl Failure {
+    pub(super) fn with_cookie(self, cookie: Option<HeaderValue>) -> Self {
+        Self { cookie, ..self }
+    }
+
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let status = self.reason.status();
         exchange.failed(self.reason);
@@ -104,8 +110,17 @@ impl Failure {
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
+        if let Some(cookie) = self.cookie {
+            add_cookie(response.headers_mut(), cookie);
+        }
         response
     }
+}
+
+/// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
+fn add_cookie(headers: &mut HeaderMap, cookie: HeaderValue) {
+    headers.append(SET_COOKIE, cookie);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
 }
 
 fn plain_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
@@ -149,12 +164,9 @@ impl Answer {
         Self { response, opening: Some(opening) }
     }
 
-    /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
     pub(super) fn with_cookie(mut self, cookie: Option<HeaderValue>) -> Self {
         if let Some(cookie) = cookie {
-            let headers = self.response.headers_mut();
-            headers.append(SET_COOKIE, cookie);
-            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+            add_cookie(self.response.headers_mut(), cookie);
         }
         self
     }

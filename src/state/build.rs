@@ -1,7 +1,7 @@
 //! From a configuration to a snapshot, keeping what must outlive both: endpoints (with their connections in the
 //! workers) and counters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -102,19 +102,24 @@ impl Registry {
             config: Arc::clone(tls),
         });
         self.next_endpoint_id += 1;
-        let endpoint = Arc::new(Endpoint { id: self.next_endpoint_id, identity: identity.clone(), tls });
+        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls));
         self.endpoints.insert(identity, Arc::clone(&endpoint));
         endpoint
     }
 
-    /// Forgets endpoints that no snapshot holds, and counters of backends that `config` doesn't name.
-    pub(super) fn prune(&mut self, config: &Config) {
-        self.endpoints.retain(|_, endpoint| Arc::strong_count(endpoint) > 1);
-        let named = |service: &ServiceName, backend: &BackendName| {
-            let service = config.services.iter().find(|s| s.name == *service);
-            service.is_some_and(|s| s.backends.iter().any(|b| b.name == *backend))
-        };
-        self.metrics.retain(|(service, backend), _| named(service, backend));
+    /// Lets go of what none of `services`, all there are, has any more: endpoints retire, counters are forgotten.
+    pub(super) fn prune(&mut self, services: &[Arc<Service>]) {
+        let backends = || services.iter().flat_map(|s| s.backends.iter().map(move |b| (s.name(), b)));
+        let endpoints: HashSet<u64> = backends().flat_map(|(_, b)| &b.endpoints).map(|e| e.id).collect();
+        self.endpoints.retain(|_, endpoint| {
+            let kept = endpoints.contains(&endpoint.id);
+            if !kept {
+                endpoint.retire();
+            }
+            kept
+        });
+        let names: HashSet<_> = backends().map(|(service, b)| (service, &b.name)).collect();
+        self.metrics.retain(|(service, backend), _| names.contains(&(service, backend)));
     }
 
     /// The listeners as connections see them.

@@ -216,8 +216,8 @@ impl Writer {
             survives
         });
         self.config = Arc::clone(config);
-        let services = config.services.iter().map(|s| self.build(&Arc::new(s.clone()))).collect();
-        self.registry.prune(config);
+        let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()))).collect();
+        self.registry.prune(&services);
         Ok(Snapshot {
             version: current.version + 1,
             routes: Arc::new(routes(config)),
@@ -250,16 +250,18 @@ impl Writer {
             let mut endpoints = service.config.backends.iter().flat_map(|b| &b.endpoints);
             endpoints.any(|e| matches!(&e.host, crate::config::EndpointHost::Name(name) if name == host))
         };
-        self.with_services_rebuilt(current, uses_host)
+        let next = self.with_services_rebuilt(current, uses_host);
+        self.registry.prune(&next.services);
+        next
     }
 
     fn with_services_rebuilt(&mut self, current: &Snapshot, changed: impl Fn(&Service) -> bool) -> Snapshot {
         let services = current.services.iter();
-        let services = services.map(|s| if changed(s) { self.build(&s.config) } else { Arc::clone(s) }).collect();
+        let services = services.map(|s| if changed(s) { self.build(&s.config) } else { Arc::clone(s) });
         Snapshot {
             version: current.version + 1,
             routes: Arc::clone(&current.routes),
-            services,
+            services: services.collect(),
             listeners: Arc::clone(&current.listeners),
             timeouts: current.timeouts,
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
@@ -47,6 +48,7 @@ pub struct Endpoint {
     pub id: u64,
     pub identity: EndpointIdentity,
     pub tls: Option<EndpointTls>,
+    retired: AtomicBool,
 }
 
 /// How to open TLS to one endpoint.
@@ -57,6 +59,21 @@ pub struct EndpointTls {
 }
 
 impl Endpoint {
+    #[must_use]
+    pub fn new(id: u64, identity: EndpointIdentity, tls: Option<EndpointTls>) -> Self {
+        Self { id, identity, tls, retired: AtomicBool::new(false) }
+    }
+
+    /// No snapshot names it from now on: workers close their idle connections to it.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// For people: `http://127.0.0.1:9001`, with the configured name and the address where they differ.
     #[must_use]
     pub fn display(&self) -> String {

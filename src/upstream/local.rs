@@ -149,8 +149,12 @@ impl LocalEndpoint {
         !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty()
     }
 
-    /// Closes connections that have idled too long, as of `now_ms`.
+    /// Closes connections that have idled too long, as of `now_ms`, and all idle ones of a retired endpoint.
     pub fn sweep(&self, now_ms: u64) {
+        if self.endpoint.is_retired() {
+            self.idle.borrow_mut().clear();
+            self.shared.borrow_mut().retain(|connection| connection.is_used());
+        }
         self.idle.borrow_mut().expire(now_ms);
         self.shared.borrow_mut().retain(|connection| !connection.expired(now_ms));
     }
@@ -174,7 +178,7 @@ pub(super) mod tests {
             tls_fingerprint: None,
             pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
         };
-        Rc::new(LocalEndpoint::new(Arc::new(Endpoint { id, identity, tls: None })))
+        Rc::new(LocalEndpoint::new(Arc::new(Endpoint::new(id, identity, None))))
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,10 +50,14 @@ impl SharedConnection {
         self.http2.sender.is_closed()
     }
 
+    pub(super) fn is_used(&self) -> bool {
+        self.streams.get() > 0
+    }
+
     /// Closed, or unused for too long.
     pub(super) fn expired(&self, now_ms: u64) -> bool {
         let idle_ms = now_ms.saturating_sub(self.idle_since_ms.get());
-        self.is_closed() || (self.streams.get() == 0 && idle_ms >= self.idle_timeout_ms)
+        self.is_closed() || (!self.is_used() && idle_ms >= self.idle_timeout_ms)
     }
 }
 
@@ -94,6 +98,10 @@ impl IdleStack {
             self.idle.pop_front();
         }
         self.idle.push_back((connection, now_ms));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.idle.clear();
     }
 
     pub(super) fn is_empty(&self) -> bool {

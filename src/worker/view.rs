@@ -50,8 +50,8 @@ impl View {
     }
 }
 
-/// This worker's side of every endpoint it has met, by id. An endpoint that no view names any more is forgotten,
-/// and its idle connections closed with it.
+/// This worker's side of every endpoint it has met, by id. One that no view or request uses and that has no
+/// connections is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints(RefCell<HashMap<u64, Rc<LocalEndpoint>, RandomState>>);
 
@@ -66,7 +66,6 @@ impl Endpoints {
     pub(super) fn sweep(&self, now_ms: u64) {
         self.0.borrow_mut().retain(|_, endpoint| {
             endpoint.sweep(now_ms);
-            // Ours, the registry's and the snapshot's: one Arc here means the snapshot dropped it.
             Rc::strong_count(endpoint) > 1 || endpoint.has_connections()
         });
     }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::split::assert_share;
-use crate::support::{Authority, Proxy, Setup, Upstream, Wire, backend, get, named};
+use crate::support::{Authority, Proxy, Refusing, Setup, Upstream, Wire, backend, get, named};
 
 /// Attributes by name, values where they have one.
 struct Cookie {
@@ -88,6 +88,26 @@ async fn the_cookie_is_the_same_on_every_arm_and_nothing_for_scripts_or_other_si
         assert_eq!(cookie.value.len(), 66);
         assert!(!cookie.value.contains(arm));
         assert_eq!(answer.head.value("cache-control"), Some("private"), "no shared cache may keep it");
+    }
+}
+
+#[tokio::test]
+async fn a_new_client_of_a_dead_arm_keeps_it_as_any_other() {
+    let (blue, nobody) = (named("blue").await, Refusing::new());
+    let canary = format!("[services.shop.backends.canary]\nweight = 1\nendpoints = [{:?}]\n", nobody.url());
+    let sticky = "[services.shop]\nsticky = { cookie = \"tidegate\" }\n";
+    let proxy = Setup::new().settings(&(sticky.to_owned() + &backend("blue", 1.0, &blue) + &canary)).start().await;
+    let mut client = proxy.connect().await;
+    let failed = loop {
+        let answer = client.exchange(get("/", "")).await;
+        if answer.status() == 502 {
+            break answer;
+        }
+    };
+    let cookie = cookie(failed.head.value("set-cookie").expect("a new client gets a cookie"));
+    for _ in 0..20 {
+        let again = client.exchange(get("/", &format!("cookie: tidegate={}\r\n", cookie.value))).await;
+        assert_eq!(again.status(), 502, "to draw again would favour the other arm");
     }
 }
 
