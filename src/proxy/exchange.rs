@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::reply::Reason;
+use super::select::Selection;
 use super::{Client, target};
 use crate::config::UpstreamProtocol;
 use crate::observe::{AccessLine, BackendCell, CodeClass};
@@ -33,6 +34,8 @@ pub(crate) struct Exchange {
     lasting: bool,
     /// The client speaks gRPC and reads failures in its terms.
     is_grpc: bool,
+    /// For a client that is new to a sticky service, whatever the answer.
+    cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
     logged: Option<Box<Logged>>,
 }
@@ -75,6 +78,7 @@ impl Exchange {
             lasting: false,
             is_grpc: *request.method() == Method::POST
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
+            cookie: None,
             endpoint: None,
             logged,
         }
@@ -88,8 +92,9 @@ impl Exchange {
         &self.view
     }
 
-    pub(super) fn selected(&mut self, service: usize, backend: usize) {
-        self.target = Some((service, backend));
+    pub(super) fn selected(&mut self, service: usize, selection: Selection) {
+        self.target = Some((service, selection.backend));
+        self.cookie = selection.cookie.map(Box::new);
         if let Some(cell) = self.cell() {
             cell.in_flight.increase();
         }
@@ -126,6 +131,10 @@ impl Exchange {
     /// All of the request has been read from the client.
     pub(super) fn request_read(&self) -> bool {
         self.request_progress.as_ref().is_none_or(|progress| progress.ended())
+    }
+
+    pub(super) fn take_cookie(&mut self) -> Option<HeaderValue> {
+        self.cookie.take().map(|cookie| *cookie)
     }
 
     pub(super) fn is_grpc(&self) -> bool {

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::ext::Protocol;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -101,7 +102,11 @@ pub(super) async fn send(
             Err((failure, _)) => return Err(failure.into()),
         };
         need.prepare(&lease).await?;
-        let copy = (lease.reused() && attempts < ATTEMPTS_MAX).then(|| copy(&request, lease.is_http2())).flatten();
+        let copy = if lease.reused() && attempts < ATTEMPTS_MAX && is_replayable(&request, lease.is_http2()) {
+            Some(HeadCopy::of(&request))
+        } else {
+            None
+        };
         // A first attempt on an idle connection began when its request did.
         let begun = if attempts == 1 && lease.reused() { exchange.started() } else { Instant::now() };
         match attempt(exchange, &mut lease, request).await {
@@ -217,7 +222,7 @@ fn attempt<'a>(
 fn again(
     exchange: &Exchange,
     mut error: TrySendError<Request<RequestBody>>,
-    copy: Option<Request<RequestBody>>,
+    copy: Option<HeadCopy>,
     attempts: usize,
 ) -> Result<Request<RequestBody>, Failure> {
     if let Some(unsent) = error.take_message()
@@ -230,10 +235,10 @@ fn again(
     }
     let copy = copy.filter(|copy| match why(error.error()) {
         Why::NotLookedAt => true,
-        Why::Closed => copy.method().is_idempotent(),
+        Why::Closed => copy.method.is_idempotent(),
         Why::Other => false,
     });
-    copy.ok_or_else(|| Reason::EndpointBroke.into())
+    copy.map(HeadCopy::into_request).ok_or_else(|| Reason::EndpointBroke.into())
 }
 
 /// What a broken connection says about the request on it.
@@ -258,19 +263,40 @@ fn why(error: &hyper::Error) -> Why {
     if error.is_parse() || error.is_timeout() || error.is_user() { Why::Other } else { Why::Closed }
 }
 
-/// A copy of a request without a body, where it could be of use: hyper keeps none.
-fn copy(request: &Request<RequestBody>, is_http2: bool) -> Option<Request<RequestBody>> {
-    if !request.body().is_empty() || !(is_http2 || request.method().is_idempotent()) {
-        return None;
+/// Whether a copy of the request could be of use.
+fn is_replayable(request: &Request<RequestBody>, is_http2: bool) -> bool {
+    request.body().is_empty() && (is_http2 || request.method().is_idempotent())
+}
+
+/// A copy of a request's head, for sending it again: hyper keeps none. Made for nearly every request and hardly ever
+/// used, so it is no more than it has to be.
+struct HeadCopy {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    protocol: Option<Protocol>,
+}
+
+impl HeadCopy {
+    fn of(request: &Request<RequestBody>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+            protocol: request.extensions().get().cloned(),
+        }
     }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    if let Some(protocol) = request.extensions().get::<hyper::ext::Protocol>() {
-        copy.extensions_mut().insert(protocol.clone());
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        if let Some(protocol) = self.protocol {
+            request.extensions_mut().insert(protocol);
+        }
+        request
     }
-    Some(copy)
 }
 
 /// Puts the request into the form of the connection's protocol. Can be done again for another connection.

@@ -39,17 +39,13 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let mut request = request.map(RequestBody::new);
     let mut exchange = Exchange::begin(client, &request);
     let names = RequestNames::of(request.headers());
-    let answered = match route(&mut exchange, &request, names) {
-        Ok(selection) => match rewrite(&exchange, &mut request, names) {
-            Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
-                .await
-                .and_then(|(response, lease)| forward::answer(&exchange, response, lease)),
-            // Boxed: rare, and large.
-            Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
-            Err(failure) => Err(failure),
-        }
-        .map_err(|failure| failure.with_cookie(selection.cookie.clone()))
-        .map(|answer| answer.with_cookie(selection.cookie)),
+    let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
+    let answered = match upgrade {
+        Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
+            .await
+            .and_then(|(response, lease)| forward::answer(&exchange, response, lease)),
+        // Boxed: rare, and large.
+        Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
         Err(failure) => Err(failure),
     };
     Ok(match answered {
@@ -59,7 +55,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 }
 
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Selection, Failure> {
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
     target::check(request, names)?;
     let host = target::host(request);
     let client = exchange.client();
@@ -73,11 +69,18 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    let stable = service.config.stable;
-    let selection = select::select(&client.worker, service, &facts, client.forwarded.secure);
-    // A service that can't answer shows that in its own numbers: in stable's.
-    exchange.selected(index, selection.as_ref().map_or(stable, |selection| selection.backend));
-    selection.ok_or_else(|| Reason::NoBackend.into())
+    match select::select(&client.worker, service, &facts, client.forwarded.secure) {
+        Some(selection) => {
+            exchange.selected(index, selection);
+            Ok(())
+        }
+        None => {
+            // A service that can't answer shows that in its own numbers: in stable's.
+            let backend = service.config.stable;
+            exchange.selected(index, Selection { backend, cookie: None });
+            Err(Reason::NoBackend.into())
+        }
+    }
 }
 
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.

@@ -86,39 +86,34 @@ impl Reason {
 #[derive(Debug)]
 pub(crate) struct Failure {
     reason: Reason,
-    /// A new client keeps the backend that failed it: to draw again would favour the other backends.
-    cookie: Option<HeaderValue>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, cookie: None }
+        Self { reason }
     }
 }
 
 impl Failure {
-    pub(super) fn with_cookie(self, cookie: Option<HeaderValue>) -> Self {
-        Self { cookie, ..self }
-    }
-
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let status = self.reason.status();
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
+        let cookie = exchange.take_cookie();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
-        if let Some(cookie) = self.cookie {
-            add_cookie(response.headers_mut(), cookie);
-        }
+        // A new client keeps the backend that failed it: to draw again would favour the other backends.
+        add_cookie(response.headers_mut(), cookie);
         response
     }
 }
 
 /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
-fn add_cookie(headers: &mut HeaderMap, cookie: HeaderValue) {
+fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
+    let Some(cookie) = cookie else { return };
     headers.append(SET_COOKIE, cookie);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
 }
@@ -152,7 +147,7 @@ fn grpc_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody
 pub(crate) struct Answer {
     response: Response<Source>,
     /// HTTP ends with this answer.
-    opening: Option<Opening>,
+    opening: Option<Box<Opening>>,
 }
 
 impl Answer {
@@ -161,18 +156,12 @@ impl Answer {
     }
 
     pub(super) fn switching(response: Response<Source>, opening: Opening) -> Self {
-        Self { response, opening: Some(opening) }
+        Self { response, opening: Some(Box::new(opening)) }
     }
 
-    pub(super) fn with_cookie(mut self, cookie: Option<HeaderValue>) -> Self {
-        if let Some(cookie) = cookie {
-            add_cookie(self.response.headers_mut(), cookie);
-        }
-        self
-    }
-
-    pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+    pub(super) fn into_response(mut self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.answered(self.response.status());
+        add_cookie(self.response.headers_mut(), exchange.take_cookie());
         let exchange = match self.opening {
             None => Some(exchange),
             Some(opening) => {
