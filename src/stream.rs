@@ -7,9 +7,11 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Writes up to this size are gathered: copying them costs less than the longer path through the kernel.
@@ -17,6 +19,11 @@ const GATHER_BYTES_MAX: usize = 8 * 1024;
 
 thread_local! {
     static GATHERED: RefCell<Box<[u8]>> = RefCell::new(vec![0; GATHER_BYTES_MAX].into());
+}
+
+/// How soon the kernel finds out that a silent peer is gone: after a minute and four probes, 15 s apart.
+pub(crate) fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4)
 }
 
 /// See the module's text.

@@ -1,11 +1,9 @@
 //! One worker's accept loop on one socket.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -49,16 +47,16 @@ pub(super) async fn run(
             }
         }
     }
-    // Whoever is in the queue was told by the kernel that we are here.
-    while let Some((stream, address)) = poll_fn(|cx| match listener.poll_accept(cx) {
-        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-    {
-        start(&worker, key, &mut tls, stream, address);
+    // Whoever is in the queue was told by the kernel that we are here. The socket itself is asked, since the runtime
+    // may not have heard of the last ones yet.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, address)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                start(&worker, key, &mut tls, stream, address);
+            }
+        }
     }
-    drop(listener);
     worker.signal(Signal::Drain, |lifeline| lifeline.listener() == key);
     stopped.notify_one();
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::http1::FIRST_REQUEST_GRACE;
 use super::{http1, http2};
 use crate::proxy::Client;
 use crate::worker::{Registration, Signal};
@@ -90,6 +91,7 @@ async fn opening(stream: &mut TcpStream, client: &Client) -> Opening {
     let timeouts = client.worker.view().snapshot.timeouts;
     timer.set(timeouts.keep_alive);
     let mut first = BytesMut::new();
+    let mut hurried = false;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(read) = poll_more(Pin::new(stream), client, &mut first, cx) {
@@ -108,7 +110,12 @@ async fn opening(stream: &mut TcpStream, client: &Client) -> Opening {
             }
             let told = match client.lifeline.heard(cx) {
                 Signal::Serve => false,
-                Signal::Drain => first.is_empty(),
+                Signal::Drain => {
+                    if first.is_empty() && !std::mem::replace(&mut hurried, true) {
+                        timer.set(FIRST_REQUEST_GRACE);
+                    }
+                    false
+                }
                 Signal::Close => true,
             };
             return if told || timer.poll(cx).is_ready() { Poll::Ready(Opening::Gone) } else { Poll::Pending };

@@ -32,6 +32,11 @@ use crate::worker::Signal;
 /// How long a connection idles before it is parked: longer than a busy client pauses.
 const PARK_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a client may take to take its last bytes.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a drain waits for the first request of a connection that has had none: it may be on its way.
+pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+
 const TIMEOUT_ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How serving ended.
@@ -56,7 +61,7 @@ where
         if first.is_empty() {
             first = match parked(&mut stream, &client, &timer).await {
                 Some(first) => first,
-                None => return drop(stream.shutdown().await),
+                None => return close(&mut stream, &client, b"").await,
             };
         }
         // Boxed, so that a parked connection's future is small.
@@ -71,25 +76,41 @@ where
                 return;
             }
             Ended::HeadTimeout(mut stream) => {
-                // The client may well be gone; either way we are done with it.
-                let _ = stream.write_all(TIMEOUT_ANSWER).await;
-                return drop(stream.shutdown().await);
+                return close(&mut stream, &client, TIMEOUT_ANSWER).await;
             }
         }
     }
+}
+
+/// Says `last` and closes. A client that doesn't take it, or is gone, is not waited for.
+async fn close<T: AsyncWrite + Unpin>(stream: &mut T, client: &Client, last: &[u8]) {
+    let closing = async {
+        stream.write_all(last).await?;
+        stream.shutdown().await
+    };
+    let _ = client.worker.timers.timeout(CLOSE_LIMIT, closing).await;
 }
 
 /// Waits for the next request's first bytes. `None`: the client left, idled too long, or has to go.
 async fn parked<T: AsyncRead + Unpin>(stream: &mut T, client: &Client, timer: &Timer) -> Option<Bytes> {
     timer.set(client.worker.view().snapshot.timeouts.keep_alive);
     client.worker.cell().connections_parked.increase();
+    let mut hurried = false;
     let first = poll_fn(|cx| {
         // Bytes first: a request that is already here is answered, even while draining.
-        match poll_first(Pin::new(stream), client, cx) {
-            Poll::Ready(first) => Poll::Ready(first),
-            Poll::Pending if client.lifeline.heard(cx) != Signal::Serve => Poll::Ready(None),
-            Poll::Pending => timer.poll(cx).map(|()| None),
+        if let Poll::Ready(first) = poll_first(Pin::new(stream), client, cx) {
+            return Poll::Ready(first);
         }
+        match client.lifeline.heard(cx) {
+            Signal::Serve => {}
+            Signal::Drain if client.activity.begun() == 0 => {
+                if !std::mem::replace(&mut hurried, true) {
+                    timer.set(FIRST_REQUEST_GRACE);
+                }
+            }
+            Signal::Drain | Signal::Close => return Poll::Ready(None),
+        }
+        timer.poll(cx).map(|()| None)
     })
     .await;
     client.worker.cell().connections_parked.decrease();
@@ -122,18 +143,17 @@ where
         .header_read_timeout(None)
         .serve_connection(io, service);
     let timeouts = client.worker.view().snapshot.timeouts;
-    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, told: false };
+    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, told: false, begun: client.activity.begun() };
     let stopped = poll_fn(|cx| {
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Stopped::Ended(ended));
-        }
-        match watch.look(cx) {
-            Poll::Ready(Seen::Drain) => {
-                Pin::new(&mut connection).graceful_shutdown();
-                Pin::new(&mut connection).poll(cx).map(Stopped::Ended)
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Stopped::Ended(ended));
             }
-            Poll::Ready(Seen::Stop(stopped)) => Poll::Ready(stopped),
-            Poll::Pending => Poll::Pending,
+            match watch.look(cx) {
+                Poll::Ready(Seen::Drain) => Pin::new(&mut connection).graceful_shutdown(),
+                Poll::Ready(Seen::Stop(stopped)) => return Poll::Ready(stopped),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     })
     .await;
@@ -141,8 +161,7 @@ where
         Stopped::Ended(Ok(())) if client.tunnel.borrow().is_some() => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner();
-            debug_assert!(unread.is_empty(), "hyper reads all there is before it serves");
-            Ended::Tunnel(stream, parts.read_buf)
+            Ended::Tunnel(stream, joined(&parts.read_buf, unread))
         }
         Stopped::Ended(ended) => {
             if let Err(error) = ended {
@@ -152,13 +171,18 @@ where
         }
         Stopped::Idle => {
             let parts = connection.into_parts();
-            // Even an empty rest keeps all of hyper's read buffer alive.
-            let read_ahead = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
-            Ended::Idle(parts.io.into_inner().0, read_ahead)
+            let (stream, unread) = parts.io.into_inner();
+            Ended::Idle(stream, joined(&parts.read_buf, unread))
         }
         Stopped::HeadTimeout => Ended::HeadTimeout(connection.into_parts().io.into_inner().0),
         Stopped::Closed => Ended::Closed,
     }
+}
+
+/// What hyper has read and not used, and what it has not read of what we had. Copied, since even an empty rest would
+/// keep all of hyper's buffer alive.
+fn joined(read: &[u8], unread: Bytes) -> Bytes {
+    if read.is_empty() { unread } else { [read, &unread].concat().into() }
 }
 
 enum Stopped {
@@ -183,6 +207,8 @@ struct Watch<'a> {
     /// When last looked.
     stage: Stage,
     told: bool,
+    /// Requests begun on the connection before.
+    begun: u64,
 }
 
 impl Watch<'_> {
@@ -190,8 +216,11 @@ impl Watch<'_> {
         let stage = self.client.activity.stage();
         match self.client.lifeline.heard(cx) {
             Signal::Serve => {}
-            // A parked connection looks for a last request before it closes.
-            Signal::Drain if stage == Stage::Idle => return Poll::Ready(Seen::Stop(Stopped::Idle)),
+            // A parked connection looks for a last request before it closes. Where that has begun to come, hyper would
+            // drop it if it had served one before, and a new hyper connection hasn't.
+            Signal::Drain if stage == Stage::Idle || (stage == Stage::ReadingHead && self.served()) => {
+                return Poll::Ready(Seen::Stop(Stopped::Idle));
+            }
             Signal::Drain if !self.told => {
                 self.told = true;
                 return Poll::Ready(Seen::Drain);
@@ -206,6 +235,11 @@ impl Watch<'_> {
             Stage::ReadingHead => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::HeadTimeout)),
             Stage::Idle => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Idle)),
         }
+    }
+
+    /// A request began since hyper was attached.
+    fn served(&self) -> bool {
+        self.client.activity.begun() > self.begun
     }
 
     /// Arms the timer of a stage that has just begun. Idling begins anew after each request, even when the

@@ -10,6 +10,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::stream::keep_alive;
+
 /// Connections that wait to be accepted, per worker; the system caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -84,6 +86,8 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = open(address)?;
     socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_keepalive(&keep_alive())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

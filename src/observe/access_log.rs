@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::warn;
@@ -24,6 +25,8 @@ use crate::config::AccessLogOutput;
 const BUFFER_BYTES: usize = 32 * 1024;
 /// Buffers waiting for the writer; with [`BUFFER_BYTES`], 8 MiB at most.
 const QUEUE_BUFFERS: usize = 256;
+/// How long the end of the process waits for the last lines.
+const FINISH_LIMIT: Duration = Duration::from_secs(3);
 
 /// What happened to one request. Absent values are left out of the line.
 #[derive(Debug, Serialize)]
@@ -143,9 +146,17 @@ impl AccessLogWriter {
         self.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until everything handed over is written. All workers' ends must be gone.
+    /// Waits until everything handed over is written, but not for an output that stands still. All workers' ends must
+    /// be gone.
     pub fn finish(self) {
         drop(self.queue);
+        let begun = Instant::now();
+        while !self.thread.is_finished() {
+            if begun.elapsed() > FINISH_LIMIT {
+                return warn!("the access log's output takes nothing; its last lines are lost");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if self.thread.join().is_err() {
             warn!("the access log's thread ended early");
         }

@@ -1,6 +1,5 @@
 //! What belongs to no backend: connections, requests that found no service, reloads, the access log's drops.
 
-use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -50,8 +49,6 @@ pub struct ProcessMetrics {
     pub access_log_dropped: AtomicU64,
     pub resolve_errors: AtomicU64,
     pub started: SystemTime,
-    /// Bound addresses, for whoever asked for port 0.
-    pub addresses: Mutex<Vec<SocketAddr>>,
 }
 
 impl ProcessMetrics {
@@ -65,7 +62,6 @@ impl ProcessMetrics {
             access_log_dropped: AtomicU64::new(0),
             resolve_errors: AtomicU64::new(0),
             started: SystemTime::now(),
-            addresses: Mutex::new(Vec::new()),
         }
     }
 

@@ -47,6 +47,7 @@ impl Client {
 #[derive(Debug, Default)]
 pub struct Activity {
     requests: Cell<u32>,
+    begun: Cell<u64>,
     /// A request's body hasn't been read to its end.
     body_open: Cell<bool>,
     flushed: Cell<bool>,
@@ -71,6 +72,7 @@ impl Activity {
     /// A request's head is complete; alive until the guard is dropped.
     pub(super) fn request(&self, has_body: bool) {
         self.requests.set(self.requests.get() + 1);
+        self.begun.set(self.begun.get() + 1);
         self.body_open.set(has_body);
         self.progress.set(true);
     }
@@ -107,6 +109,12 @@ impl Activity {
     #[must_use]
     pub fn take_progress(&self) -> bool {
         self.progress.replace(false)
+    }
+
+    /// Requests this connection has ever carried.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.begun.get()
     }
 
     #[must_use]

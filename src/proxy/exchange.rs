@@ -146,6 +146,14 @@ impl Exchange {
         self.started
     }
 
+    /// When all of the request had been read from the client; `None` while it hasn't.
+    pub(super) fn request_read_at(&self) -> Option<Instant> {
+        match &self.request_progress {
+            None => Some(self.started),
+            Some(progress) => progress.ended_at(),
+        }
+    }
+
     /// An endpoint is about to be asked.
     pub(super) fn attempts(&mut self, endpoint: SocketAddr) {
         self.endpoint = Some(endpoint);

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::ext::Protocol;
@@ -102,24 +102,29 @@ pub(super) async fn send(
             Err((failure, _)) => return Err(failure.into()),
         };
         need.prepare(&lease).await?;
-        let copy = if lease.reused() && attempts < ATTEMPTS_MAX && is_replayable(&request, lease.is_http2()) {
+        let may_fail_unseen = lease.reused() || lease.is_http2();
+        let copy = if may_fail_unseen && attempts < ATTEMPTS_MAX && is_replayable(&request, lease.is_http2()) {
             Some(HeadCopy::of(&request))
         } else {
             None
         };
+        let reused = lease.reused();
         // A first attempt on an idle connection began when its request did.
         let begun = if attempts == 1 && lease.reused() { exchange.started() } else { Instant::now() };
         match attempt(exchange, &mut lease, request).await {
             Ok(response) => {
                 let now = Instant::now();
-                lease.endpoint().observe(now - begun, now);
+                // How long a client takes to send its body says nothing about the endpoint.
+                if exchange.request_progress().is_none() {
+                    lease.endpoint().observe(now - begun, now);
+                }
                 exchange.head_received(now);
                 return Ok((response, lease));
             }
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
             Err(Broken::Connection(error)) => {
                 debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
-                request = again(exchange, *error, copy, attempts)?;
+                request = again(exchange, *error, copy, attempts, reused)?;
             }
         }
         if let Some(cell) = exchange.cell() {
@@ -197,11 +202,15 @@ where
         if this.timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if this.exchange.request_read() {
+        // The clock starts when the client's body has been read: until then it runs anew.
+        let left = match this.exchange.request_read_at() {
+            Some(read_at) => this.limit.saturating_sub(read_at.elapsed()),
+            None => *this.limit,
+        };
+        if left.is_zero() {
             return Poll::Ready(Err(Broken::Late));
         }
-        // The clock starts when the client's body has been read: until then it runs anew.
-        this.timer.set(*this.limit);
+        this.timer.set(left);
         this.timer.poll(cx).map(|()| Err(Broken::Late))
     }
 }
@@ -224,6 +233,7 @@ fn again(
     mut error: TrySendError<Request<RequestBody>>,
     copy: Option<HeadCopy>,
     attempts: usize,
+    reused: bool,
 ) -> Result<Request<RequestBody>, Failure> {
     if let Some(unsent) = error.take_message()
         && attempts < ATTEMPTS_MAX
@@ -235,7 +245,8 @@ fn again(
     }
     let copy = copy.filter(|copy| match why(error.error()) {
         Why::NotLookedAt => true,
-        Why::Closed => copy.method.is_idempotent(),
+        // Only a connection that had idled may have been closed before it saw the request.
+        Why::Closed => reused && copy.method.is_idempotent(),
         Why::Other => false,
     });
     copy.map(HeadCopy::into_request).ok_or_else(|| Reason::EndpointBroke.into())
@@ -306,6 +317,10 @@ fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
         // Only HTTP/1.0 may do without a `Host`, and what we send on is HTTP/1.1.
         if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, identity.authority.clone());
+        }
+        // hyper takes a GET or HEAD of unknown length for one without a body, unless told.
+        if !request.body().is_empty() && !request.headers().contains_key(CONTENT_LENGTH) {
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         *request.version_mut() = Version::HTTP_11;
         return;

@@ -54,7 +54,8 @@ impl Opening {
     pub(super) fn begin(self, exchange: Exchange) {
         let client = Rc::clone(exchange.client());
         client.lifeline.mark_long();
-        let tunnel = Tunnel { endpoint: self.endpoint, _lease: self.lease, exchange };
+        let owns_connection = matches!(self.client, ClientEnd::Http1);
+        let tunnel = Tunnel { owns_connection, endpoint: self.endpoint, _lease: self.lease, exchange };
         match self.client {
             ClientEnd::Http1 => *client.tunnel.borrow_mut() = Some(tunnel),
             ClientEnd::Http2(stream) => {
@@ -72,6 +73,7 @@ impl Opening {
 /// One side of an agreed upgrade, waiting for the other.
 #[derive(Debug)]
 pub struct Tunnel {
+    owns_connection: bool,
     endpoint: EndpointEnd,
     /// Counts as in flight at its endpoint.
     _lease: Lease,
@@ -95,7 +97,7 @@ impl Tunnel {
         };
         let shared = Rc::clone(self.exchange.client());
         shared.worker.cell().tunnels_open.increase();
-        let mut ends = Ends::new(client, read_ahead, endpoint);
+        let mut ends = Ends::new(self.owns_connection, client, read_ahead, endpoint);
         if ends.run(&shared).await.is_err() {
             self.exchange.failed(Reason::ResponseBroken);
         }
@@ -105,6 +107,8 @@ impl Tunnel {
 }
 
 struct Ends<C> {
+    /// The client's side is a whole connection.
+    owns_connection: bool,
     client: C,
     endpoint: Box<dyn Stream>,
     /// From the client to the endpoint.
@@ -123,9 +127,15 @@ struct Direction {
 }
 
 impl<C: Stream> Ends<C> {
-    fn new(client: C, read_ahead: Bytes, endpoint: UpgradedStream) -> Self {
+    fn new(owns_connection: bool, client: C, read_ahead: Bytes, endpoint: UpgradedStream) -> Self {
         let direction = |pending: Bytes| Direction { bytes: pending.len() as u64, pending, ..Direction::default() };
-        Self { client, endpoint: endpoint.stream, up: direction(read_ahead), down: direction(endpoint.read_ahead) }
+        Self {
+            owns_connection,
+            client,
+            endpoint: endpoint.stream,
+            up: direction(read_ahead),
+            down: direction(endpoint.read_ahead),
+        }
     }
 
     async fn run(&mut self, shared: &Client) -> io::Result<()> {
@@ -136,7 +146,11 @@ impl<C: Stream> Ends<C> {
             let before = self.up.bytes + self.down.bytes;
             let up = self.up.poll(cx, &shared.worker, &mut self.client, &mut self.endpoint)?;
             let down = self.down.poll(cx, &shared.worker, &mut self.endpoint, &mut self.client)?;
-            if up.is_ready() && down.is_ready() || shared.lifeline.heard(cx) == Signal::Close {
+            if up.is_ready() && down.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            // A tunnel within an HTTP/2 connection ends with that, which is who listens.
+            if self.owns_connection && shared.lifeline.heard(cx) == Signal::Close {
                 return Poll::Ready(Ok(()));
             }
             if self.up.bytes + self.down.bytes > before {

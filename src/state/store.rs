@@ -15,9 +15,10 @@ use tracing::info;
 
 use super::build::{Registry, Resolved, routes};
 use super::{Service, Snapshot};
-use crate::config::{Config, ListenerConfig, ServiceConfig};
+use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
 use crate::model::{BackendName, ServiceName, Weight};
 use crate::tls::ServerTls;
+use crate::upstream::host_names;
 
 /// Names a listener across reloads: its configured address, and a number among listeners with that same address,
 /// which only port 0 allows to be above zero.
@@ -46,11 +47,8 @@ pub enum Change {
         resolved: HashMap<String, Vec<IpAddr>>,
     },
     Weights(WeightsChange),
-    /// Addresses of a host name, as just resolved.
-    Resolved {
-        host: String,
-        addresses: Vec<IpAddr>,
-    },
+    /// New addresses of host names.
+    Resolved(HashMap<String, Vec<IpAddr>>),
 }
 
 /// All weights of one service at once.
@@ -178,7 +176,7 @@ impl Store {
         let next = match change {
             Change::Config { config, resolved } => writer.with_config(&current, &config, resolved)?,
             Change::Weights(change) => writer.with_weights(&current, &change)?,
-            Change::Resolved { host, addresses } => writer.with_resolved(&current, &host, addresses),
+            Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
         };
         let version = next.version;
         let old = self.current.swap(Arc::new(next));
@@ -207,7 +205,9 @@ impl Writer {
         resolved: Resolved,
     ) -> Result<Snapshot, Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
+        let names = host_names(config);
         self.resolved.extend(resolved);
+        self.resolved.retain(|name, _| names.contains(name));
         self.overrides.retain(|name, kept| {
             let survives = config.services.iter().any(|s| s.name == *name && kept.replaced == file_weights(s));
             if !survives {
@@ -244,13 +244,13 @@ impl Writer {
         Ok(self.with_services_rebuilt(current, |service| service.name() == &config.name))
     }
 
-    fn with_resolved(&mut self, current: &Snapshot, host: &str, addresses: Vec<IpAddr>) -> Snapshot {
-        self.resolved.insert(host.to_owned(), addresses);
-        let uses_host = |service: &Service| {
+    fn with_resolved(&mut self, current: &Snapshot, resolved: &Resolved) -> Snapshot {
+        let uses_one = |service: &Service| {
             let mut endpoints = service.config.backends.iter().flat_map(|b| &b.endpoints);
-            endpoints.any(|e| matches!(&e.host, crate::config::EndpointHost::Name(name) if name == host))
+            endpoints.any(|e| matches!(&e.host, EndpointHost::Name(name) if resolved.contains_key(name)))
         };
-        let next = self.with_services_rebuilt(current, uses_host);
+        self.resolved.extend(resolved.clone());
+        let next = self.with_services_rebuilt(current, uses_one);
         self.registry.prune(&next.services);
         next
     }

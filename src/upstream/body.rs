@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 /// How far a request's body has come; shared with whoever must know whether all of it was read.
 #[derive(Debug, Default)]
 pub struct RequestProgress {
     bytes: Cell<u64>,
-    ended: Cell<bool>,
+    ended_at: Cell<Option<Instant>>,
     failed: Cell<bool>,
 }
 
@@ -26,7 +27,13 @@ impl RequestProgress {
     /// All of the body was read from the client.
     #[must_use]
     pub fn ended(&self) -> bool {
-        self.ended.get()
+        self.ended_at.get().is_some()
+    }
+
+    /// When the last of the body was read.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended_at.get()
     }
 
     /// The client broke off in the middle of its body.
@@ -77,10 +84,16 @@ impl Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     progress.bytes.set(progress.bytes.get() + data.len() as u64);
                 }
-                progress.ended.set(frame.is_trailers() || incoming.is_end_stream());
+                if frame.is_trailers() || incoming.is_end_stream() {
+                    progress.ended_at.set(Some(Instant::now()));
+                }
             }
             Some(Err(_)) => progress.failed.set(true),
-            None => progress.ended.set(true),
+            None => {
+                if !progress.ended() {
+                    progress.ended_at.set(Some(Instant::now()));
+                }
+            }
         }
         Poll::Ready(polled)
     }

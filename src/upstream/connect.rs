@@ -13,6 +13,7 @@ use bytes::Bytes;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
@@ -22,12 +23,14 @@ use super::body::RequestBody;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::pool::Http1Connection;
 use crate::executor::LocalExecutor;
-use crate::stream::HyperStream;
+use crate::stream::{HyperStream, keep_alive};
 
 /// Receive windows of an HTTP/2 connection to an endpoint: a stream may hold this much that a slow client
 /// hasn't taken, and the connection sixteen such streams before others wait.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A response's head, decoded: as much as we take from a client.
+const HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// A silent HTTP/2 connection is asked for a sign of life this often, and given this long.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,6 +197,7 @@ pub(super) async fn http2(endpoint: &Endpoint) -> Result<Http2Connection, Connec
 async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
     let stream = TcpStream::connect(endpoint.identity.address).await.map_err(ConnectError::Tcp)?;
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    SockRef::from(&stream).set_tcp_keepalive(&keep_alive()).map_err(ConnectError::Tcp)?;
     Ok(stream)
 }
 
@@ -245,6 +249,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(HyperStream::new(stream))

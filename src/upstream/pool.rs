@@ -163,9 +163,8 @@ impl Lease {
             // A shared connection that failed is closed, and so isn't found again.
             (UpstreamProtocol::Http2, _) => endpoint.shared_with_room().map(Connection::Http2),
         };
-        let reused = idle.is_some();
-        let connection = match idle {
-            Some(connection) => connection,
+        let (connection, reused) = match idle {
+            Some(connection) => (connection, true),
             None => {
                 // Boxed: the large future of a rare path would be moved about with every request.
                 let opened = Box::pin(timers.timeout(limit, open(endpoint, timers))).await;
@@ -271,19 +270,23 @@ impl LocalEndpoint {
     }
 }
 
-async fn open(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Connection, ConnectError> {
+/// A new connection, or one that somebody else opened meanwhile; the flag tells the latter.
+async fn open(endpoint: &LocalEndpoint, timers: &Timers) -> Result<(Connection, bool), ConnectError> {
     match endpoint.endpoint.identity.protocol {
-        UpstreamProtocol::Http1 => connect::http1(&endpoint.endpoint).await.map(Connection::Http1),
-        UpstreamProtocol::Http2 => open_shared(endpoint, timers).await.map(Connection::Http2),
+        UpstreamProtocol::Http1 => Ok((Connection::Http1(connect::http1(&endpoint.endpoint).await?), false)),
+        UpstreamProtocol::Http2 => {
+            let (shared, waited) = open_shared(endpoint, timers).await?;
+            Ok((Connection::Http2(shared), waited))
+        }
     }
 }
 
 /// Waits while an HTTP/2 connection is being opened, so that a burst of requests opens one and not one each.
-async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Rc<SharedConnection>, ConnectError> {
+async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<(Rc<SharedConnection>, bool), ConnectError> {
     while endpoint.connecting.get() {
         endpoint.connected.notified().await;
         if let Some(shared) = endpoint.shared_with_room() {
-            return Ok(shared);
+            return Ok((shared, true));
         }
     }
     let connecting = Connecting::begin(endpoint);
@@ -295,7 +298,7 @@ async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<Rc<Sha
     });
     endpoint.shared.borrow_mut().push(Rc::clone(&shared));
     drop(connecting);
-    Ok(shared)
+    Ok((shared, false))
 }
 
 /// Marks that an HTTP/2 connection is being opened, and wakes the waiters however that ends.

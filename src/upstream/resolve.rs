@@ -102,18 +102,22 @@ impl Resolver {
             }
             let names = host_names(&self.store.config());
             self.known.retain(|name, _| names.contains(name));
-            each(names, |name, result| self.take(name, result)).await;
+            let mut changed = HashMap::new();
+            each(names, |name, result| self.take(name, result, &mut changed)).await;
+            if !changed.is_empty() {
+                // Only configurations and weights are ever refused.
+                drop(self.store.apply(Change::Resolved(changed)));
+            }
         }
     }
 
-    fn take(&mut self, name: String, result: Result<Vec<IpAddr>, String>) {
+    fn take(&mut self, name: String, result: Result<Vec<IpAddr>, String>, changed: &mut HashMap<String, Vec<IpAddr>>) {
         match result {
             Ok(addresses) if self.known.get(&name) == Some(&addresses) => {}
             Ok(addresses) => {
                 info!(host = %name, ?addresses, "a host name has new addresses");
                 self.known.insert(name.clone(), addresses.clone());
-                // Only configurations and weights are ever refused.
-                drop(self.store.apply(Change::Resolved { host: name, addresses }));
+                changed.insert(name, addresses);
             }
             Err(reason) => {
                 self.process.resolve_errors.fetch_add(1, Ordering::Relaxed);

@@ -37,7 +37,7 @@ pub struct Worker {
     pub process: Arc<ProcessMetrics>,
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
-    /// New requests are still answered, and their connections closed.
+    /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,

@@ -19,6 +19,21 @@ async fn a_chunked_request_stays_chunked_and_whole() {
 }
 
 #[tokio::test]
+async fn a_get_keeps_its_body_even_where_its_length_is_unknown() {
+    let upstream = Upstream::answering(OK).await;
+    let proxy = Proxy::before(&upstream).await;
+    let mut client = proxy.connect().await;
+    for _ in 0..2 {
+        let search =
+            "GET /_search HTTP/1.1\r\nhost: shop.test\r\ntransfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n";
+        assert_eq!(client.exchange(search).await.text(), "ok");
+    }
+    let received = upstream.requests();
+    assert!(received.iter().all(|request| request.body == b"query" && request.head.is_chunked()));
+    assert_eq!((received.len(), upstream.connections()), (2, 1), "the connection is used again");
+}
+
+#[tokio::test]
 async fn each_chunk_of_an_answer_arrives_before_the_next_is_sent() {
     let (go, went) = tokio::sync::mpsc::channel::<()>(8);
     let went = std::sync::Arc::new(tokio::sync::Mutex::new(went));

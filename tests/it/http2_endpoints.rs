@@ -137,6 +137,19 @@ async fn a_refused_stream_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_refusal_on_a_new_connection_is_sent_again_too() {
+    let upstream = http2_endpoint(None, |mut stream| async move {
+        match stream.index {
+            0 => stream.respond.send_reset(Reason::REFUSED_STREAM),
+            _ => stream.answer("ok"),
+        }
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    assert_eq!(proxy.fetch("/").await.text(), "ok");
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_otherwise_is_a_502() {
     let upstream = http2_endpoint(None, |mut stream| async move {
         match stream.index {

@@ -198,6 +198,26 @@ async fn a_slow_upload_is_not_a_slow_answer() {
 }
 
 #[tokio::test]
+async fn the_clock_for_an_answer_starts_when_the_upload_has_ended() {
+    let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
+        let head = wire.head().await;
+        wire.request_body(&head).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        wire.send(OK).await;
+        wire.rest().await;
+    })
+    .await;
+    let setup = Setup::new().backend(&[upstream.url()], "");
+    let proxy = setup.settings("[services.shop.timeouts]\nresponse_header = \"800ms\"").start().await;
+    let mut client = proxy.connect().await;
+    client.send("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 2\r\n\r\nx").await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    client.send("y").await;
+    // A second after the request began, and 400 ms after it was whole.
+    assert_eq!(client.answer().await.text(), "ok");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_does_not_accept_in_time_is_a_504() {
     // A queue for one that is full: further connects get no answer.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

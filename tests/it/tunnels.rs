@@ -83,6 +83,26 @@ async fn what_follows_the_request_waits_for_the_101() {
 }
 
 #[tokio::test]
+async fn much_that_follows_the_request_is_not_lost() {
+    const EARLY_BYTES: usize = 40_000;
+    let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
+        wire.head().await;
+        wire.send(SWITCH).await;
+        let early = wire.bytes(EARLY_BYTES).await;
+        assert!(early.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8), "every byte, in its place");
+        wire.send("heard").await;
+    })
+    .await;
+    let proxy = Proxy::before(&upstream).await;
+    let mut client = proxy.connect().await;
+    // In one write, so that it is read at once, and more of it than hyper reads before it has answered.
+    let early: Vec<u8> = (0..EARLY_BYTES).map(|at| (at % 251) as u8).collect();
+    client.send([UPGRADE.as_bytes(), &early].concat()).await;
+    assert_eq!(client.head().await.status(), 101);
+    assert_eq!(client.bytes(5).await, b"heard");
+}
+
+#[tokio::test]
 async fn what_follows_a_refused_request_never_reaches_the_endpoint_as_bytes() {
     let upstream = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno").await;
     let proxy = Proxy::before(&upstream).await;
