@@ -174,7 +174,16 @@ where
             let (stream, unread) = parts.io.into_inner();
             Ended::Idle(stream, joined(&parts.read_buf, unread))
         }
-        Stopped::HeadTimeout => Ended::HeadTimeout(connection.into_parts().io.into_inner().0),
+        Stopped::HeadTimeout => {
+            let parts = connection.into_parts();
+            let (stream, unread) = parts.io.into_inner();
+            // Some clients end a body with a line end too many, which begins no request (RFC 9112, 2.2).
+            let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+            if parts.read_buf.iter().chain(&unread).all(is_line_end) {
+                return Ended::Idle(stream, Bytes::new());
+            }
+            Ended::HeadTimeout(stream)
+        }
         Stopped::Closed => Ended::Closed,
     }
 }

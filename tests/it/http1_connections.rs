@@ -93,6 +93,16 @@ async fn a_pipelined_head_may_come_in_two_parts_with_a_pause_between() {
 }
 
 #[tokio::test]
+async fn a_line_end_too_many_after_a_body_begins_no_request() {
+    let upstream = echo().await;
+    let proxy = before(&upstream, "header_read = \"200ms\"").await;
+    let mut client = proxy.connect().await;
+    client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 1\r\n\r\nx\r\n").await;
+    assert_eq!(client.until_silent(Duration::from_millis(600)).await, b"", "no 408 that the next request would take");
+    assert_eq!(client.exchange(GET).await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_head_that_takes_too_long_is_answered_408() {
     let upstream = echo().await;
     let proxy = before(&upstream, "header_read = \"400ms\"").await;
