@@ -97,8 +97,9 @@ async fn a_line_end_too_many_after_a_body_begins_no_request() {
     let upstream = echo().await;
     let proxy = before(&upstream, "header_read = \"200ms\"").await;
     let mut client = proxy.connect().await;
-    client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 1\r\n\r\nx\r\n").await;
-    assert_eq!(client.until_silent(Duration::from_millis(600)).await, b"", "no 408 that the next request would take");
+    client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 1\r\n\r\nx").await;
+    client.send("\r\n").await;
+    assert_eq!(client.until_silent(Duration::from_millis(900)).await, b"", "no 408 that the next request would take");
     assert_eq!(client.exchange(GET).await.status(), 200);
 }
 
