@@ -6,13 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::http1::FIRST_REQUEST_GRACE;
+use super::http1::{FIRST_REQUEST_GRACE, poll_first};
 use super::{http1, http2};
 use crate::proxy::Client;
 use crate::worker::{Registration, Signal};
@@ -90,20 +89,20 @@ async fn opening(stream: &mut TcpStream, client: &Client) -> Opening {
     let timer = client.worker.timers.timer();
     let timeouts = client.worker.view().snapshot.timeouts;
     timer.set(timeouts.keep_alive);
-    let mut first = BytesMut::new();
+    let mut first = Bytes::new();
     let mut hurried = false;
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(read) = poll_more(Pin::new(stream), client, &mut first, cx) {
-                if read == 0 {
-                    return Poll::Ready(Opening::Gone);
-                }
+            if let Poll::Ready(read) = poll_first(Pin::new(stream), client, cx) {
+                let Some(read) = read else { return Poll::Ready(Opening::Gone) };
+                // A preface that comes in pieces is rare.
+                first = if first.is_empty() { read } else { [&first[..], &read].concat().into() };
                 let length = first.len().min(PREFACE.len());
                 if first[..length] != PREFACE[..length] {
-                    return Poll::Ready(Opening::Http1(first.split().freeze()));
+                    return Poll::Ready(Opening::Http1(std::mem::take(&mut first)));
                 }
                 if length == PREFACE.len() {
-                    return Poll::Ready(Opening::Http2(first.split().freeze()));
+                    return Poll::Ready(Opening::Http2(std::mem::take(&mut first)));
                 }
                 timer.set(timeouts.header_read);
                 continue;
@@ -122,19 +121,4 @@ async fn opening(stream: &mut TcpStream, client: &Client) -> Opening {
         }
     })
     .await
-}
-
-/// Appends what there is to `first`; 0 at the end or on an error.
-fn poll_more(
-    stream: Pin<&mut TcpStream>,
-    client: &Client,
-    first: &mut BytesMut,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<usize> {
-    client.worker.with_scratch(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
-        let read = std::task::ready!(stream.poll_read(cx, &mut buffer));
-        first.extend_from_slice(buffer.filled());
-        Poll::Ready(if read.is_ok() { buffer.filled().len() } else { 0 })
-    })
 }

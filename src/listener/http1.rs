@@ -117,7 +117,12 @@ async fn parked<T: AsyncRead + Unpin>(stream: &mut T, client: &Client, timer: &T
     first
 }
 
-fn poll_first<T: AsyncRead>(stream: Pin<&mut T>, client: &Client, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+/// Reads what there is, without a buffer of the connection's own. `None` at the end or on an error.
+pub(super) fn poll_first<T: AsyncRead>(
+    stream: Pin<&mut T>,
+    client: &Client,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Bytes>> {
     client.worker.with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         let read = std::task::ready!(stream.poll_read(cx, &mut buffer));

@@ -102,15 +102,15 @@ pub(super) async fn send(
             Err((failure, _)) => return Err(failure.into()),
         };
         need.prepare(&lease).await?;
-        let may_fail_unseen = lease.reused() || lease.is_http2();
+        let reused = lease.reused();
+        let may_fail_unseen = reused || lease.is_http2();
         let copy = if may_fail_unseen && attempts < ATTEMPTS_MAX && is_replayable(&request, lease.is_http2()) {
             Some(HeadCopy::of(&request))
         } else {
             None
         };
-        let reused = lease.reused();
         // A first attempt on an idle connection began when its request did.
-        let begun = if attempts == 1 && lease.reused() { exchange.started() } else { Instant::now() };
+        let begun = if attempts == 1 && reused { exchange.started() } else { Instant::now() };
         match attempt(exchange, &mut lease, request).await {
             Ok(response) => {
                 let now = Instant::now();
