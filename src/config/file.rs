@@ -53,6 +53,11 @@ pub(super) struct File {
 #[serde(transparent)]
 pub(super) struct DurationText(pub(super) String);
 
+/// A number of bytes and its unit: "512B", "64KiB", "10MiB".
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct SizeText(pub(super) String);
+
 /// An address that clients connect to.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -11,5 +11,5 @@ pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use facts::RequestFacts;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
-pub use units::{UnitError, format_duration, parse_duration};
+pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use weight::{Split, Weight, WeightError};

@@ -1,10 +1,14 @@
-//! Durations as people write them in proxy.toml and on the command line: `250ms`, `30s`, `5m`, `1h30m`, `2d`.
+//! Durations and sizes as people write them in proxy.toml and on the command line: `250ms`, `30s`, `1h30m`, `2d`;
+//! `512B`, `64KiB`, `10MiB`, `1GiB`.
 
 use std::fmt;
 use std::time::Duration;
 
 /// The longest duration accepted: a year. Longer ones are typing errors, and the bound keeps sums of instants safe.
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
+
+/// The largest size accepted: a petabyte. Larger ones are typing errors, and the bound keeps sums from overflowing.
+const BYTES_MAX: u64 = 1 << 50;
 
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +89,73 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
+/// Why a text is no size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SizeError {
+    Empty,
+    NoUnit(String),
+    Unit(String),
+    Fraction,
+    TooLarge,
+}
+
+impl fmt::Display for SizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "a size is a number and a unit, like \"64KiB\""),
+            Self::NoUnit(number) => write!(f, "{number:?} has no unit; write \"{number}B\" for bytes"),
+            Self::Unit(unit) => {
+                write!(f, "{unit:?} is no unit of size; use B, KiB, MiB, GiB or TiB (or kB, MB, GB, TB)")
+            }
+            Self::Fraction => write!(f, "sizes are whole numbers: write \"1536KiB\" for 1.5 MiB"),
+            Self::TooLarge => write!(f, "sizes go up to a petabyte (1024TiB)"),
+        }
+    }
+}
+
+impl std::error::Error for SizeError {}
+
+/// Reads a number of bytes with its unit, as in `64KiB`. `0` needs no unit.
+///
+/// # Errors
+/// When the number or the unit is missing or unknown, or the size is above a petabyte.
+pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
+    let text = text.trim();
+    if text == "0" {
+        return Ok(0);
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_bytes: u64 = match unit.trim_start() {
+        unit if number.is_empty() => {
+            return Err(if unit.is_empty() { SizeError::Empty } else { SizeError::Unit(unit.to_owned()) });
+        }
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "" => return Err(SizeError::NoUnit(number.to_owned())),
+        unit if unit.starts_with(['.', ',']) => return Err(SizeError::Fraction),
+        unknown => return Err(SizeError::Unit(unknown.to_owned())),
+    };
+    let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(unit_bytes).filter(|bytes| *bytes <= BYTES_MAX).ok_or(SizeError::TooLarge)
+}
+
+/// Writes a size so that [`parse_bytes`] reads it back, in the largest binary unit that needs no fraction.
+#[must_use]
+pub fn format_bytes(bytes: u64) -> String {
+    let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.into_iter().find(|(_, size)| bytes >= *size && bytes % size == 0);
+    let (unit, size) = unit.unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +188,34 @@ mod tests {
         assert!(parse_duration("s").is_err());
         assert_eq!(parse_duration("99999999999999999999s"), Err(UnitError::TooLong));
         assert_eq!(parse_duration("400d"), Err(UnitError::TooLong));
+    }
+
+    #[test]
+    fn sizes_read_as_people_write_them_and_print_back() {
+        for (text, bytes, printed) in [
+            ("512B", 512, "512B"),
+            ("64KiB", 65_536, "64KiB"),
+            ("10 MiB", 10_485_760, "10MiB"),
+            ("1500kB", 1_500_000, "1500000B"),
+            ("1GiB", 1 << 30, "1GiB"),
+            ("0", 0, "0B"),
+            ("0B", 0, "0B"),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+            assert_eq!(format_bytes(bytes), printed);
+            assert_eq!(parse_bytes(printed), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn a_size_that_could_mean_two_things_is_refused() {
+        assert_eq!(parse_bytes("64"), Err(SizeError::NoUnit("64".into())));
+        assert_eq!(parse_bytes("64K"), Err(SizeError::Unit("K".into())));
+        assert_eq!(parse_bytes("KiB"), Err(SizeError::Unit("KiB".into())));
+        assert_eq!(parse_bytes(""), Err(SizeError::Empty));
+        assert_eq!(parse_bytes("1.5MiB"), Err(SizeError::Fraction));
+        assert!(parse_bytes("-1B").is_err());
+        assert_eq!(parse_bytes("2000TiB"), Err(SizeError::TooLarge));
+        assert_eq!(parse_bytes("99999999999999999999B"), Err(SizeError::TooLarge));
     }
 }

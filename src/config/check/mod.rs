@@ -20,9 +20,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::model::parse_duration;
+use crate::model::{parse_bytes, parse_duration};
 
-use super::file::{DurationText, File, ShutdownFile, TimeoutsFile};
+use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
 use super::types::{ClientTimeouts, Config, ShutdownConfig, UpstreamTimeouts};
@@ -119,6 +119,17 @@ impl<'c, 'a> Check<'c, 'a> {
             );
         }
         Some(duration).filter(|duration| !duration.is_zero())
+    }
+
+    /// A number of bytes above zero.
+    fn positive_size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
+        let size = parse_bytes(&text.0);
+        let size = size.map_err(|error| Fault::new(error.to_string(), "write sizes like \"64KiB\" or \"10MiB\""));
+        let size = self.accept(at, size)?;
+        if size == 0 {
+            self.report.problem(at, "zero leaves room for nothing", "give it some room, or leave the key out");
+        }
+        Some(size).filter(|size| *size > 0)
     }
 
     /// A path in the file, which starts at the file's folder unless it is absolute.
