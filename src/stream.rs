@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use socket2::TcpKeepalive;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// Writes up to this size are gathered: copying them costs less than the longer path through the kernel.
 const GATHER_BYTES_MAX: usize = 8 * 1024;
@@ -24,6 +25,24 @@ thread_local! {
 /// How soon the kernel finds out that a silent peer is gone: after a minute and four probes, 15 s apart.
 pub(crate) fn keep_alive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4)
+}
+
+/// A connection that can be ended so that its other end can't take it for a proper end.
+pub(crate) trait Reset {
+    fn reset(self);
+}
+
+impl Reset for TcpStream {
+    fn reset(self) {
+        // Fails only on a connection that is gone already.
+        let _ = SockRef::from(&self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset(self) {
+        self.into_inner().0.reset();
+    }
 }
 
 /// See the module's text.

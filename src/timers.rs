@@ -99,6 +99,14 @@ impl Timer {
         self.timers.entries.borrow_mut()[self.key].deadline_ms = deadline_ms;
     }
 
+    /// The time until the deadline, which must be armed. What is left can be set again: the tick that [`Timer::set`] adds is
+    /// not part of it.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        let deadline_ms = self.timers.entries.borrow()[self.key].deadline_ms;
+        Duration::from_millis(deadline_ms.saturating_sub(self.timers.now_ms.get())).saturating_sub(TICK)
+    }
+
     /// Disarms it.
     pub fn clear(&self) {
         self.timers.entries.borrow_mut()[self.key].deadline_ms = u64::MAX;

@@ -41,6 +41,9 @@ pub(super) struct File {
     /// How long clients and endpoints may take: [timeouts] with keep_alive = "5m" and others.
     #[serde(default)]
     pub(super) timeouts: TimeoutsFile,
+    /// How much clients may ask for: [limits] with uri_bytes = "8KiB" and others.
+    #[serde(default)]
+    pub(super) limits: LimitsFile,
     /// Deadlines of a graceful stop: [shutdown] with delay, requests and streams.
     #[serde(default)]
     pub(super) shutdown: ShutdownFile,
@@ -117,12 +120,29 @@ pub(super) struct TimeoutsFile {
     pub(super) header_read: DurationText,
     /// How long a client may keep an idle connection, like "5m".
     pub(super) keep_alive: DurationText,
-    /// How long a WebSocket or other tunnel may be silent both ways, like "1h".
+    /// How long a WebSocket, another tunnel, an event stream or a gRPC call may be silent, like "1h".
     pub(super) tunnel_idle: DurationText,
+    /// How long a body under way may stand still, whoever is to move it, like "60s"; services may say otherwise.
+    pub(super) body_idle: DurationText,
+    /// For a whole request, from its head to the end of its answer, like "10m"; no limit when left out; services may
+    /// say otherwise.
+    pub(super) request: Option<DurationText>,
     /// For connecting to an endpoint, TLS included, like "3s"; services may say otherwise.
     pub(super) connect: DurationText,
     /// From the request's last byte to the head of the endpoint's answer, like "60s"; services may say otherwise.
     pub(super) response_header: DurationText,
+}
+
+/// How much clients may ask for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsFile {
+    /// The longest path with its query, like "8KiB".
+    pub(super) uri_bytes: SizeText,
+    /// What a client must send of a body in timeouts.body_idle while it is waited for, like "1KiB"; "1B": anything.
+    pub(super) body_pace: SizeText,
+    /// Memory of the whole process, like "2GiB"; 80 % of what the machine or the cgroup has when left out.
+    pub(super) memory: Option<SizeText>,
 }
 
 /// Deadlines of a graceful stop.
@@ -151,8 +171,10 @@ pub(super) struct ServiceFile {
     /// Requests that go to one backend whatever the weights, tried in order.
     #[serde(default)]
     pub(super) rules: Vec<RuleFile>,
-    /// How long this service's endpoints may take: { connect = "3s", response_header = "60s" }.
+    /// How long this service's requests may take: { connect = "3s", response_header = "60s" } and others.
     pub(super) timeouts: Option<ServiceTimeoutsFile>,
+    /// The largest body of a request, like "10MiB"; no limit when left out.
+    pub(super) body_max: Option<SizeText>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
 }
@@ -247,7 +269,7 @@ pub(super) struct RuleFile {
     pub(super) networks: Option<Vec<String>>,
 }
 
-/// How long one service's endpoints may take; what is left out is taken from [timeouts].
+/// How long one service's requests may take; what is left out is taken from [timeouts].
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceTimeoutsFile {
@@ -255,6 +277,10 @@ pub(super) struct ServiceTimeoutsFile {
     pub(super) connect: Option<DurationText>,
     /// From the request's last byte to the head of the endpoint's answer, like "60s".
     pub(super) response_header: Option<DurationText>,
+    /// How long a body may stand still while the client or the endpoint is waited for, like "60s".
+    pub(super) body_idle: Option<DurationText>,
+    /// For a whole request, from its head to the end of its answer, like "10m".
+    pub(super) request: Option<DurationText>,
 }
 
 /// One deployment of a service.
@@ -322,6 +348,10 @@ fn duration(text: &str) -> DurationText {
     DurationText(text.to_owned())
 }
 
+fn size(text: &str) -> SizeText {
+    SizeText(text.to_owned())
+}
+
 fn resolve_interval() -> DurationText {
     duration("10s")
 }
@@ -339,9 +369,17 @@ impl Default for TimeoutsFile {
             header_read: duration("10s"),
             keep_alive: duration("5m"),
             tunnel_idle: duration("1h"),
+            body_idle: duration("60s"),
+            request: None,
             connect: duration("3s"),
             response_header: duration("60s"),
         }
+    }
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { uri_bytes: size("8KiB"), body_pace: size("1KiB"), memory: None }
     }
 }
 

@@ -24,6 +24,7 @@ pub struct Config {
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
     pub timeouts: ClientTimeouts,
+    pub limits: Limits,
     pub shutdown: ShutdownConfig,
     pub access_log: AccessLogOutput,
     pub log: LogConfig,
@@ -83,7 +84,9 @@ pub struct ServiceConfig {
     pub sticky: Option<Sticky>,
     /// Tried in order, before the split.
     pub rules: Vec<RuleConfig>,
-    pub timeouts: UpstreamTimeouts,
+    pub timeouts: RequestTimeouts,
+    /// The largest body of a request, in bytes.
+    pub body_max: Option<u64>,
 }
 
 /// A rule that forces a backend, before the split.
@@ -154,17 +157,34 @@ pub struct ClientTimeouts {
     pub header_read: Duration,
     /// Between two requests, and before the first.
     pub keep_alive: Duration,
-    /// A tunnel (WebSocket) with no byte either way.
+    /// A tunnel (WebSocket) with no byte either way; a lasting answer with none.
     pub tunnel_idle: Duration,
+    /// An answer of which the client takes nothing.
+    pub body_idle: Duration,
 }
 
-/// How long an endpoint may take.
+/// How much clients may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpstreamTimeouts {
+pub struct Limits {
+    /// Of a path with its query.
+    pub uri_bytes: usize,
+    /// Bytes of a body that a client must send within the time that it may stand still.
+    pub body_pace: u64,
+    /// Bytes of the whole process; `None`: what the machine has, less a fifth.
+    pub memory: Option<u64>,
+}
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestTimeouts {
     /// TCP connect, and the TLS handshake after it.
     pub connect: Duration,
     /// From the request's last byte to the response's head.
     pub response_header: Duration,
+    /// A body under way whose sender sends nothing.
+    pub body_idle: Duration,
+    /// From the request's head to the end of its answer.
+    pub request: Option<Duration>,
 }
 
 /// Deadlines of a graceful stop.

@@ -67,7 +67,7 @@ async fn secure(stream: TcpStream, config: Arc<ServerConfig>, client: &Rc<Client
 }
 
 /// `None` when the connection was told to close first.
-async fn unless_closed<F: Future>(client: &Client, future: F) -> Option<F::Output> {
+pub(super) async fn unless_closed<F: Future>(client: &Client, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),

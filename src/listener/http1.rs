@@ -23,9 +23,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::connection::unless_closed;
 use super::io::Io;
 use crate::config::ClientTimeouts;
 use crate::proxy::{Client, Stage, serve};
+use crate::stream::Reset;
 use crate::timers::Timer;
 use crate::worker::Signal;
 
@@ -49,12 +51,16 @@ enum Ended<T> {
     Tunnel(T, Bytes),
     /// A request's head takes too long.
     HeadTimeout(T),
+    /// Answered before all of the body was read, and our side is closed.
+    BodyUnread(T),
+    /// An answer broke off whose end the client would take for a whole one's, were it not told.
+    BrokenOff(T),
 }
 
 /// Serves a connection to its end. `first` is what was read from it already.
 pub(super) async fn run<T>(mut stream: T, mut first: Bytes, client: Rc<Client>)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     let timer = client.worker.timers.timer();
     loop {
@@ -75,6 +81,8 @@ where
                 }
                 return;
             }
+            Ended::BodyUnread(mut stream) => return drain(&mut stream, &client).await,
+            Ended::BrokenOff(stream) => return stream.reset(),
             Ended::HeadTimeout(mut stream) => {
                 return close(&mut stream, &client, TIMEOUT_ANSWER).await;
             }
@@ -89,6 +97,19 @@ async fn close<T: AsyncWrite + Unpin>(stream: &mut T, client: &Client, last: &[u
         stream.shutdown().await
     };
     let _ = client.worker.timers.timeout(CLOSE_LIMIT, closing).await;
+}
+
+/// Reads what the client still sends: to close with bytes unread would reset the connection, and a reset overtakes
+/// the answer.
+async fn drain<T: AsyncRead + Unpin>(stream: &mut T, client: &Client) {
+    let reading = poll_fn(|cx| {
+        loop {
+            if std::task::ready!(poll_first(Pin::new(stream), client, cx)).is_none() {
+                return Poll::Ready(());
+            }
+        }
+    });
+    let _ = client.worker.timers.timeout(CLOSE_LIMIT, unless_closed(client, reading)).await;
 }
 
 /// Waits for the next request's first bytes. `None`: the client left, idled too long, or has to go.
@@ -148,7 +169,8 @@ where
         .header_read_timeout(None)
         .serve_connection(io, service);
     let timeouts = client.worker.view().snapshot.timeouts;
-    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, told: false, begun: client.activity.begun() };
+    let begun = client.activity.begun();
+    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, write_timed: false, told: false, begun };
     let stopped = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -169,10 +191,22 @@ where
             Ended::Tunnel(stream, joined(&parts.read_buf, unread))
         }
         Stopped::Ended(ended) => {
-            if let Err(error) = ended {
+            let stage = client.activity.stage();
+            if let Err(error) = &ended {
                 tracing::debug!(%error, client = %client.address, "connection ended");
             }
-            Ended::Closed
+            if client.activity.is_broken_off() {
+                Ended::BrokenOff(connection.into_parts().io.into_inner().0)
+            } else if ended.is_ok() && stage == Stage::BodyUnread {
+                Ended::BodyUnread(connection.into_parts().io.into_inner().0)
+            } else {
+                Ended::Closed
+            }
+        }
+        Stopped::ClientStalled => {
+            client.activity.set_stalled(true);
+            // What waits in the kernel would go on waiting there.
+            Ended::BrokenOff(connection.into_parts().io.into_inner().0)
         }
         Stopped::Idle => {
             let parts = connection.into_parts();
@@ -203,6 +237,8 @@ enum Stopped {
     Ended(hyper::Result<()>),
     Idle,
     HeadTimeout,
+    /// The client takes nothing of its answer.
+    ClientStalled,
     Closed,
 }
 
@@ -220,6 +256,8 @@ struct Watch<'a> {
     timeouts: ClientTimeouts,
     /// When last looked.
     stage: Stage,
+    /// The timer runs because the client takes nothing.
+    write_timed: bool,
     told: bool,
     /// Requests begun on the connection before.
     begun: u64,
@@ -244,11 +282,27 @@ impl Watch<'_> {
         }
         self.enter(stage);
         match stage {
-            Stage::Busy => Poll::Pending,
+            Stage::Busy => self.writing(cx).map(|()| Seen::Stop(Stopped::ClientStalled)),
             Stage::BodyUnread => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Closed)),
             Stage::ReadingHead => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::HeadTimeout)),
             Stage::Idle => self.timer.poll(cx).map(|()| Seen::Stop(Stopped::Idle)),
         }
+    }
+
+    /// Ready once the client has taken nothing for too long of what there is for it.
+    fn writing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wrote = self.client.activity.take_wrote();
+        if !self.client.activity.is_write_blocked() {
+            if std::mem::take(&mut self.write_timed) {
+                self.timer.clear();
+            }
+            return Poll::Pending;
+        }
+        if wrote || !self.write_timed {
+            self.write_timed = true;
+            self.timer.set(self.timeouts.body_idle);
+        }
+        self.timer.poll(cx)
     }
 
     /// A request began since hyper was attached.
@@ -263,6 +317,7 @@ impl Watch<'_> {
             return;
         }
         self.stage = stage;
+        self.write_timed = false;
         match stage {
             Stage::Busy => self.timer.clear(),
             Stage::BodyUnread => self.timer.set(self.timeouts.keep_alive),

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
-use crate::executor::LocalExecutor;
+use super::stalls::{StreamExecutor, WriteWatch};
 use crate::proxy::{Client, serve};
 use crate::worker::Signal;
 
@@ -24,7 +24,7 @@ const STREAMS_MAX: u32 = 100;
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// A response's bytes that wait in one stream for its client.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// A head's fields, decoded.
 const HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// A silent client is asked for a sign of life this often, and given this long.
@@ -42,9 +42,11 @@ where
         let client = Rc::clone(&client);
         move |request| serve(Rc::clone(&client), request)
     });
+    let timeouts = client.worker.view().snapshot.timeouts;
     let io = Io::new(stream, first, Rc::clone(&client));
+    let executor = StreamExecutor { client: Rc::clone(&client), limit: timeouts.body_idle };
     let mut connection = Box::pin(
-        http2::Builder::new(LocalExecutor)
+        http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .enable_connect_protocol()
@@ -58,13 +60,18 @@ where
             .serve_connection(io, service),
     );
     let timer = client.worker.timers.timer();
-    let keep_alive = client.worker.view().snapshot.timeouts.keep_alive;
+    let keep_alive = timeouts.keep_alive;
     timer.set(keep_alive);
+    let mut writing = WriteWatch::new(timeouts.body_idle);
     let mut going = false;
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);
+            }
+            if writing.poll(&client, cx).is_ready() {
+                client.activity.set_stalled(true);
+                return Poll::Ready(Ok(()));
             }
             let idle = client.activity.requests() == 0;
             if !idle {

@@ -49,7 +49,10 @@ impl<T: AsyncRead + Unpin> Read for Io<T> {
 
 impl<T: AsyncWrite + Unpin> Write for Io<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.client.activity.write(written.is_ready());
+        written
     }
 
     fn poll_write_vectored(
@@ -57,7 +60,10 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.client.activity.write(written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -67,6 +73,11 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if flushed.is_pending() {
+            this.client.activity.write(false);
+        } else if this.client.activity.is_write_blocked() {
+            this.client.activity.write(true);
+        }
         if matches!(flushed, Poll::Ready(Ok(()))) {
             // hyper flushes the stream only once its own buffer is written out.
             this.client.activity.flushed();
@@ -75,6 +86,10 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.client.activity.is_broken_off() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

@@ -6,6 +6,7 @@ mod http1;
 mod http2;
 mod io;
 mod sockets;
+mod stalls;
 mod thread;
 
 pub use sockets::{BindError, Bound, bind};

@@ -7,10 +7,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use super::client::Turn;
 use super::exchange::Exchange;
 use super::reply::Reason;
-use crate::upstream::Lease;
+use crate::timers::Timer;
+use crate::upstream::{BodyError, BodyFault, Lease};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -18,6 +21,9 @@ pub struct ResponseBody {
     source: Source,
     /// Absent from the empty body that begins a tunnel, which keeps the exchange.
     exchange: Option<Exchange>,
+    /// There once the endpoint has been waited for.
+    timer: Option<Timer>,
+    waiting: bool,
 }
 
 /// Where a response's bytes come from.
@@ -34,7 +40,7 @@ pub(crate) enum Source {
 
 impl ResponseBody {
     pub(crate) fn new(source: Source, exchange: Option<Exchange>) -> Self {
-        Self { source, exchange }
+        Self { source, exchange, timer: None, waiting: false }
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -46,15 +52,54 @@ impl ResponseBody {
     fn failed(&mut self, reason: Reason) {
         if let Some(exchange) = &mut self.exchange {
             exchange.failed(reason);
+            exchange.broken_off();
         }
     }
 
     /// Dropped before its end: the client left, or we close its connection.
     fn broken_off(&mut self) {
         if let Some(exchange) = &mut self.exchange {
-            let closed = exchange.client().lifeline.is_closed();
-            exchange.failed(if closed { Reason::Shutdown } else { Reason::ClientLeft });
+            let client = exchange.client();
+            let reason = if client.activity.has_stalled() {
+                Reason::ClientStalled
+            } else if client.lifeline.is_closed() {
+                Reason::Shutdown
+            } else {
+                Reason::ClientLeft
+            };
+            exchange.failed(reason);
         }
+    }
+
+    /// The endpoint has nothing for us. Ready once it, or the whole request, has taken too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        let Some(exchange) = &self.exchange else { return Poll::Pending };
+        exchange.client().activity.turn(Turn::Endpoint);
+        let timer = self.timer.get_or_insert_with(|| exchange.client().worker.timers.timer());
+        if !std::mem::replace(&mut self.waiting, true) {
+            let left = exchange.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            timer.set(left.map_or(exchange.silence(), |left| left.min(exchange.silence())));
+        }
+        ready!(timer.poll(cx));
+        let late = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
+        Poll::Ready(if late { BodyFault::Late } else { BodyFault::Stalled })
+    }
+
+    /// Breaks off: the client sees that something is missing, and the endpoint's connection isn't used again.
+    fn cut(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.failed(match fault {
+            BodyFault::Late => Reason::RequestTimeout,
+            _ => Reason::ResponseStalled,
+        });
+        self.source = Source::Ended;
+        Poll::Ready(Some(Err(BodyError::Fault(fault))))
+    }
+
+    /// The endpoint broke off, be it because the client's own body has failed.
+    fn endpoint_broke(&mut self) {
+        let fault = self.exchange.as_ref().and_then(Exchange::request_progress).and_then(|progress| progress.fault());
+        self.failed(fault.map_or(Reason::ResponseBroken, Reason::of));
+        self.source = Source::Ended;
     }
 
     /// The endpoint's answer has been passed on whole. Its connection can carry another request if it has taken
@@ -70,9 +115,9 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let incoming = match &mut this.source {
             Source::Endpoint { incoming, .. } => incoming,
@@ -84,20 +129,27 @@ impl Body for ResponseBody {
             }
             Source::Ended => return Poll::Ready(None),
         };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            let fault = ready!(this.wait(cx));
+            return this.cut(fault);
+        };
+        this.waiting = false;
+        if let Some(exchange) = &this.exchange {
+            exchange.client().activity.turn(Turn::Client);
+            if exchange.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                return this.cut(BodyFault::Late);
+            }
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
                 }
             }
-            Some(Err(_)) => {
-                this.failed(Reason::ResponseBroken);
-                this.source = Source::Ended;
-            }
+            Some(Err(_)) => this.endpoint_broke(),
             None => this.endpoint_ended(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -54,6 +54,23 @@ pub struct Activity {
     read: Cell<bool>,
     /// A request began since somebody last asked.
     progress: Cell<bool>,
+    /// The socket takes no more bytes.
+    write_blocked: Cell<bool>,
+    /// The socket took bytes since somebody last asked.
+    wrote: Cell<bool>,
+    /// Who moves next on the stream that is being polled.
+    turn: Cell<Option<Turn>>,
+    /// The connection must not end as if it ended well.
+    broken_off: Cell<bool>,
+    /// What is dropped now is dropped because the client takes nothing.
+    stalled: Cell<bool>,
+}
+
+/// Who an answer under way waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Endpoint,
+    Client,
 }
 
 /// Where a connection stands between two polls.
@@ -98,11 +115,63 @@ impl Activity {
         self.flushed.set(true);
     }
 
+    /// What was to be written was taken, at least some of it, or the client isn't ready for it.
+    pub fn write(&self, taken: bool) {
+        self.write_blocked.set(!taken);
+        if taken {
+            self.wrote.set(true);
+        }
+    }
+
+    /// The client isn't ready for what there is.
+    #[must_use]
+    pub fn is_write_blocked(&self) -> bool {
+        self.write_blocked.get()
+    }
+
+    /// Whether the client took bytes since this was last asked.
+    #[must_use]
+    pub fn take_wrote(&self) -> bool {
+        self.wrote.replace(false)
+    }
+
+    /// An answer's body was asked for more: it waits for its endpoint, or has something for the client.
+    pub(super) fn turn(&self, turn: Turn) {
+        self.turn.set(Some(turn));
+    }
+
+    /// Whose turn it has become since this was last asked; `None`: no body was asked.
+    #[must_use]
+    pub fn take_turn(&self) -> Option<Turn> {
+        self.turn.take()
+    }
+
+    /// The connection's end must not look like the end of what it carries.
+    pub(super) fn break_off(&self) {
+        self.broken_off.set(true);
+    }
+
+    #[must_use]
+    pub fn is_broken_off(&self) -> bool {
+        self.broken_off.get()
+    }
+
+    /// Begins or ends dropping what a client doesn't take.
+    pub fn set_stalled(&self, stalled: bool) {
+        self.stalled.set(stalled);
+    }
+
+    #[must_use]
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled.get()
+    }
+
     /// HTTP machinery begins anew on this connection.
     pub fn restart(&self) {
         self.flushed.set(true);
         self.read.set(false);
         self.body_open.set(false);
+        self.write_blocked.set(false);
     }
 
     /// Whether a request began since this was last asked.

@@ -14,7 +14,7 @@ use super::select::Selection;
 use super::{Client, target};
 use crate::config::UpstreamProtocol;
 use crate::observe::{AccessLine, BackendCell, CodeClass};
-use crate::upstream::{RequestBody, RequestProgress};
+use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
 /// One request on its way.
@@ -32,6 +32,11 @@ pub(crate) struct Exchange {
     received: u64,
     sent: u64,
     lasting: bool,
+    /// When the service's limit for a whole request has passed.
+    deadline: Option<Instant>,
+    /// How long the endpoint may be silent in the middle of its answer.
+    silence: Duration,
+    version: Version,
     /// The client speaks gRPC and reads failures in its terms.
     is_grpc: bool,
     /// For a client that is new to a sticky service, whatever the answer.
@@ -76,6 +81,9 @@ impl Exchange {
             received: 0,
             sent: 0,
             lasting: false,
+            deadline: None,
+            silence: Duration::ZERO,
+            version: request.version(),
             is_grpc: *request.method() == Method::POST
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
             cookie: None,
@@ -97,6 +105,50 @@ impl Exchange {
         self.cookie = selection.cookie.map(Box::new);
         if let Some(cell) = self.cell() {
             cell.in_flight.increase();
+        }
+        let service = &self.view.snapshot.services[service].config;
+        let timeouts = &service.timeouts;
+        self.deadline = timeouts.request.map(|limit| self.started + limit);
+        self.silence = timeouts.body_idle;
+        if let Some(progress) = &self.request_progress {
+            let max = service.body_max.unwrap_or(u64::MAX);
+            // A gRPC call's messages come when they come.
+            let limits = if self.is_grpc {
+                BodyLimits { idle: self.view.snapshot.timeouts.tunnel_idle, pace: 1, max }
+            } else {
+                BodyLimits { idle: timeouts.body_idle, pace: self.view.snapshot.limits.body_pace, max }
+            };
+            progress.limit(limits, &self.client.worker.timers);
+        }
+    }
+
+    /// The answer is meant to last: its end is nobody's deadline, and either side may be silent for long.
+    pub(super) fn lasts(&mut self) {
+        self.deadline = None;
+        self.silence = self.view.snapshot.timeouts.tunnel_idle;
+        if let Some(progress) = &self.request_progress {
+            progress.relax(self.silence);
+        }
+    }
+
+    /// When the request has taken as long as it may.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How long the endpoint may be silent in the middle of its answer.
+    pub(super) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
+    /// The answer is cut off in its middle. A client of HTTP/1.0 may know its end by the connection's.
+    pub(super) fn broken_off(&self) {
+        if self.version < Version::HTTP_11 {
+            self.client.activity.break_off();
         }
     }
 

@@ -36,7 +36,7 @@ const ATTEMPTS_MAX: usize = 3;
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
 /// An endpoint's response to an ordinary request, as the client gets it.
-pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: Lease) -> Result<Answer, Failure> {
+pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, lease: Lease) -> Result<Answer, Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
@@ -47,6 +47,7 @@ pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: L
     rewrite_response(response.headers_mut(), || client.worker.date());
     if lasts(response.headers()) {
         client.lifeline.mark_long();
+        exchange.lasts();
     }
     Ok(Answer::new(response))
 }
@@ -121,7 +122,7 @@ pub(super) async fn send(
                 exchange.head_received(now);
                 return Ok((response, lease));
             }
-            Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
+            Err(Broken::Late(reason)) => return Err(reason.into()),
             Err(Broken::Connection(error)) => {
                 debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
                 request = again(exchange, *error, copy, attempts, reused)?;
@@ -148,7 +149,13 @@ async fn lease(
         return Err((Reason::NoEndpoint, None));
     };
     exchange.attempts(endpoint.endpoint.identity.address);
-    let limit = exchange.service().service.config.timeouts.connect;
+    let mut limit = exchange.service().service.config.timeouts.connect;
+    if let Some(deadline) = exchange.deadline() {
+        limit = limit.min(deadline.saturating_duration_since(Instant::now()));
+        if limit.is_zero() {
+            return Err((Reason::RequestTimeout, None));
+        }
+    }
     let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
     match leased {
         Ok(lease) => {
@@ -172,7 +179,7 @@ async fn lease(
 
 enum Broken {
     /// No head within the time allowed.
-    Late,
+    Late(Reason),
     Connection(Box<TrySendError<Request<RequestBody>>>),
 }
 
@@ -202,16 +209,21 @@ where
         if this.timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
+        if let Some(deadline) = this.exchange.deadline()
+            && deadline <= Instant::now()
+        {
+            return Poll::Ready(Err(Broken::Late(Reason::RequestTimeout)));
+        }
         // The clock starts when the client's body has been read: until then it runs anew.
         let left = match this.exchange.request_read_at() {
             Some(read_at) => this.limit.saturating_sub(read_at.elapsed()),
             None => *this.limit,
         };
         if left.is_zero() {
-            return Poll::Ready(Err(Broken::Late));
+            return Poll::Ready(Err(Broken::Late(Reason::ResponseTimeout)));
         }
-        this.timer.set(left);
-        this.timer.poll(cx).map(|()| Err(Broken::Late))
+        this.timer.set(within(left, this.exchange.deadline()));
+        this.timer.poll(cx).map(|()| Err(Broken::Late(Reason::ResponseTimeout)))
     }
 }
 
@@ -223,8 +235,13 @@ fn attempt<'a>(
     adapt(&mut request, lease);
     let limit = exchange.service().service.config.timeouts.response_header;
     let timer = exchange.client().worker.timers.timer();
-    timer.set(limit);
+    timer.set(within(limit, exchange.deadline()));
     Attempt { sending: lease.send(request), exchange, timer, limit }
+}
+
+/// `limit`, or what is left until `deadline`.
+fn within(limit: Duration, deadline: Option<Instant>) -> Duration {
+    deadline.map_or(limit, |deadline| limit.min(deadline.saturating_duration_since(Instant::now())))
 }
 
 /// The request to send next, if another attempt is safe.
@@ -240,8 +257,8 @@ fn again(
     {
         return Ok(unsent);
     }
-    if exchange.request_progress().is_some_and(|progress| progress.failed()) {
-        return Err(Reason::RequestBroken.into());
+    if let Some(fault) = exchange.request_progress().and_then(|progress| progress.fault()) {
+        return Err(Reason::of(fault).into());
     }
     let copy = copy.filter(|copy| match why(error.error()) {
         Why::NotLookedAt => true,

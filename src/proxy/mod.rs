@@ -6,6 +6,7 @@ mod client;
 mod exchange;
 mod forward;
 mod headers;
+mod length;
 mod reply;
 mod select;
 mod target;
@@ -19,7 +20,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use body::ResponseBody;
-pub use client::{Activity, Client, Stage};
+pub use client::{Activity, Client, Stage, Turn};
 pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
 pub use tunnel::Tunnel;
 
@@ -43,7 +44,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
             .await
-            .and_then(|(response, lease)| forward::answer(&exchange, response, lease)),
+            .and_then(|(response, lease)| forward::answer(&mut exchange, response, lease)),
         // Boxed: rare, and large.
         Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
         Err(failure) => Err(failure),
@@ -56,6 +57,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 
 /// Finds the service and the backend.
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    target::check_length(request, exchange.view().snapshot.limits.uri_bytes)?;
     target::check(request, names)?;
     let host = target::host(request);
     let client = exchange.client();
@@ -72,7 +74,7 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     match select::select(&client.worker, service, &facts, client.forwarded.secure) {
         Some(selection) => {
             exchange.selected(index, selection);
-            Ok(())
+            length::check(exchange, request)
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.

@@ -2,12 +2,13 @@
 //! has it, and people's alerts match it. The client learns the status and nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::tunnel::Opening;
+use crate::upstream::BodyFault;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +32,22 @@ pub(crate) enum Reason {
     BadSwitch,
     /// The endpoint can't do WebSocket over HTTP/2.
     UpgradeUnsupported,
+    /// A path longer than `limits.uri_bytes`.
+    UriTooLong,
+    /// A body larger than the service's `body_max`.
+    BodyTooLarge,
     /// The client's body broke off.
     RequestBroken,
+    /// The client was waited for too long in the middle of its body.
+    RequestStalled,
+    /// The whole took longer than `timeouts.request`.
+    RequestTimeout,
     /// The endpoint's body broke off.
     ResponseBroken,
+    /// The endpoint was waited for too long in the middle of its body.
+    ResponseStalled,
+    /// The client took nothing of its answer for too long.
+    ClientStalled,
     /// The client left before the answer or in the middle of it.
     ClientLeft,
     /// We are stopping, and the request outlasted its deadline.
@@ -42,6 +55,21 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// What has become of the request's body says why the request failed.
+    pub(super) fn of(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken => Self::RequestBroken,
+            BodyFault::Stalled => Self::RequestStalled,
+            BodyFault::TooLarge => Self::BodyTooLarge,
+            BodyFault::Late => Self::RequestTimeout,
+        }
+    }
+
+    /// The rest of the request's body isn't read, so that nothing can follow it on an HTTP/1 connection.
+    fn leaves_body(self) -> bool {
+        matches!(self, Self::BodyTooLarge | Self::RequestStalled)
+    }
+
     /// Stable, for logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -57,8 +85,14 @@ impl Reason {
             Self::ResponseTimeout => "response_timeout",
             Self::BadSwitch => "bad_switch",
             Self::UpgradeUnsupported => "upgrade_unsupported",
+            Self::UriTooLong => "uri_too_long",
+            Self::BodyTooLarge => "body_too_large",
             Self::RequestBroken => "request_broken",
+            Self::RequestStalled => "request_stalled",
+            Self::RequestTimeout => "request_timeout",
             Self::ResponseBroken => "response_broken",
+            Self::ResponseStalled => "response_stalled",
+            Self::ClientStalled => "client_stalled",
             Self::ClientLeft => "client_left",
             Self::Shutdown => "shutdown",
         }
@@ -70,12 +104,17 @@ impl Reason {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
             | Self::EndpointBroke
             | Self::BadSwitch
             | Self::UpgradeUnsupported
             | Self::ResponseBroken
+            | Self::ResponseStalled
+            | Self::ClientStalled
             | Self::ClientLeft
             | Self::Shutdown => StatusCode::BAD_GATEWAY,
         }
@@ -100,11 +139,15 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
+        let close = self.reason.leaves_body() && !exchange.is_http2();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
+        if close {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);
         response

@@ -8,6 +8,12 @@ use http::{Method, Request, Version};
 use super::headers::RequestNames;
 use super::reply::{Failure, Reason};
 
+/// Refuses paths longer than `limit`.
+pub(super) fn check_length<B>(request: &Request<B>, limit: usize) -> Result<(), Failure> {
+    let length = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if length > limit { Err(Reason::UriTooLong.into()) } else { Ok(()) }
+}
+
 /// Refuses requests that name their target in two ways or in none.
 pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), Failure> {
     let authority = request.uri().authority();

@@ -141,7 +141,7 @@ async fn to_http2(
 /// An ordinary answer. To extended CONNECT a 2xx would mean yes, so an endpoint that says it without switching is
 /// at fault.
 fn refused(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     response: Response<Incoming>,
     lease: Lease,
     client: &ClientEnd,

@@ -1,24 +1,111 @@
 //! A request's body on its way upstream.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::timers::{Timer, Timers};
+
+/// Why a body was broken off before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFault {
+    /// Whoever sends it broke off.
+    Broken,
+    /// Whoever sends it sends nothing, or too little.
+    Stalled,
+    /// More than a request to this service may bring.
+    TooLarge,
+    /// The request takes longer than it may.
+    Late,
+}
+
+/// What hyper is told when a body ends too early.
+#[derive(Debug)]
+pub enum BodyError {
+    Http(hyper::Error),
+    Fault(BodyFault),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => error.fmt(f),
+            Self::Fault(BodyFault::Broken) => f.write_str("the body broke off"),
+            Self::Fault(BodyFault::Stalled) => f.write_str("the body stands still"),
+            Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
+            Self::Fault(BodyFault::Late) => f.write_str("the request takes too long"),
+        }
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Http(error) => Some(error),
+            Self::Fault(_) => None,
+        }
+    }
+}
+
+/// How much of a body may come, and how slowly.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// How long its sender may be waited for, until `pace` bytes have come.
+    pub idle: Duration,
+    pub pace: u64,
+    pub max: u64,
+}
+
+impl BodyLimits {
+    const NONE: Self = Self { idle: Duration::MAX, pace: 1, max: u64::MAX };
+}
+
 /// How far a request's body has come; shared with whoever must know whether all of it was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RequestProgress {
     bytes: Cell<u64>,
     ended_at: Cell<Option<Instant>>,
-    failed: Cell<bool>,
+    fault: Cell<Option<BodyFault>>,
+    limits: Cell<BodyLimits>,
+    wait: Wait,
+}
+
+impl Default for RequestProgress {
+    fn default() -> Self {
+        Self {
+            bytes: Cell::default(),
+            ended_at: Cell::default(),
+            fault: Cell::default(),
+            limits: Cell::new(BodyLimits::NONE),
+            wait: Wait::default(),
+        }
+    }
 }
 
 impl RequestProgress {
+    /// Bounds a body of which nothing has been read.
+    pub fn limit(&self, limits: BodyLimits, timers: &Rc<Timers>) {
+        self.limits.set(limits);
+        self.wait.left.set(limits.idle);
+        self.wait.timers.replace(Some(Rc::clone(timers)));
+    }
+
+    /// The exchange turns out to be meant to last: its body may be silent for `idle`.
+    pub fn relax(&self, idle: Duration) {
+        let limits = BodyLimits { idle, pace: 1, ..self.limits.get() };
+        self.limits.set(limits);
+        self.wait.restart(idle);
+    }
+
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -36,10 +123,69 @@ impl RequestProgress {
         self.ended_at.get()
     }
 
-    /// The client broke off in the middle of its body.
+    /// The body ended too early.
     #[must_use]
-    pub fn failed(&self) -> bool {
-        self.failed.get()
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
+    }
+
+    /// `count` bytes came; false when that is more than may come.
+    fn came(&self, count: usize) -> bool {
+        let limits = self.limits.get();
+        self.bytes.set(self.bytes.get() + count as u64);
+        self.wait.came(count, &limits);
+        self.bytes.get() <= limits.max
+    }
+}
+
+/// Waiting for a client's bytes. Only the time counts during which somebody would take them, and it begins anew once
+/// as many have come as must come.
+#[derive(Debug, Default)]
+struct Wait {
+    /// Of the worker, until there is something to wait for.
+    timers: RefCell<Option<Rc<Timers>>>,
+    timer: RefCell<Option<Timer>>,
+    waiting: Cell<bool>,
+    left: Cell<Duration>,
+    /// Bytes since the time began anew.
+    moved: Cell<u64>,
+}
+
+impl Wait {
+    /// Ready once the client has been waited for too long.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.timer.borrow_mut();
+        if timer.is_none() {
+            *timer = self.timers.borrow().as_ref().map(Timers::timer);
+        }
+        let Some(timer) = &*timer else { return Poll::Pending };
+        if !self.waiting.replace(true) {
+            timer.set(self.left.get());
+        }
+        timer.poll(cx)
+    }
+
+    fn came(&self, count: usize, limits: &BodyLimits) {
+        if self.waiting.replace(false)
+            && let Some(timer) = &*self.timer.borrow()
+        {
+            self.left.set(timer.left());
+            timer.clear();
+        }
+        self.moved.set(self.moved.get() + count as u64);
+        if self.moved.get() >= limits.pace {
+            self.moved.set(0);
+            self.left.set(limits.idle);
+        }
+    }
+
+    fn restart(&self, idle: Duration) {
+        self.left.set(idle);
+        if self.waiting.get()
+            && let Some(timer) = &*self.timer.borrow()
+        {
+            timer.set(idle);
+        }
     }
 }
 
@@ -74,28 +220,35 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Stream { incoming, progress } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            std::task::ready!(progress.wait.poll(cx));
+            progress.fault.set(Some(BodyFault::Stalled));
+            return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
+        };
         match &polled {
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                if let Some(data) = frame.data_ref()
+                    && !progress.came(data.len())
+                {
+                    progress.fault.set(Some(BodyFault::TooLarge));
+                    return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
                 }
                 if frame.is_trailers() || incoming.is_end_stream() {
                     progress.ended_at.set(Some(Instant::now()));
                 }
             }
-            Some(Err(_)) => progress.failed.set(true),
+            Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
             None => {
                 if !progress.ended() {
                     progress.ended_at.set(Some(Instant::now()));
                 }
             }
         }
-        Poll::Ready(polled)
+        Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Http)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,7 +9,7 @@ mod pool;
 mod resolve;
 
 pub use balance::pick;
-pub use body::{RequestBody, RequestProgress};
+pub use body::{BodyError, BodyFault, BodyLimits, RequestBody, RequestProgress};
 pub(crate) use connect::Stream;
 pub use connect::{ConnectError, UpgradedStream};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};

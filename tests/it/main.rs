@@ -30,6 +30,7 @@ mod routing;
 mod second_process;
 mod shutdown;
 mod split;
+mod stalls;
 mod sticky;
 mod tls;
 mod tunnels;

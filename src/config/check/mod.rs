@@ -22,10 +22,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::{parse_bytes, parse_duration};
 
-use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
+use super::file::{DurationText, File, LimitsFile, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
-use super::types::{ClientTimeouts, Config, ShutdownConfig, UpstreamTimeouts};
+use super::types::{ClientTimeouts, Config, Limits, RequestTimeouts, ShutdownConfig};
 use fault::Fault;
 use tls_files::TlsFiles;
 
@@ -51,11 +51,12 @@ impl<'c, 'a> Check<'c, 'a> {
     pub(super) fn config(mut self, file: &File) -> Option<Config> {
         let root = KeyPath::root();
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
-        let upstream_timeouts = self.upstream_timeouts(&root.key("timeouts"), &file.timeouts);
+        let request_timeouts = self.request_timeouts(&root.key("timeouts"), &file.timeouts);
+        let limits = self.limits(&root.key("limits"), &file.limits);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
-        let services = self.services(&root.key("services"), &file.services, upstream_timeouts.as_ref());
+        let services = self.services(&root.key("services"), &file.services, request_timeouts.as_ref());
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
         let log = self.log(&root.key("log"), &file.log);
@@ -69,6 +70,7 @@ impl<'c, 'a> Check<'c, 'a> {
             admin: unless_reported(admin)?,
             services: services?,
             timeouts: client_timeouts?,
+            limits: limits?,
             shutdown: shutdown?,
             access_log: access_log?,
             log: log?,
@@ -81,18 +83,39 @@ impl<'c, 'a> Check<'c, 'a> {
         let header_read = self.positive_duration(&at.key("header_read"), &file.header_read);
         let keep_alive = self.positive_duration(&at.key("keep_alive"), &file.keep_alive);
         let tunnel_idle = self.positive_duration(&at.key("tunnel_idle"), &file.tunnel_idle);
+        // Reported with the times of requests.
+        let body_idle = parse_duration(&file.body_idle.0).ok();
         Some(ClientTimeouts {
             tls_handshake: tls_handshake?,
             header_read: header_read?,
             keep_alive: keep_alive?,
             tunnel_idle: tunnel_idle?,
+            body_idle: body_idle?,
         })
     }
 
-    fn upstream_timeouts(&mut self, at: &KeyPath, file: &TimeoutsFile) -> Option<UpstreamTimeouts> {
+    fn limits(&mut self, at: &KeyPath, file: &LimitsFile) -> Option<Limits> {
+        let uri_bytes = self.positive_size(&at.key("uri_bytes"), &file.uri_bytes);
+        let body_pace = self.positive_size(&at.key("body_pace"), &file.body_pace);
+        let memory = file.memory.as_ref().map(|size| self.positive_size(&at.key("memory"), size));
+        Some(Limits {
+            uri_bytes: usize::try_from(uri_bytes?).unwrap_or(usize::MAX),
+            body_pace: body_pace?,
+            memory: unless_reported(memory)?,
+        })
+    }
+
+    fn request_timeouts(&mut self, at: &KeyPath, file: &TimeoutsFile) -> Option<RequestTimeouts> {
         let connect = self.positive_duration(&at.key("connect"), &file.connect);
         let response_header = self.positive_duration(&at.key("response_header"), &file.response_header);
-        Some(UpstreamTimeouts { connect: connect?, response_header: response_header? })
+        let body_idle = self.positive_duration(&at.key("body_idle"), &file.body_idle);
+        let request = file.request.as_ref().map(|text| self.positive_duration(&at.key("request"), text));
+        Some(RequestTimeouts {
+            connect: connect?,
+            response_header: response_header?,
+            body_idle: body_idle?,
+            request: unless_reported(request)?,
+        })
     }
 
     fn shutdown(&mut self, at: &KeyPath, file: &ShutdownFile) -> Option<ShutdownConfig> {

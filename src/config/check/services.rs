@@ -1,13 +1,14 @@
 //! Services: their backends, the stable one, rules, and whether their routes leave room for each other.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::{Check, Fault, routes, unless_reported};
-use crate::config::file::{RuleFile, ServiceFile, ServiceTimeoutsFile};
+use crate::config::file::{DurationText, RuleFile, ServiceFile, ServiceTimeoutsFile};
 use crate::config::key_path::KeyPath;
 use crate::config::suggestion::closest;
 use crate::config::table::Table;
-use crate::config::types::{BackendConfig, RuleConfig, ServiceConfig, UpstreamTimeouts};
+use crate::config::types::{BackendConfig, RequestTimeouts, RuleConfig, ServiceConfig};
 use crate::model::{RouteMatch, ServiceName};
 
 impl Check<'_, '_> {
@@ -15,7 +16,7 @@ impl Check<'_, '_> {
         &mut self,
         at: &KeyPath,
         files: &Table<ServiceFile>,
-        defaults: Option<&UpstreamTimeouts>,
+        defaults: Option<&RequestTimeouts>,
     ) -> Option<Vec<ServiceConfig>> {
         if files.0.is_empty() {
             self.report.absent(
@@ -37,7 +38,7 @@ impl Check<'_, '_> {
         at: &KeyPath,
         name: &str,
         file: &ServiceFile,
-        defaults: Option<&UpstreamTimeouts>,
+        defaults: Option<&RequestTimeouts>,
         seen: &mut HashMap<String, KeyPath>,
     ) -> Option<ServiceConfig> {
         let name = self.name::<ServiceName>(at, name);
@@ -47,6 +48,7 @@ impl Check<'_, '_> {
         let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
         let rules = self.rules(at, file);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
+        let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -55,6 +57,7 @@ impl Check<'_, '_> {
             sticky: unless_reported(sticky)?,
             rules: rules?,
             timeouts: timeouts?,
+            body_max: unless_reported(body_max)?,
         })
     }
 
@@ -179,16 +182,27 @@ impl Check<'_, '_> {
         &mut self,
         at: &KeyPath,
         file: Option<&ServiceTimeoutsFile>,
-        defaults: Option<&UpstreamTimeouts>,
-    ) -> Option<UpstreamTimeouts> {
-        let connect = match file.and_then(|file| file.connect.as_ref()) {
-            Some(text) => self.positive_duration(&at.key("connect"), text),
-            None => defaults.map(|defaults| defaults.connect),
+        defaults: Option<&RequestTimeouts>,
+    ) -> Option<RequestTimeouts> {
+        let (connect, response_header) =
+            (file.and_then(|f| f.connect.as_ref()), file.and_then(|f| f.response_header.as_ref()));
+        let (body_idle, request) = (file.and_then(|f| f.body_idle.as_ref()), file.and_then(|f| f.request.as_ref()));
+        let mut given = |key: &str, text: Option<&DurationText>, default: Option<Duration>| match text {
+            Some(text) => self.positive_duration(&at.key(key), text),
+            None => default,
         };
-        let response_header = match file.and_then(|file| file.response_header.as_ref()) {
-            Some(text) => self.positive_duration(&at.key("response_header"), text),
-            None => defaults.map(|defaults| defaults.response_header),
+        let connect = given("connect", connect, defaults.map(|d| d.connect));
+        let response_header = given("response_header", response_header, defaults.map(|d| d.response_header));
+        let body_idle = given("body_idle", body_idle, defaults.map(|d| d.body_idle));
+        let request = match request {
+            Some(text) => given("request", Some(text), None).map(Some),
+            None => defaults.map(|d| d.request),
         };
-        Some(UpstreamTimeouts { connect: connect?, response_header: response_header? })
+        Some(RequestTimeouts {
+            connect: connect?,
+            response_header: response_header?,
+            body_idle: body_idle?,
+            request: request?,
+        })
     }
 }

@@ -30,7 +30,9 @@ pub struct Message {
 
 impl Http2 {
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        let handshake = client::Builder::new().initial_window_size(1 << 20).handshake(stream);
+        // What one stream doesn't take leaves room for others.
+        let mut builder = client::Builder::new();
+        let handshake = builder.initial_window_size(1 << 20).initial_connection_window_size(16 << 20).handshake(stream);
         let (sender, connection) = within("an HTTP/2 handshake", handshake).await.expect("the handshake works");
         let driver = tokio::spawn(async { drop(connection.await) }).abort_handle();
         Self { sender, driver }
