@@ -18,6 +18,8 @@ pub mod config;
 
 pub mod observe;
 
+pub mod analysis;
+
 pub mod timers;
 
 pub mod executor;
