@@ -20,6 +20,8 @@ pub mod observe;
 
 pub mod analysis;
 
+pub mod journal;
+
 pub mod timers;
 
 pub mod executor;
@@ -29,6 +31,8 @@ mod stream;
 pub mod upstream;
 
 pub mod state;
+
+pub mod control;
 
 pub mod worker;
 

@@ -12,4 +12,4 @@ pub use facts::RequestFacts;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
-pub use weight::{Split, Weight, WeightError};
+pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

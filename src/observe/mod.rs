@@ -11,5 +11,5 @@ pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
 pub use counter::{Counter, Gauge};
 pub use histogram::{Histogram, HistogramTotals};
-pub use process::{ListenerTotals, ProcessMetrics, ReloadOutcome, WorkerCell};
+pub use process::{JournalMetrics, ListenerTotals, ProcessMetrics, ReloadOutcome, WorkerCell};
 pub use render::Renderer;

@@ -1,7 +1,7 @@
 //! What belongs to no backend: connections, requests that found no service, reloads, the access log's drops.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::{Counter, Gauge};
@@ -32,6 +32,19 @@ pub struct ListenerTotals {
     pub tunnels_open: u64,
 }
 
+/// Counts of the journal; its thread writes them.
+#[derive(Debug, Default)]
+pub struct JournalMetrics {
+    pub written: AtomicU64,
+    pub errors: AtomicU64,
+    /// Entries that wait for another try.
+    pub backlog: AtomicU64,
+    /// Events that were given up because too many waited.
+    pub dropped: AtomicU64,
+    /// The file could be opened.
+    pub usable: AtomicBool,
+}
+
 /// How a reload ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReloadOutcome {
@@ -48,6 +61,7 @@ pub struct ProcessMetrics {
     pub last_reload: Mutex<Option<(SystemTime, ReloadOutcome)>>,
     pub access_log_dropped: AtomicU64,
     pub resolve_errors: AtomicU64,
+    pub journal: Arc<JournalMetrics>,
     pub started: SystemTime,
 }
 
@@ -61,6 +75,7 @@ impl ProcessMetrics {
             last_reload: Mutex::new(None),
             access_log_dropped: AtomicU64::new(0),
             resolve_errors: AtomicU64::new(0),
+            journal: Arc::default(),
             started: SystemTime::now(),
         }
     }

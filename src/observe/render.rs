@@ -76,6 +76,12 @@ impl Renderer {
             gauge!("tidegate_last_reload_successful").set(f64::from(u8::from(applied)));
             gauge!("tidegate_last_reload_time_seconds").set(unix_seconds(*at));
         }
+        let journal = &process.journal;
+        counter!("tidegate_journal_written_total").absolute(journal.written.load(Ordering::Relaxed));
+        counter!("tidegate_journal_errors_total").absolute(journal.errors.load(Ordering::Relaxed));
+        counter!("tidegate_journal_dropped_total").absolute(journal.dropped.load(Ordering::Relaxed));
+        gauge!("tidegate_journal_backlog").set(journal.backlog.load(Ordering::Relaxed) as f64);
+        gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
     }
@@ -133,6 +139,14 @@ fn describe() {
     counter!("tidegate_reloads_total", "Reloads of the configuration, by result.");
     gauge!("tidegate_last_reload_successful", "1 if the last reload was applied, 0 if it was refused.");
     gauge!("tidegate_last_reload_time_seconds", "Unix time of the last reload.");
+    counter!("tidegate_journal_written_total", "Events written to the journal.");
+    counter!("tidegate_journal_errors_total", "Failed tries to write to the journal.");
+    counter!("tidegate_journal_dropped_total", "Events given up because too many waited to be written.");
+    gauge!("tidegate_journal_backlog", "Events that wait to be written.");
+    gauge!(
+        "tidegate_journal_usable",
+        "1 if the journal is in use; 0: everything goes to stable, nothing can be changed."
+    );
     gauge!("tidegate_snapshot_version", "Version of what requests see.");
     gauge!("tidegate_build_info", "Always 1; the version is in the label.");
     gauge!("tidegate_start_time_seconds", "Unix time at which the process started.");

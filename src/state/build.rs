@@ -38,12 +38,13 @@ impl Registry {
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
+        revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
-        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some()))
+        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some(), revision))
     }
 
     fn backend(

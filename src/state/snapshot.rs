@@ -50,6 +50,8 @@ pub struct Service {
     pub backends: Box<[Backend]>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// Version of the snapshot in which its configuration or its weights last changed.
+    pub revision: u64,
     /// Over the effective weights; `None` when no backend can take anything.
     split: Option<Split>,
     arms: Box<[Arm]>,
@@ -71,10 +73,10 @@ pub struct Backend {
 
 impl Service {
     #[must_use]
-    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool) -> Self {
+    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool, revision: u64) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, overridden }
+        Self { config, split: Split::new(&weights), arms, backends, overridden, revision }
     }
 
     #[must_use]

@@ -13,6 +13,7 @@ mod command_line;
 mod events;
 mod grpc;
 mod headers;
+mod history;
 mod host_names;
 mod http1_connections;
 mod http1_messages;
