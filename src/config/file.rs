@@ -38,6 +38,9 @@ pub(super) struct File {
     /// How often host names of endpoints are looked up again, like "10s".
     #[serde(default = "resolve_interval")]
     pub(super) resolve_interval: DurationText,
+    /// How much clients may take: [limits] with connections = 10000 and others.
+    #[serde(default)]
+    pub(super) limits: LimitsFile,
     /// How long clients and endpoints may take: [timeouts] with keep_alive = "5m" and others.
     #[serde(default)]
     pub(super) timeouts: TimeoutsFile,
@@ -67,6 +70,9 @@ pub(super) struct ListenerFile {
     /// Certificates, chosen by the name the client asks for; the first answers when none fits. Left out: no TLS.
     #[schemars(length(min = 1))]
     pub(super) tls: Option<Vec<PairFile>>,
+    /// Client connections open at once on this listener; left out, only [limits] counts.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
 }
 
 /// A certificate and its private key.
@@ -105,6 +111,33 @@ pub(super) struct LogFile {
 pub(super) enum LogFormatFile {
     Text,
     Json,
+}
+
+/// How much clients may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsFile {
+    /// Client connections open at once, on all listeners; left out, what the limit of open files allows.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
+    /// Client connections open at once from one IPv4 address or one IPv6 /64; left out, any number.
+    #[schemars(range(min = 1))]
+    pub(super) connections_per_client: Option<u32>,
+    /// Requests on one client connection before it is closed.
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_connection: u64,
+    /// The largest head of a request, like "32KiB".
+    pub(super) header_bytes: SizeText,
+    /// Header fields of one request.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) headers: usize,
+    /// Requests at once on one HTTP/2 connection of a client.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) streams: u32,
+    /// Body bytes that a client may send ahead in one HTTP/2 request, like "64KiB".
+    pub(super) stream_window: SizeText,
+    /// Body bytes that a client may send ahead on one HTTP/2 connection, like "1MiB".
+    pub(super) connection_window: SizeText,
 }
 
 /// How long clients and endpoints may take.
@@ -322,6 +355,10 @@ fn duration(text: &str) -> DurationText {
     DurationText(text.to_owned())
 }
 
+fn size(text: &str) -> SizeText {
+    SizeText(text.to_owned())
+}
+
 fn resolve_interval() -> DurationText {
     duration("10s")
 }
@@ -329,6 +366,21 @@ fn resolve_interval() -> DurationText {
 impl Default for LogFile {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormatFile::Text }
+    }
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_client: None,
+            requests_per_connection: 10_000,
+            header_bytes: size("32KiB"),
+            headers: 100,
+            streams: 100,
+            stream_window: size("64KiB"),
+            connection_window: size("1MiB"),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
+    pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
     pub shutdown: ShutdownConfig,
     pub access_log: AccessLogOutput,
@@ -37,6 +38,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Empty: plain text. The first pair answers clients that name no host, or one that no certificate names.
     pub tls: Vec<Arc<CertifiedPair>>,
+    /// Client connections open at once.
+    pub connections: Option<u64>,
 }
 
 /// The address of the admin API.
@@ -144,6 +147,25 @@ pub struct PoolConfig {
     pub idle_max: usize,
     /// Kept below the keep-alive time of common servers (5 s in Node.js), so that they rarely close first.
     pub idle_timeout: Duration,
+}
+
+/// How much clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Open at once, on all listeners; `None`: what the limit of open files allows.
+    pub connections: Option<u64>,
+    /// Open at once from one IPv4 address or one IPv6 /64.
+    pub connections_per_client: Option<u32>,
+    pub requests_per_connection: u64,
+    /// One request's head: its size in HTTP/1, whatever the protocol.
+    pub header_bytes: u32,
+    /// Fields of one head, each cookie crumb of HTTP/2 for itself.
+    pub headers: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// What a client may send before we have passed it on, per HTTP/2 request and in all.
+    pub stream_window: u32,
+    pub connection_window: u32,
 }
 
 /// How long a client may take.

@@ -8,7 +8,6 @@ use http::HeaderValue;
 
 use super::Tunnel;
 use super::headers::ForwardedClient;
-use crate::state::ListenerKey;
 use crate::worker::{Lifeline, Worker};
 
 /// What all requests of a connection share.
@@ -25,18 +24,23 @@ pub struct Client {
 
 impl Client {
     #[must_use]
-    pub fn new(worker: Rc<Worker>, address: SocketAddr, secure: bool, listener: ListenerKey) -> Rc<Self> {
+    pub fn new(worker: Rc<Worker>, lifeline: Rc<Lifeline>, address: SocketAddr, secure: bool) -> Rc<Self> {
         // A client on a dual-stack socket is the IPv4 client it really is.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let forwarded_for = HeaderValue::try_from(address.ip().to_string()).expect("an address is plain ASCII");
         Rc::new(Self {
             worker,
             address,
-            lifeline: Lifeline::new(listener),
+            lifeline,
             activity: Activity::default(),
             tunnel: RefCell::default(),
             forwarded: ForwardedClient { address: forwarded_for, secure },
         })
+    }
+
+    /// An upgrade that was agreed on but never begun holds the client, and the client holds it.
+    pub fn forget_tunnel(&self) {
+        drop(self.tunnel.borrow_mut().take());
     }
 }
 

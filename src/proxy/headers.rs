@@ -30,6 +30,8 @@ pub struct RequestNames {
     cookies: u16,
     /// Those and others that don't go on.
     dropped: u16,
+    /// The size of all fields in HTTP/1.
+    pub(super) bytes: usize,
 }
 
 impl RequestNames {
@@ -37,8 +39,9 @@ impl RequestNames {
     pub fn of(headers: &HeaderMap) -> Self {
         // A map holds at most 32,768 fields.
         let mut names = Self::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
             let name = name.as_str();
+            names.bytes += name.len() + value.len() + ": \r\n".len();
             match name {
                 "host" => names.hosts += 1,
                 "cookie" => names.cookies += 1,

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
 use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, Scheme, ServiceConfig};
 use crate::model::{BackendName, ServiceName, Weight};
-use crate::observe::BackendMetrics;
+use crate::observe::{BackendMetrics, SharedGauge};
 use crate::tls::ServerTls;
 use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
 
@@ -26,11 +26,19 @@ pub(super) struct Registry {
     endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
     metrics: HashMap<(ServiceName, BackendName), Arc<BackendMetrics>>,
     server_tls: ServerTls,
+    open: HashMap<ListenerKey, Arc<SharedGauge>>,
 }
 
 impl Registry {
     pub(super) fn new(workers: usize, server_tls: ServerTls) -> Self {
-        Self { workers, next_endpoint_id: 0, endpoints: HashMap::new(), metrics: HashMap::new(), server_tls }
+        Self {
+            workers,
+            next_endpoint_id: 0,
+            endpoints: HashMap::new(),
+            metrics: HashMap::new(),
+            server_tls,
+            open: HashMap::new(),
+        }
     }
 
     /// A service with its live backends; `weights` is an override of the file's.
@@ -127,13 +135,14 @@ impl Registry {
     ///
     /// # Errors
     /// When rustls refuses a certificate that was fine when it was read.
-    pub(super) fn listeners(&self, config: &Config) -> Result<Arc<[Listener]>, rustls::Error> {
-        ListenerKey::all(config)
-            .map(|(key, listener)| {
-                let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
-                Ok(Listener { key, address: listener.address, tls })
-            })
-            .collect()
+    pub(super) fn listeners(&mut self, config: &Config) -> Result<Arc<[Arc<Listener>]>, rustls::Error> {
+        self.open.retain(|key, open| open.value() > 0 || ListenerKey::all(config).any(|(other, _)| other == *key));
+        let listeners = ListenerKey::all(config).map(|(key, listener)| {
+            let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
+            let open = Arc::clone(self.open.entry(key).or_default());
+            Ok(Arc::new(Listener { key, address: listener.address, tls, connections: listener.connections, open }))
+        });
+        listeners.collect()
     }
 }
 

@@ -43,7 +43,11 @@ impl Check<'_, '_> {
         let pairs = file.tls.iter().flatten().enumerate();
         let tls: Vec<_> = pairs.map(|(index, pair)| self.listener_pair(&at.key("tls").index(index), pair)).collect();
         // Without its certificates the listener still has its address, which may clash with another.
-        Some(ListenerConfig { address: address?, tls: tls.into_iter().flatten().collect() })
+        Some(ListenerConfig {
+            address: address?,
+            tls: tls.into_iter().flatten().collect(),
+            connections: file.connections,
+        })
     }
 }
 
