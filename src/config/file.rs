@@ -73,6 +73,31 @@ pub(super) struct ListenerFile {
     /// Client connections open at once on this listener; left out, only [limits] counts.
     #[schemars(range(min = 1))]
     pub(super) connections: Option<u64>,
+    /// Networks of proxies that begin each connection with a PROXY header, like ["10.0.0.0/8"]; nobody else is let in.
+    #[schemars(length(min = 1))]
+    pub(super) proxy_protocol: Option<Vec<String>>,
+    /// Clients' certificates: { ca = "ca.pem" }; needs tls.
+    pub(super) client_auth: Option<ClientAuthFile>,
+}
+
+/// Which certificates clients have to show.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientAuthFile {
+    /// PEM file of the authorities that clients' certificates come from.
+    pub(super) ca: String,
+    /// "required", or "optional" for clients that may do without.
+    #[serde(default)]
+    pub(super) mode: ClientAuthModeFile,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ClientAuthModeFile {
+    #[default]
+    Required,
+    Optional,
 }
 
 /// A certificate and its private key.
@@ -302,6 +327,8 @@ pub(super) struct BackendFile {
     /// What its endpoints speak: "h1" (HTTP/1.1) or "h2" (HTTP/2, which gRPC needs).
     #[serde(default)]
     pub(super) protocol: ProtocolFile,
+    /// Begin each connection with a PROXY header of this version, "v1" or "v2"; needs protocol = "h1".
+    pub(super) proxy_protocol: Option<ProxyVersionFile>,
     /// How https endpoints are verified: { ca = "ca.pem" }; left out: by the system's authorities.
     pub(super) tls: Option<BackendTlsFile>,
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
@@ -316,6 +343,14 @@ pub(super) enum ProtocolFile {
     #[default]
     H1,
     H2,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ProxyVersionFile {
+    V1,
+    V2,
 }
 
 /// How https endpoints are verified.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{BackendName, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
-use crate::tls::{CertifiedPair, UpstreamTls};
+use ipnet::IpNet;
+
+use crate::model::{BackendName, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
 /// One whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -40,6 +42,10 @@ pub struct ListenerConfig {
     pub tls: Vec<Arc<CertifiedPair>>,
     /// Client connections open at once.
     pub connections: Option<u64>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
+    /// Clients show certificates.
+    pub client_auth: Option<ClientAuth>,
 }
 
 /// The address of the admin API.
@@ -105,6 +111,8 @@ pub struct BackendConfig {
     /// At least one.
     pub endpoints: Vec<EndpointConfig>,
     pub protocol: UpstreamProtocol,
+    /// Each connection begins with a PROXY header, and carries one client's request.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// For `https` endpoints; shared by all of them. Equal files give the same `Arc` across reloads, so that
     /// connections survive.
     pub tls: Option<Arc<UpstreamTls>>,

@@ -12,7 +12,8 @@ use tracing::warn;
 
 use super::admission::{Admission, Place};
 use super::connection::{self, Arrival};
-use crate::observe::ConnectionLimit;
+use super::proxied;
+use crate::observe::{ConnectionError, ConnectionLimit};
 use crate::state::{Listener, ListenerKey};
 use crate::worker::{Lifeline, Signal, Worker};
 
@@ -88,7 +89,13 @@ impl Door {
         }
         let Some(listener) = self.listener.clone() else { return Ok(()) };
         let mut place = Place::take(&self.admission, &listener, &view.snapshot)?;
-        place.claim(peer.ip(), &view.snapshot)?;
+        if listener.proxy_protocol.is_empty() {
+            place.claim(peer.ip(), &view.snapshot)?;
+        } else if !proxied::is_trusted(&listener.proxy_protocol, peer) {
+            // Nobody else may say who they are, and nobody may leave it out here.
+            worker.cell().connection_errors[ConnectionError::ProxyUntrusted as usize].add(1);
+            return Ok(());
+        }
         worker.cell().connections_accepted.add(1);
         // Without this a small answer may wait for the client's delayed acknowledgement. It fails only on a
         // connection that is gone already, which reading will find out.

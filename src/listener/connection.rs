@@ -15,10 +15,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::admission::Place;
 use super::http1::{FIRST_REQUEST_GRACE, poll_first};
-use super::{http1, http2, refusal};
+use super::{http1, http2, proxied, refusal};
+use crate::model::Ends;
 use crate::observe::{ConnectionError, HandshakeError};
 use crate::proxy::Client;
 use crate::state::Listener;
+use crate::tls::ClientCertificate;
 use crate::worker::{Lifeline, Registration, Signal, Worker};
 
 /// What an HTTP/2 client says first (RFC 9113, 3.4).
@@ -35,12 +37,28 @@ pub(super) struct Arrival {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run(stream: TcpStream, arrival: Arrival) {
-    let Arrival { worker, listener, peer, lifeline, registration, place } = arrival;
+pub(super) async fn run(mut stream: TcpStream, arrival: Arrival) {
+    let Arrival { worker, listener, peer, lifeline, registration, mut place } = arrival;
+    let server = stream.local_addr().unwrap_or(listener.address);
+    let mut ends = Ends { client: peer, server };
+    if !listener.proxy_protocol.is_empty() {
+        // Boxed: rare, and over soon.
+        let told = Box::pin(proxied::read(&mut stream, &worker, &lifeline)).await;
+        let known = told.map(|told| told.unwrap_or(ends)).and_then(|told| {
+            ends = told;
+            place.claim(ends.client.ip(), &worker.view().snapshot).map_err(|limit| {
+                worker.cell().connections_refused[limit as usize].add(1);
+                None
+            })
+        });
+        if let Err(cause) = known {
+            return cause.into_iter().for_each(|cause| worker.cell().connection_errors[cause as usize].add(1));
+        }
+    }
     match listener.tls.clone() {
-        None => plain(stream, Client::new(worker, lifeline, peer, false)).await,
+        None => plain(stream, Client::new(worker, lifeline, ends, false, None)).await,
         // Boxed, so that a plain connection's task isn't as large as a secure one's.
-        Some(config) => Box::pin(secure(stream, config, worker, lifeline, peer)).await,
+        Some(config) => Box::pin(secure(stream, config, worker, lifeline, ends)).await,
     }
     drop(registration);
     drop(place);
@@ -55,13 +73,7 @@ async fn plain(mut stream: TcpStream, client: Rc<Client>) {
     client.forget_tunnel();
 }
 
-async fn secure(
-    stream: TcpStream,
-    config: Arc<ServerConfig>,
-    worker: Rc<Worker>,
-    lifeline: Rc<Lifeline>,
-    peer: SocketAddr,
-) {
+async fn secure(stream: TcpStream, config: Arc<ServerConfig>, worker: Rc<Worker>, lifeline: Rc<Lifeline>, ends: Ends) {
     let limit = worker.view().snapshot.timeouts.tls_handshake;
     // Boxed: a handshake is large, and over long before its connection is.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
@@ -70,14 +82,17 @@ async fn secure(
     let stream = match accepted {
         Ok(Some(Ok(stream))) => stream,
         Ok(Some(Err(error))) => {
-            tracing::debug!(%error, client = %peer, "TLS handshake failed");
+            tracing::debug!(%error, client = %ends.client, "TLS handshake failed");
             return failed(handshake_error(&error));
         }
         Ok(None) => return,
         Err(_elapsed) => return failed(HandshakeError::Timeout),
     };
-    let client = Client::new(worker, lifeline, peer, true);
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+    let session = &stream.get_ref().1;
+    let shown = session.peer_certificates().and_then(|chain| chain.first()).map(ClientCertificate::new);
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    let client = Client::new(worker, lifeline, ends, true, shown);
+    if is_http2 {
         http2::run(stream, Bytes::new(), Rc::clone(&client)).await;
     } else {
         http1::run(stream, Bytes::new(), Rc::clone(&client)).await;
@@ -98,7 +113,7 @@ fn handshake_error(error: &io::Error) -> HandshakeError {
 }
 
 /// `None` when the connection was told to close first.
-async fn unless_closed<F: Future>(lifeline: &Lifeline, future: F) -> Option<F::Output> {
+pub(super) async fn unless_closed<F: Future>(lifeline: &Lifeline, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),

@@ -6,6 +6,7 @@ mod connection;
 mod http1;
 mod http2;
 mod io;
+mod proxied;
 mod refusal;
 mod sockets;
 mod thread;

@@ -244,6 +244,7 @@ impl Exchange {
             first_byte_ms: self.first_byte.map(millis),
             received_bytes: self.received(),
             sent_bytes: self.sent,
+            client_cert: self.client.certificate(),
             user_agent: logged.user_agent.as_ref().and_then(|value| value.to_str().ok()),
         });
     }

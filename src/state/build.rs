@@ -9,7 +9,7 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
-use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, Scheme, ServiceConfig};
+use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, Scheme, ServiceConfig};
 use crate::model::{BackendName, ServiceName, Weight};
 use crate::observe::{BackendMetrics, SharedGauge};
 use crate::tls::ServerTls;
@@ -100,8 +100,13 @@ impl Registry {
             host,
             address,
             protocol: backend.protocol,
+            proxy_protocol: backend.proxy_protocol,
             tls_fingerprint: tls.map(|tls| tls.fingerprint),
-            pool: backend.pool.into(),
+            // A connection that begins with one client's address isn't another's.
+            pool: match backend.proxy_protocol {
+                None => backend.pool.into(),
+                Some(_) => PoolConfig { idle_max: 0, ..backend.pool }.into(),
+            },
         };
         if let Some(known) = self.endpoints.get(&identity) {
             return Arc::clone(known);
@@ -138,9 +143,18 @@ impl Registry {
     pub(super) fn listeners(&mut self, config: &Config) -> Result<Arc<[Arc<Listener>]>, rustls::Error> {
         self.open.retain(|key, open| open.value() > 0 || ListenerKey::all(config).any(|(other, _)| other == *key));
         let listeners = ListenerKey::all(config).map(|(key, listener)| {
-            let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
+            let tls = (!listener.tls.is_empty())
+                .then(|| self.server_tls.config(&listener.tls, listener.client_auth.as_ref()))
+                .transpose()?;
             let open = Arc::clone(self.open.entry(key).or_default());
-            Ok(Arc::new(Listener { key, address: listener.address, tls, connections: listener.connections, open }))
+            Ok(Arc::new(Listener {
+                key,
+                address: listener.address,
+                tls,
+                connections: listener.connections,
+                open,
+                proxy_protocol: Arc::clone(&listener.proxy_protocol),
+            }))
         });
         listeners.collect()
     }

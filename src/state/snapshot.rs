@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
@@ -42,6 +43,8 @@ pub struct Listener {
     pub key: ListenerKey,
     pub address: SocketAddr,
     pub tls: Option<Arc<ServerConfig>>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
     /// The most of `open`.
     pub connections: Option<u64>,
     /// Its client connections, across reloads.
