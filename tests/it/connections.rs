@@ -1,13 +1,14 @@
 //! How many connections are let in, how long one is used, and what becomes of those that carry no request.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use h2::client;
 use serde_json::Value;
 
 use crate::support::http2::{self, Http2};
-use crate::support::{Answer, OK, Proxy, Setup, Upstream, Wire, eventually, get, within};
+use crate::support::{Answer, Authority, OK, Proxy, Setup, Upstream, Wire, eventually, get, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -164,9 +165,9 @@ async fn an_http2_connection_is_told_to_go_away_after_its_last_request() {
     let (mut sender, connection) = client::handshake(stream).await.expect("the handshake works");
     let ended = tokio::spawn(connection);
     for _ in 0..3 {
+        sender = sender.ready().await.expect("it isn't told before its last request");
         let (response, _) = sender.send_request(http2::get("/"), true).expect("the request is one");
         assert_eq!(http2::whole(response).await.0, 200);
-        sender = sender.ready().await.expect("the last request is answered before the end");
     }
     drop(sender);
     within("the end", ended).await.expect("it runs").expect("a graceful end is no error");
@@ -345,4 +346,70 @@ async fn an_http2_client_is_told_the_limits_that_are_configured() {
     assert!(settings.contains(&(4, 32 * 1024)), "window: {settings:?}");
     let update = frames.windows(13).find(|f| f[..4] == [0, 0, 4, 8]).expect("the connection's window is raised");
     assert_eq!(u32::from_be_bytes([update[9], update[10], update[11], update[12]]), 128 * 1024 - 65_535);
+}
+
+#[tokio::test]
+async fn clients_that_never_begin_their_handshake_take_nothing_from_others() {
+    const CROWD: usize = 200;
+    let upstream = Upstream::answering(OK).await;
+    let authority = Authority::new();
+    let setup = Setup::new().certificate(&authority.pair(&["shop.test"])).backend(&[upstream.url()], "");
+    let settings = "[timeouts]\ntls_handshake = \"800ms\"";
+    let proxy = setup.settings(settings).start().await;
+    let mut crowd = Vec::new();
+    for index in 0..CROWD {
+        let mut wire = Wire::connect(proxy.https()).await;
+        // Half of them begin one: a record that promises 512 bytes.
+        if index % 2 == 0 {
+            wire.send(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03").await;
+        }
+        crowd.push(wire);
+    }
+    proxy.metric_becomes("tidegate_connections_open", "", CROWD as u64).await;
+    let stream = authority.connect(proxy.https(), "shop.test", &[]).await;
+    let mut good = Wire::new(stream);
+    for _ in 0..20 {
+        assert_eq!(good.exchange(get("/", "")).await.status(), 200);
+    }
+    for wire in &mut crowd {
+        assert_eq!(wire.rest().await, b"");
+    }
+    assert_eq!(proxy.metric("tidegate_tls_handshake_errors_total", "reason=\"timeout\"").await, CROWD as u64);
+    assert_eq!(good.exchange(get("/", "")).await.status(), 200);
+    proxy.metric_becomes("tidegate_connections_open", "", 1).await;
+    // Other reasons have names of their own.
+    let mut plain = Wire::connect(proxy.https()).await;
+    plain.send(get("/", "")).await;
+    plain.rest().await;
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "reason=\"not_tls\"", 1).await;
+    let stranger = Authority::new();
+    let refused = crate::support::connect(Arc::new(stranger.client(&[])), proxy.https(), "shop.test").await;
+    assert!(refused.is_err());
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "reason=\"alert\"", 1).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_costs_little_and_leaves_nothing_behind() {
+    let upstream = Upstream::answering(OK).await;
+    let proxy = limited(&upstream, "[limits]\nconnections = 50").await;
+    let mut inside = proxy.connect().await;
+    assert_eq!(inside.exchange(get("/", "")).await.status(), 200);
+    let before = proxy.memory_kb();
+    let counted = async || {
+        let refused = proxy.metric("tidegate_connections_refused_total", "limit=\"connections\"").await;
+        (refused, proxy.metric("tidegate_connections_accepted_total", "").await)
+    };
+    for round in 1..=20 {
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            crowd.push(Wire::connect(proxy.http()).await);
+        }
+        assert_eq!(inside.exchange(get("/", "")).await.status(), 200, "who is in goes on");
+        let all = async { while counted().await != (51 * round, 1 + 49 * round) {} };
+        within("all to be let in or refused", all).await;
+        drop(crowd);
+        proxy.metric_becomes("tidegate_connections_open", "", 1).await;
+    }
+    assert!(proxy.memory_kb() < before + 2048, "{before} KB, then {}", proxy.memory_kb());
+    assert_eq!(proxy.fetch("/").await.status(), 200);
 }
