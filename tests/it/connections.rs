@@ -20,7 +20,7 @@ async fn limited(upstream: &Upstream, settings: &str) -> Proxy {
 /// The lines of the access log that have an `error`.
 fn errors(proxy: &Proxy) -> Vec<Value> {
     let text = std::fs::read_to_string(proxy.stdout()).expect("the proxy writes there");
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"));
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line.get("error").is_some()).collect()
 }
 
@@ -56,7 +56,7 @@ async fn connections_over_the_limit_are_closed_and_others_go_on() {
     for _ in 0..20 {
         assert!(!is_served(proxy.connect().await).await);
     }
-    assert_eq!(proxy.metric("tidegate_connections_refused_total", "limit=\"connections\"").await, 20);
+    proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"connections\"", 20).await;
     assert_eq!(proxy.metric("tidegate_connections_accepted_total", "").await, 3);
     for wire in &mut inside {
         assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
@@ -81,7 +81,7 @@ async fn one_client_can_not_take_the_places_of_others() {
     for _ in 0..10 {
         assert!(!is_served(Wire::connect_from(greedy, proxy.http()).await).await);
     }
-    assert_eq!(proxy.metric("tidegate_connections_refused_total", "limit=\"connections_per_client\"").await, 10);
+    proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"connections_per_client\"", 10).await;
     assert_eq!(proxy.fetch("/").await.status(), 200, "another client isn't concerned");
     inside.pop();
     proxy.metric_becomes("tidegate_connections_open", "", 1).await;
@@ -100,7 +100,7 @@ async fn a_listener_has_a_limit_of_its_own_that_a_reload_changes() {
     assert_eq!(first.exchange(get("/", "")).await.status(), 200);
     assert!(!is_served(Wire::connect(address).await).await);
     assert_eq!(proxy.fetch("/").await.status(), 200, "the other listener isn't concerned");
-    assert_eq!(proxy.metric("tidegate_connections_refused_total", "limit=\"listener\"").await, 1);
+    proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"listener\"", 1).await;
 
     proxy.rewrite(&format!("{}\n{backend}", small.replace("= 1", "= 2")));
     proxy.reload_well().await;
@@ -191,8 +191,8 @@ async fn heads_that_are_too_large_are_answered_431_and_nothing_reaches_the_endpo
     let mut wire = proxy.connect().await;
     wire.send(format!("GET / HTTP/1.1\r\nhost: a\r\nx-a: {}", "b".repeat(5000))).await;
     assert_eq!(wire.answer().await.status(), 431);
-    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"431\"").await, 3);
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "reason=\"head_too_large\"").await, 3);
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"431\"", 3).await;
+    proxy.metric_becomes("tidegate_connection_errors_total", "reason=\"head_too_large\"", 3).await;
 
     let http2 = Http2::over(tokio::net::TcpStream::connect(proxy.http()).await.expect("connecting works")).await;
     let mut crumbs = http2::get("/");
@@ -200,14 +200,14 @@ async fn heads_that_are_too_large_are_answered_431_and_nothing_reaches_the_endpo
         crumbs.headers_mut().append("cookie", format!("a{index}=b").parse().expect("it is one"));
     }
     assert_eq!(http2.exchange(crumbs).await.0, 431, "each crumb of a cookie is a field");
-    for (bytes, logged) in [(4096, 1), (12_000, 0)] {
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"431\"", 4).await;
+    for bytes in [4096, 12_000] {
         let mut large = http2::get("/");
         large.headers_mut().insert("x-a", "b".repeat(bytes).parse().expect("it is one"));
-        let before = proxy.metric("tidegate_requests_refused_total", "code=\"431\"").await;
         // h2 answers far too large ones by itself, and resets the stream.
         let answer = within("an answer", http2.ask(large).await).await.expect("an answer comes");
         assert_eq!(answer.status(), 431);
-        proxy.metric_becomes("tidegate_requests_refused_total", "code=\"431\"", before + logged).await;
+        proxy.metric_becomes("tidegate_requests_refused_total", "code=\"431\"", 5).await;
     }
     assert_eq!(http2.fetch("/").await.0, 200, "the connection goes on");
     let mut endless = http2::get("/");
@@ -234,8 +234,8 @@ async fn what_is_no_http_is_answered_400_logged_and_counted() {
         assert_eq!(wire.rest().await, b"");
     }
     logged(&proxy, "malformed_head", Some(400)).await;
-    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"400\"").await, 3);
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "reason=\"malformed_head\"").await, 3);
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"400\"", 3).await;
+    proxy.metric_becomes("tidegate_connection_errors_total", "reason=\"malformed_head\"", 3).await;
     assert_eq!(upstream.connections(), 0);
 
     // A client that just leaves, in the middle of a head or of a preface, has done nothing wrong.
@@ -244,8 +244,8 @@ async fn what_is_no_http_is_answered_400_logged_and_counted() {
         wire.send(half).await;
     }
     proxy.metric_becomes("tidegate_connections_open", "", 0).await;
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "").await, 3);
-    assert_eq!(errors(&proxy).len(), 3);
+    proxy.metric_becomes("tidegate_connection_errors_total", "", 3).await;
+    eventually("all of it is logged", || errors(&proxy).len() == 3).await;
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn a_head_that_never_ends_is_logged_and_counted_as_408() {
     };
     within("the end of both", async { tokio::join!(slow, beside) }).await;
     logged(&proxy, "header_timeout", Some(408)).await;
-    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"408\"").await, 1);
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"408\"", 1).await;
     // The same with half a preface, which has no answer.
     let mut wire = proxy.connect().await;
     wire.send(&PREFACE[..10]).await;
@@ -288,7 +288,7 @@ async fn frames_that_make_no_sense_end_their_connection_alone() {
     assert!(goaway(&wire.rest().await).is_some_and(|code| code == 1), "PROTOCOL_ERROR");
     logged(&proxy, "protocol_error", None).await;
     assert_eq!(beside.fetch("/").await.0, 200);
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "reason=\"protocol_error\"").await, 1);
+    proxy.metric_becomes("tidegate_connection_errors_total", "reason=\"protocol_error\"", 1).await;
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ async fn streams_that_are_reset_as_soon_as_they_are_opened_end_their_connection_
     let _ = wire.try_send(flood).await;
     assert!(goaway(&wire.rest().await).is_some_and(|code| code == 11), "ENHANCE_YOUR_CALM");
     logged(&proxy, "flood", None).await;
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "reason=\"flood\"").await, 1);
+    proxy.metric_becomes("tidegate_connection_errors_total", "reason=\"flood\"", 1).await;
     proxy.metric_becomes("tidegate_requests_in_flight", "", 0).await;
     eventually("nothing is left upstream", || upstream.open() == 0).await;
 }
@@ -374,7 +374,7 @@ async fn clients_that_never_begin_their_handshake_take_nothing_from_others() {
     for wire in &mut crowd {
         assert_eq!(wire.rest().await, b"");
     }
-    assert_eq!(proxy.metric("tidegate_tls_handshake_errors_total", "reason=\"timeout\"").await, CROWD as u64);
+    proxy.metric_becomes("tidegate_tls_handshake_errors_total", "reason=\"timeout\"", CROWD as u64).await;
     assert_eq!(good.exchange(get("/", "")).await.status(), 200);
     proxy.metric_becomes("tidegate_connections_open", "", 1).await;
     // Other reasons have names of their own.

@@ -120,7 +120,7 @@ async fn nobody_else_may_name_a_client() {
         let _ = wire.try_send([header, get("/", "").as_bytes()].concat()).await;
         assert_eq!(wire.rest().await, b"");
     }
-    assert_eq!(proxy.metric("tidegate_connection_errors_total", "reason=\"proxy_untrusted\"").await, 3);
+    proxy.metric_becomes("tidegate_connection_errors_total", "reason=\"proxy_untrusted\"", 3).await;
     // Where no header is expected, one is no HTTP.
     let answer = proxy.connect().await.exchange([V1.as_bytes(), get("/", "").as_bytes()].concat()).await;
     assert_eq!(answer.status(), 400);
@@ -155,7 +155,7 @@ async fn the_limit_for_each_client_is_for_those_that_are_named() {
     let mut again = Wire::connect(address).await;
     let _ = again.try_send(request(1)).await;
     assert_eq!(again.rest().await, b"");
-    assert_eq!(proxy.metric("tidegate_connections_refused_total", "limit=\"connections_per_client\"").await, 1);
+    proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"connections_per_client\"", 1).await;
 }
 
 #[tokio::test]
