@@ -13,6 +13,7 @@ use tracing::warn;
 use super::admission::{Admission, Place};
 use super::connection::{self, Arrival};
 use super::proxied;
+use crate::model::Ends;
 use crate::observe::{ConnectionError, ConnectionLimit};
 use crate::state::{Listener, ListenerKey};
 use crate::worker::{Lifeline, Signal, Worker};
@@ -101,8 +102,15 @@ impl Door {
         // connection that is gone already, which reading will find out.
         let _ = stream.set_nodelay(true);
         let lifeline = Lifeline::new(self.key);
-        let registration = worker.register(&lifeline);
-        let arrival = Arrival { worker: Rc::clone(worker), listener, peer, lifeline, registration, place };
+        let ends = Ends { client: peer, server: stream.local_addr().unwrap_or(listener.address) };
+        let arrival = Arrival {
+            worker: Rc::clone(worker),
+            listener,
+            ends,
+            _registration: worker.register(&lifeline),
+            lifeline,
+            place,
+        };
         tokio::task::spawn_local(connection::run(stream, arrival));
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,38 +29,46 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) struct Arrival {
     pub(super) worker: Rc<Worker>,
     pub(super) listener: Arc<Listener>,
-    pub(super) peer: SocketAddr,
+    pub(super) ends: Ends,
     pub(super) lifeline: Rc<Lifeline>,
-    pub(super) registration: Registration,
+    /// Until it ends, the worker can reach it.
+    pub(super) _registration: Registration,
     pub(super) place: Place,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run(mut stream: TcpStream, arrival: Arrival) {
-    let Arrival { worker, listener, peer, lifeline, registration, mut place } = arrival;
-    let server = stream.local_addr().unwrap_or(listener.address);
-    let mut ends = Ends { client: peer, server };
-    if !listener.proxy_protocol.is_empty() {
-        // Boxed: rare, and over soon.
-        let told = Box::pin(proxied::read(&mut stream, &worker, &lifeline)).await;
-        let known = told.map(|told| told.unwrap_or(ends)).and_then(|told| {
-            ends = told;
-            place.claim(ends.client.ip(), &worker.view().snapshot).map_err(|limit| {
-                worker.cell().connections_refused[limit as usize].add(1);
-                None
-            })
-        });
-        if let Err(cause) = known {
-            return cause.into_iter().for_each(|cause| worker.cell().connection_errors[cause as usize].add(1));
+#[expect(clippy::manual_async_fn, reason = "an async function holds what it is given twice")]
+pub(super) fn run(mut stream: TcpStream, mut arrival: Arrival) -> impl Future<Output = ()> {
+    async move {
+        if !arrival.listener.proxy_protocol.is_empty() {
+            // Boxed: rare, and over soon.
+            if let Err(cause) = Box::pin(arrival.introduced(&mut stream)).await {
+                let cell = arrival.worker.cell();
+                return cause.into_iter().for_each(|cause| cell.connection_errors[cause as usize].add(1));
+            }
         }
+        let (worker, lifeline) = (Rc::clone(&arrival.worker), Rc::clone(&arrival.lifeline));
+        match arrival.listener.tls.clone() {
+            None => plain(stream, Client::new(worker, lifeline, arrival.ends, false, None)).await,
+            // Boxed, so that a plain connection's task isn't as large as a secure one's.
+            Some(config) => Box::pin(secure(stream, config, worker, lifeline, arrival.ends)).await,
+        }
+        drop(arrival);
     }
-    match listener.tls.clone() {
-        None => plain(stream, Client::new(worker, lifeline, ends, false, None)).await,
-        // Boxed, so that a plain connection's task isn't as large as a secure one's.
-        Some(config) => Box::pin(secure(stream, config, worker, lifeline, ends)).await,
+}
+
+impl Arrival {
+    /// Learns from the PROXY header who the client is, and whether there is room for it.
+    async fn introduced(&mut self, stream: &mut TcpStream) -> Result<(), Option<ConnectionError>> {
+        if let Some(told) = proxied::read(stream, &self.worker, &self.lifeline).await? {
+            self.ends = told;
+        }
+        let view = self.worker.view();
+        self.place.claim(self.ends.client.ip(), &view.snapshot).map_err(|limit| {
+            self.worker.cell().connections_refused[limit as usize].add(1);
+            None
+        })
     }
-    drop(registration);
-    drop(place);
 }
 
 async fn plain(mut stream: TcpStream, client: Rc<Client>) {
