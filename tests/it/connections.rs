@@ -415,6 +415,7 @@ async fn a_flood_of_connections_costs_little_and_leaves_nothing_behind() {
         }
     }
     let grown_kb = proxy.memory_kb().saturating_sub(after_ten);
-    assert!(grown_kb < 1024, "{grown_kb} KB more after three times the same");
+    // The allocator takes 2 MiB at a time; what hyper holds for each connection would be ten times as much.
+    assert!(grown_kb < 4096, "{grown_kb} KB more after three times the same");
     assert_eq!(proxy.fetch("/").await.status(), 200);
 }
