@@ -32,7 +32,7 @@ fn response() -> Response<()> {
 }
 
 fn rewriting(criterion: &mut Criterion) {
-    let client = ForwardedClient { address: HeaderValue::from_static("203.0.113.9"), secure: true };
+    let client = ForwardedClient { address: HeaderValue::from_static("203.0.113.9"), secure: true, certificate: None };
     criterion.bench_function("headers/request", |b| {
         b.iter_batched_ref(
             request,

@@ -25,7 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::connection::unless_closed;
 use super::io::Io;
+use super::refusal;
 use crate::config::ClientTimeouts;
+use crate::observe::ConnectionError;
 use crate::proxy::{Client, Stage, serve};
 use crate::stream::Reset;
 use crate::timers::Timer;
@@ -34,6 +36,8 @@ use crate::worker::Signal;
 /// How long a connection idles before it is parked: longer than a busy client pauses.
 const PARK_AFTER: Duration = Duration::from_millis(500);
 
+/// Header fields that hyper takes unless told otherwise.
+const HEADERS_DEFAULT: usize = 100;
 /// How long a client may take to take its last bytes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a drain waits for the first request of a connection that has had none: it may be on its way.
@@ -84,6 +88,7 @@ where
             Ended::BodyUnread(mut stream) => return drain(&mut stream, &client).await,
             Ended::BrokenOff(stream) => return stream.reset(),
             Ended::HeadTimeout(mut stream) => {
+                refusal::record(&client, "HTTP/1.1", ConnectionError::HeaderTimeout, Some(408));
                 return close(&mut stream, &client, TIMEOUT_ANSWER).await;
             }
         }
@@ -109,7 +114,7 @@ async fn drain<T: AsyncRead + Unpin>(stream: &mut T, client: &Client) {
             }
         }
     });
-    let _ = client.worker.timers.timeout(CLOSE_LIMIT, unless_closed(client, reading)).await;
+    let _ = client.worker.timers.timeout(CLOSE_LIMIT, unless_closed(&client.lifeline, reading)).await;
 }
 
 /// Waits for the next request's first bytes. `None`: the client left, idled too long, or has to go.
@@ -163,12 +168,20 @@ where
         move |request| serve(Rc::clone(&client), request)
     });
     let io = Io::new(stream, first, Rc::clone(client));
-    let mut connection = http1::Builder::new()
+    let view = client.worker.view();
+    let (limits, timeouts) = (view.snapshot.limits, view.snapshot.timeouts);
+    drop(view);
+    let mut builder = http1::Builder::new();
+    builder
         .auto_date_header(false)
+        .max_header_size(limits.header_bytes as usize)
         // Ours: hyper's runs while a connection idles, too.
-        .header_read_timeout(None)
-        .serve_connection(io, service);
-    let timeouts = client.worker.view().snapshot.timeouts;
+        .header_read_timeout(None);
+    // Asking for hyper's own number would cost it an allocation a head.
+    if limits.headers != HEADERS_DEFAULT {
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(io, service);
     let begun = client.activity.begun();
     let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, write_timed: false, told: false, begun };
     let stopped = poll_fn(|cx| {
@@ -194,6 +207,9 @@ where
             let stage = client.activity.stage();
             if let Err(error) = &ended {
                 tracing::debug!(%error, client = %client.address, "connection ended");
+                if let Some((cause, status)) = refusal::http1(error) {
+                    refusal::record(client, "HTTP/1.1", cause, status);
+                }
             }
             if client.activity.is_broken_off() {
                 Ended::BrokenOff(connection.into_parts().io.into_inner().0)

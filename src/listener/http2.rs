@@ -14,19 +14,16 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
+use super::refusal;
 use super::stalls::{StreamExecutor, WriteWatch};
 use crate::proxy::{Client, serve};
 use crate::worker::Signal;
 
-/// Requests of one client at once, as Envoy's edge guide and nginx (128) have it.
-const STREAMS_MAX: u32 = 100;
-/// What a client may send before we have passed it on, per request and in all.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// A response's bytes that wait in one stream for its client.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// A head's fields, decoded.
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// h2 answers 431 to larger heads by itself, and nobody learns of it. So it is given twice the limit: nearly all heads
+/// over it are answered, counted and logged as requests, and memory stays bounded for the others.
+const HEADER_BYTES_FACTOR: u32 = 2;
 /// A silent client is asked for a sign of life this often, and given this long.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -42,7 +39,9 @@ where
         let client = Rc::clone(&client);
         move |request| serve(Rc::clone(&client), request)
     });
-    let timeouts = client.worker.view().snapshot.timeouts;
+    let view = client.worker.view();
+    let (limits, timeouts) = (view.snapshot.limits, view.snapshot.timeouts);
+    drop(view);
     let io = Io::new(stream, first, Rc::clone(&client));
     let executor = StreamExecutor { client: Rc::clone(&client), limit: timeouts.body_idle };
     let mut connection = Box::pin(
@@ -50,18 +49,17 @@ where
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .enable_connect_protocol()
-            .max_concurrent_streams(STREAMS_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
             .max_send_buf_size(SEND_BUFFER_BYTES)
-            .max_header_list_size(HEADER_LIST_BYTES)
+            .max_header_list_size(limits.header_bytes.saturating_mul(HEADER_BYTES_FACTOR))
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service),
     );
     let timer = client.worker.timers.timer();
-    let keep_alive = timeouts.keep_alive;
-    timer.set(keep_alive);
+    timer.set(timeouts.keep_alive);
     let mut writing = WriteWatch::new(timeouts.body_idle);
     let mut going = false;
     let ended = poll_fn(|cx| {
@@ -77,13 +75,14 @@ where
             if !idle {
                 timer.clear();
             } else if client.activity.take_progress() {
-                timer.set(if going { GOODBYE } else { keep_alive });
+                timer.set(if going { GOODBYE } else { timeouts.keep_alive });
             }
             let signal = client.lifeline.heard(cx);
             if signal == Signal::Close || (going && timer.poll(cx).is_ready()) {
                 return Poll::Ready(Ok(()));
             }
-            if going || (signal == Signal::Serve && timer.poll(cx).is_pending()) {
+            let spent = client.activity.begun() >= limits.requests_per_connection;
+            if going || (signal == Signal::Serve && !spent && timer.poll(cx).is_pending()) {
                 return Poll::Pending;
             }
             going = true;
@@ -96,5 +95,8 @@ where
     .await;
     if let Err(error) = ended {
         tracing::debug!(%error, client = %client.address, "connection ended");
+        if let Some(cause) = refusal::http2(&error) {
+            refusal::record(&client, "HTTP/2", cause, None);
+        }
     }
 }

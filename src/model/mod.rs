@@ -4,6 +4,7 @@ mod cohort;
 mod facts;
 mod matching;
 mod name;
+mod proxy_header;
 mod units;
 mod weight;
 
@@ -11,5 +12,6 @@ pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use facts::RequestFacts;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
+pub use proxy_header::{Ends, NoProxyHeader, ProxyHeader, ProxyVersion, read_proxy_header, write_proxy_header};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
-pub use weight::{Split, Weight, WeightError};
+pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

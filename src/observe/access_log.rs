@@ -57,6 +57,9 @@ pub struct AccessLine<'a> {
     pub first_byte_ms: Option<f64>,
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// SHA-256 of the certificate that the client showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<&'a str>,
 }
@@ -219,6 +222,7 @@ mod tests {
             first_byte_ms: None,
             received_bytes: 0,
             sent_bytes: 5,
+            client_cert: None,
             user_agent: None,
         }
     }

@@ -156,7 +156,8 @@ async fn lease(
             return Err((Reason::RequestTimeout, None));
         }
     }
-    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
+    let ends = &exchange.client().ends;
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends).await;
     match leased {
         Ok(lease) => {
             if !lease.reused() {

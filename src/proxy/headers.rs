@@ -5,7 +5,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, T
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::target::without_user;
+use crate::tls::ClientCertificate;
 
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -17,6 +19,8 @@ pub struct ForwardedClient {
     pub address: HeaderValue,
     /// The client speaks TLS to us.
     pub secure: bool,
+    /// What the client showed in its handshake.
+    pub certificate: Option<Box<ClientCertificate>>,
 }
 
 /// How often a request's head has the names that matter, counted in one pass: asking the map for each would cost a
@@ -30,6 +34,8 @@ pub struct RequestNames {
     cookies: u16,
     /// Those and others that don't go on.
     dropped: u16,
+    /// The size of all fields in HTTP/1.
+    pub(super) bytes: usize,
 }
 
 impl RequestNames {
@@ -37,8 +43,9 @@ impl RequestNames {
     pub fn of(headers: &HeaderMap) -> Self {
         // A map holds at most 32,768 fields.
         let mut names = Self::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
             let name = name.as_str();
+            names.bytes += name.len() + value.len() + ": \r\n".len();
             match name {
                 "host" => names.hosts += 1,
                 "cookie" => names.cookies += 1,
@@ -58,7 +65,9 @@ impl RequestNames {
 fn is_dropped_from_request(name: &str) -> bool {
     matches!(
         name,
-        "expect"
+        "client-cert"
+            | "client-cert-chain"
+            | "expect"
             | "forwarded"
             | "http2-settings"
             | "keep-alive"
@@ -109,6 +118,9 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client:
     }
     headers.insert(FORWARDED_FOR, client.address.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
+    if let Some(certificate) = &client.certificate {
+        headers.insert(CLIENT_CERT, certificate.header.clone());
+    }
 }
 
 /// Makes an endpoint's response head into what any client may see; `date` is for endpoints without a clock.

@@ -15,6 +15,8 @@ use crate::upstream::BodyFault;
 pub(crate) enum Reason {
     /// No `Host`, several, or one that contradicts the authority.
     BadHost,
+    /// The head has more bytes or more fields than [limits] allows.
+    HeadTooLarge,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
     /// CONNECT.
@@ -74,6 +76,7 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
@@ -101,6 +104,7 @@ impl Reason {
     fn status(self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,

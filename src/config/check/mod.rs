@@ -9,6 +9,7 @@ mod conditions;
 mod endpoint;
 mod fault;
 mod host;
+mod limits;
 mod listeners;
 mod outputs;
 mod routes;
@@ -22,10 +23,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::{parse_bytes, parse_duration};
 
-use super::file::{DurationText, File, LimitsFile, ShutdownFile, SizeText, TimeoutsFile};
+use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
-use super::types::{ClientTimeouts, Config, Limits, RequestTimeouts, ShutdownConfig};
+use super::types::{ClientTimeouts, Config, RequestTimeouts, ShutdownConfig};
 use fault::Fault;
 use tls_files::TlsFiles;
 
@@ -50,9 +51,9 @@ impl<'c, 'a> Check<'c, 'a> {
     /// The checked configuration; `None` when a part of it was reported.
     pub(super) fn config(mut self, file: &File) -> Option<Config> {
         let root = KeyPath::root();
+        let limits = self.limits(&root.key("limits"), &file.limits);
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
         let request_timeouts = self.request_timeouts(&root.key("timeouts"), &file.timeouts);
-        let limits = self.limits(&root.key("limits"), &file.limits);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
@@ -69,8 +70,8 @@ impl<'c, 'a> Check<'c, 'a> {
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             admin: unless_reported(admin)?,
             services: services?,
-            timeouts: client_timeouts?,
             limits: limits?,
+            timeouts: client_timeouts?,
             shutdown: shutdown?,
             access_log: access_log?,
             log: log?,
@@ -91,17 +92,6 @@ impl<'c, 'a> Check<'c, 'a> {
             keep_alive: keep_alive?,
             tunnel_idle: tunnel_idle?,
             body_idle: body_idle?,
-        })
-    }
-
-    fn limits(&mut self, at: &KeyPath, file: &LimitsFile) -> Option<Limits> {
-        let uri_bytes = self.positive_size(&at.key("uri_bytes"), &file.uri_bytes);
-        let body_pace = self.positive_size(&at.key("body_pace"), &file.body_pace);
-        let memory = file.memory.as_ref().map(|size| self.positive_size(&at.key("memory"), size));
-        Some(Limits {
-            uri_bytes: usize::try_from(uri_bytes?).unwrap_or(usize::MAX),
-            body_pace: body_pace?,
-            memory: unless_reported(memory)?,
         })
     }
 
