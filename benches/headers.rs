@@ -1,8 +1,12 @@
 //! Header rewriting: a browser's request towards an endpoint, an endpoint's answer towards a browser.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::{HeaderValue, Request, Response};
-use tidegate::proxy::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
+use http::{HeaderValue, Request, Response, Version};
+use tidegate::model::Via;
+use tidegate::proxy::{
+    ForwardedClient, Introduction, Origin, RequestNames, ResponseAdditions, Trace, new_id, rewrite_request,
+    rewrite_response,
+};
 
 fn request() -> Request<()> {
     let request = Request::builder()
@@ -32,13 +36,24 @@ fn response() -> Response<()> {
 }
 
 fn rewriting(criterion: &mut Criterion) {
-    let client = ForwardedClient { address: HeaderValue::from_static("203.0.113.9"), secure: true };
+    let client = ForwardedClient::new([203, 0, 113, 9].into(), true, HeaderValue::from(443_u16));
+    let via = Via::new("tidegate");
     criterion.bench_function("headers/request", |b| {
         b.iter_batched_ref(
             request,
             |request| {
                 let names = RequestNames::of(request.headers());
-                rewrite_request(request, names, &client);
+                let origin = Origin::of(&client, &[], request, names);
+                let introduction = Introduction {
+                    client: &client,
+                    origin: &origin,
+                    request_id: &new_id([7; 16]),
+                    trace: &Trace::Untouched,
+                    via: Some(&via),
+                    forwarded: false,
+                    changes: None,
+                };
+                rewrite_request(request, names, &introduction);
             },
             BatchSize::SmallInput,
         );
@@ -46,7 +61,11 @@ fn rewriting(criterion: &mut Criterion) {
     criterion.bench_function("headers/response", |b| {
         b.iter_batched_ref(
             response,
-            |response| rewrite_response(response.headers_mut(), || HeaderValue::from_static("")),
+            |response| {
+                let id = new_id([7; 16]);
+                let additions = ResponseAdditions { via: Some(&via), request_id: Some(&id), changes: None };
+                rewrite_response(response.headers_mut(), Version::HTTP_11, &additions, || HeaderValue::from_static(""));
+            },
             BatchSize::SmallInput,
         );
     });

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{BackendName, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use ipnet::IpNet;
+
+use crate::model::{BackendName, HeaderChanges, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
 use crate::tls::{CertifiedPair, UpstreamTls};
 
 /// One whole, valid configuration.
@@ -20,6 +22,7 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
+    pub forwarding: Arc<ForwardingConfig>,
     pub admin: Option<AdminConfig>,
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
@@ -37,6 +40,21 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Empty: plain text. The first pair answers clients that name no host, or one that no certificate names.
     pub tls: Vec<Arc<CertifiedPair>>,
+}
+
+/// Who is believed about clients, and what is told on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForwardingConfig {
+    /// Peers whose word about clients is believed.
+    pub trusted: Vec<IpNet>,
+    /// Our name in `Via`, a token; `None`: there is no `Via` of ours.
+    pub via: Option<String>,
+    /// Requests have `Forwarded`, too.
+    pub forwarded: bool,
+    /// Responses have `x-request-id`.
+    pub return_request_id: bool,
+    /// The share of traces started by us that is recorded, from 0 to 1; `None`: none is started.
+    pub trace_sample: Option<f64>,
 }
 
 /// The address of the admin API.
@@ -84,6 +102,8 @@ pub struct ServiceConfig {
     /// Tried in order, before the split.
     pub rules: Vec<RuleConfig>,
     pub timeouts: UpstreamTimeouts,
+    pub request_headers: Option<HeaderChanges>,
+    pub response_headers: Option<HeaderChanges>,
 }
 
 /// A rule that forces a backend, before the split.

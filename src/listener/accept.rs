@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -30,6 +31,9 @@ pub(super) async fn run(
 ) {
     let mut stop = stop;
     let mut tls = None;
+    let port = listener.local_addr().map_or(key.address.port(), |address| address.port());
+    // Made here, so that no other worker counts its references.
+    let port = HeaderValue::from(port);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -37,7 +41,7 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => start(&worker, key, &mut tls, stream, address),
+            Ok((stream, address)) => start(&worker, key, &port, &mut tls, stream, address),
             Err(error) => {
                 worker.cell().accept_errors.add(1);
                 if is_exhaustion(&error) {
@@ -53,7 +57,7 @@ pub(super) async fn run(
         while let Ok((stream, address)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                start(&worker, key, &mut tls, stream, address);
+                start(&worker, key, &port, &mut tls, stream, address);
             }
         }
     }
@@ -65,6 +69,7 @@ pub(super) async fn run(
 fn start(
     worker: &Rc<Worker>,
     key: ListenerKey,
+    port: &HeaderValue,
     tls: &mut Option<Arc<ServerConfig>>,
     stream: TcpStream,
     address: SocketAddr,
@@ -78,7 +83,7 @@ fn start(
     if let Some(listener) = view.snapshot.listener(key) {
         tls.clone_from(&listener.tls);
     }
-    let client = Client::new(Rc::clone(worker), address, tls.is_some(), key);
+    let client = Client::new(Rc::clone(worker), address, tls.is_some(), key, port.clone());
     let registration = worker.register(&client.lifeline);
     tokio::task::spawn_local(connection::run(stream, tls.clone(), client, registration));
 }

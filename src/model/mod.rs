@@ -2,14 +2,20 @@
 
 mod cohort;
 mod facts;
+mod forwarded;
+mod header_changes;
 mod matching;
 mod name;
 mod units;
+mod via;
 mod weight;
 
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use facts::RequestFacts;
+pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
+pub use header_changes::HeaderChanges;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use via::{Via, is_loop};
 pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -15,6 +15,7 @@ use crate::worker::{Lifeline, Worker};
 #[derive(Debug)]
 pub struct Client {
     pub worker: Rc<Worker>,
+    /// The peer's; a request's client may be another (`Origin`).
     pub address: SocketAddr,
     pub lifeline: Rc<Lifeline>,
     pub activity: Activity,
@@ -24,18 +25,24 @@ pub struct Client {
 }
 
 impl Client {
+    /// `port` is the one that the client connected to.
     #[must_use]
-    pub fn new(worker: Rc<Worker>, address: SocketAddr, secure: bool, listener: ListenerKey) -> Rc<Self> {
+    pub fn new(
+        worker: Rc<Worker>,
+        address: SocketAddr,
+        secure: bool,
+        listener: ListenerKey,
+        port: HeaderValue,
+    ) -> Rc<Self> {
         // A client on a dual-stack socket is the IPv4 client it really is.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let forwarded_for = HeaderValue::try_from(address.ip().to_string()).expect("an address is plain ASCII");
         Rc::new(Self {
             worker,
             address,
             lifeline: Lifeline::new(listener),
             activity: Activity::default(),
             tunnel: RefCell::default(),
-            forwarded: ForwardedClient { address: forwarded_for, secure },
+            forwarded: ForwardedClient::new(address.ip(), secure, port),
         })
     }
 }

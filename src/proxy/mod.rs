@@ -6,6 +6,9 @@ mod client;
 mod exchange;
 mod forward;
 mod headers;
+mod identifiers;
+mod names;
+mod origin;
 mod reply;
 mod select;
 mod target;
@@ -20,10 +23,13 @@ use hyper::body::Incoming;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Stage};
-pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
+pub use headers::{ForwardedClient, Introduction, ResponseAdditions, rewrite_request, rewrite_response};
+pub use identifiers::{Trace, new_id};
+pub use names::RequestNames;
+pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::RequestFacts;
+use crate::model::{RequestFacts, is_loop};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -37,8 +43,8 @@ use upgrade::Upgrade;
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let mut request = request.map(RequestBody::new);
-    let mut exchange = Exchange::begin(client, &request);
     let names = RequestNames::of(request.headers());
+    let mut exchange = Exchange::begin(client, &request, names);
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
@@ -57,6 +63,10 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 /// Finds the service and the backend.
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
     target::check(request, names)?;
+    let forwarding = &exchange.view().snapshot.forwarding;
+    if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
+        return Err(Reason::Loop.into());
+    }
     let host = target::host(request);
     let client = exchange.client();
     let facts = RequestFacts {
@@ -65,11 +75,11 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         query: request.uri().query(),
         method: request.method(),
         headers: request.headers(),
-        client: client.address.ip(),
+        client: exchange.origin().address,
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    match select::select(&client.worker, service, &facts, client.forwarded.secure) {
+    match select::select(&client.worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             Ok(())
@@ -90,6 +100,15 @@ fn rewrite(
     names: RequestNames,
 ) -> Result<Option<Upgrade>, Failure> {
     let upgrade = Upgrade::asked_by(request, names)?;
-    rewrite_request(request, names, &exchange.client().forwarded);
+    let introduction = Introduction {
+        client: &exchange.client().forwarded,
+        origin: exchange.origin(),
+        request_id: exchange.request_id(),
+        trace: exchange.trace(),
+        via: exchange.view().via.as_ref(),
+        forwarded: exchange.view().snapshot.forwarding.forwarded,
+        changes: exchange.service().request_headers.as_ref(),
+    };
+    rewrite_request(request, names, &introduction);
     Ok(upgrade)
 }

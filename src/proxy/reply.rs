@@ -7,15 +7,18 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
+use super::identifiers::X_REQUEST_ID;
 use super::tunnel::Opening;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// No `Host`, several, or one that contradicts the authority.
+    /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
+    /// It came by again and again, as its `Via` says.
+    Loop,
     /// CONNECT.
     MethodNotAllowed,
     NoRoute,
@@ -47,6 +50,7 @@ impl Reason {
         match self {
             Self::BadHost => "bad_host",
             Self::BadUpgrade => "bad_upgrade",
+            Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
@@ -67,6 +71,7 @@ impl Reason {
     fn status(self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
@@ -100,11 +105,15 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
+        let id = exchange.returned_id().cloned();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
+        if let Some(id) = id {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);
         response

@@ -200,6 +200,7 @@ impl Store {
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             timeouts: config.timeouts,
+            forwarding: Arc::clone(&config.forwarding),
         };
         Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) }, ended))
     }
@@ -305,6 +306,7 @@ impl Writer {
             services,
             listeners,
             timeouts: config.timeouts,
+            forwarding: Arc::clone(&config.forwarding),
         })
     }
 
@@ -359,6 +361,7 @@ impl Writer {
             services: services.collect(),
             listeners: Arc::clone(&current.listeners),
             timeouts: current.timeouts,
+            forwarding: Arc::clone(&current.forwarding),
         }
     }
 

@@ -8,6 +8,8 @@ mod backend;
 mod conditions;
 mod endpoint;
 mod fault;
+mod forwarding;
+mod header_changes;
 mod host;
 mod listeners;
 mod outputs;
@@ -18,6 +20,7 @@ mod tls_files;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::model::{parse_bytes, parse_duration};
@@ -53,6 +56,7 @@ impl<'c, 'a> Check<'c, 'a> {
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
         let upstream_timeouts = self.upstream_timeouts(&root.key("timeouts"), &file.timeouts);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
+        let forwarding = self.forwarding(&root, file);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
         let services = self.services(&root.key("services"), &file.services, upstream_timeouts.as_ref());
@@ -66,6 +70,7 @@ impl<'c, 'a> Check<'c, 'a> {
             state_dir: state_dir?,
             workers: file.workers.and_then(NonZeroUsize::new),
             listeners: listeners.into_iter().collect::<Option<_>>()?,
+            forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
             services: services?,
             timeouts: client_timeouts?,
