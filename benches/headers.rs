@@ -58,17 +58,22 @@ fn rewriting(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    criterion.bench_function("headers/response", |b| {
-        b.iter_batched_ref(
-            response,
-            |response| {
-                let id = new_id([7; 16]);
-                let additions = ResponseAdditions { via: Some(&via), request_id: Some(&id), changes: None };
-                rewrite_response(response.headers_mut(), Version::HTTP_11, &additions, || HeaderValue::from_static(""));
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    let id = new_id([7; 16]);
+    for (name, via, request_id) in [
+        ("headers/response", Some(&via), Some(&id)),
+        ("headers/response_without_id", Some(&via), None),
+        ("headers/response_without_via_and_id", None, None),
+    ] {
+        let additions = ResponseAdditions { via, request_id, changes: None };
+        let date = || HeaderValue::from_static("");
+        criterion.bench_function(name, |b| {
+            b.iter_batched_ref(
+                response,
+                |response| rewrite_response(response.headers_mut(), Version::HTTP_11, &additions, date),
+                BatchSize::SmallInput,
+            );
+        });
+    }
 }
 
 criterion_group!(benches, rewriting);

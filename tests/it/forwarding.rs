@@ -294,13 +294,16 @@ async fn thousands_of_names_that_go_cost_no_more_than_others() {
         }
         request.body(()).unwrap()
     };
-    for prefix in ["x_forwarded_", "x-forwarded-"] {
+    let mut spent = Vec::new();
+    for prefix in ["x-harmless-", "x_forwarded_", "x-forwarded-"] {
         let before = proxy.processor_time();
-        for _ in 0..10 {
+        for _ in 0..20 {
             assert_eq!(client.exchange(flood(prefix)).await.0, 200);
         }
-        // Each name looked for among all others would take many times as long, in a debug build too.
-        assert!(proxy.processor_time() - before < std::time::Duration::from_millis(1_500));
+        spent.push(proxy.processor_time().saturating_sub(before));
     }
-    assert!(upstream.requests().iter().all(|request| request.head.fields.len() < 12));
+    // Each name looked for among all others would take many times as long.
+    assert!(spent[1..].iter().all(|time| *time < spent[0] * 3), "{spent:?}");
+    let gone = &upstream.requests()[20..];
+    assert!(gone.iter().all(|request| request.head.fields.len() < 12));
 }
