@@ -289,8 +289,9 @@ async fn thousands_of_names_that_go_cost_no_more_than_others() {
     let client = Http2::over(proxy.connect().await).await;
     let flood = |prefix: &str| {
         let mut request = Request::get("http://shop.test/");
-        for index in 0..1_000 {
-            request = request.header(format!("{prefix}{index}"), "");
+        // What stays stands first, in the way of whoever looks for what goes.
+        for index in 0..1_200 {
+            request = request.header(format!("{}{index}", if index < 600 { "x-kept-" } else { prefix }), "");
         }
         request.body(()).unwrap()
     };
@@ -305,5 +306,5 @@ async fn thousands_of_names_that_go_cost_no_more_than_others() {
     // Each name looked for among all others would take many times as long.
     assert!(spent[1..].iter().all(|time| *time < spent[0] * 3), "{spent:?}");
     let gone = &upstream.requests()[20..];
-    assert!(gone.iter().all(|request| request.head.fields.len() < 12));
+    assert!(gone.iter().all(|request| request.head.fields.len() < 612));
 }
