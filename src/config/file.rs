@@ -93,7 +93,7 @@ pub(super) struct ForwardingFile {
     pub(super) via: String,
     /// true: requests have the Forwarded header (RFC 7239), too.
     pub(super) forwarded: bool,
-    /// true: responses have the x-request-id that the request had.
+    /// true: endpoints' responses have the x-request-id that the request had; our own errors always have it.
     pub(super) return_request_id: bool,
     /// Start a trace for requests that come without one, and have this share of them recorded, from 0 to 1.
     pub(super) trace_sample: Option<f64>,
@@ -386,7 +386,7 @@ impl Default for TimeoutsFile {
 
 impl Default for ForwardingFile {
     fn default() -> Self {
-        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: true, trace_sample: None }
+        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: false, trace_sample: None }
     }
 }
 

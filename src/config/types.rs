@@ -51,7 +51,7 @@ pub struct ForwardingConfig {
     pub via: Option<String>,
     /// Requests have `Forwarded`, too.
     pub forwarded: bool,
-    /// Responses have `x-request-id`.
+    /// Endpoints' responses have `x-request-id`.
     pub return_request_id: bool,
     /// The share of traces started by us that is recorded, from 0 to 1; `None`: none is started.
     pub trace_sample: Option<f64>,

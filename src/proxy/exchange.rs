@@ -136,11 +136,6 @@ impl Exchange {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// The same, if the client shall know it.
-    pub(super) fn returned_id(&self) -> Option<&HeaderValue> {
-        self.view.snapshot.forwarding.return_request_id.then_some(&self.request_id)
-    }
-
     pub(super) fn trace(&self) -> &Trace {
         &self.trace
     }
@@ -149,7 +144,7 @@ impl Exchange {
     pub(super) fn additions(&self) -> ResponseAdditions<'_> {
         ResponseAdditions {
             via: self.view.via.as_ref(),
-            request_id: self.returned_id(),
+            request_id: self.view.snapshot.forwarding.return_request_id.then_some(&self.request_id),
             changes: self.service().response_headers.as_ref(),
         }
     }

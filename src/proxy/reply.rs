@@ -105,15 +105,13 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
-        let id = exchange.returned_id().cloned();
+        let id = exchange.request_id().clone();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
-        if let Some(id) = id {
-            response.headers_mut().insert(X_REQUEST_ID, id);
-        }
+        response.headers_mut().insert(X_REQUEST_ID, id);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);
         response

@@ -22,7 +22,7 @@ async fn log(proxy: &Proxy, count: usize) -> Vec<Value> {
 #[tokio::test]
 async fn the_endpoint_the_client_and_the_log_have_the_same_id() {
     let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nx-request-id: theirs\r\ncontent-length: 0\r\n\r\n").await;
-    let proxy = logging(&upstream, "").await;
+    let proxy = logging(&upstream, "[forwarding]\nreturn_request_id = true").await;
     let mut client = proxy.connect().await;
     let mut ids = HashSet::new();
     for _ in 0..20 {
@@ -52,12 +52,15 @@ async fn an_answer_of_our_own_has_the_id_too() {
 }
 
 #[tokio::test]
-async fn clients_need_not_learn_the_id() {
-    let upstream = Upstream::answering(OK).await;
-    let proxy = logging(&upstream, "[forwarding]\nreturn_request_id = false").await;
+async fn an_endpoints_own_id_passes_unless_ours_is_wanted() {
+    let upstream = Upstream::responding(|request| match request.target() {
+        "/own" => "HTTP/1.1 200 OK\r\nx-request-id: theirs\r\ncontent-length: 0\r\n\r\n".into(),
+        _ => OK.into(),
+    })
+    .await;
+    let proxy = logging(&upstream, "").await;
     assert_eq!(proxy.fetch("/").await.head.value("x-request-id"), None);
-    assert_eq!(proxy.exchange("GET / HTTP/1.1\r\n\r\n").await.head.value("x-request-id"), None);
-    assert!(upstream.request().head.value("x-request-id").is_some());
+    assert_eq!(proxy.fetch("/own").await.head.value("x-request-id"), Some("theirs"));
 }
 
 #[tokio::test]
