@@ -36,7 +36,7 @@ fn response() -> Response<()> {
 }
 
 fn rewriting(criterion: &mut Criterion) {
-    let client = ForwardedClient::new([203, 0, 113, 9].into(), true, HeaderValue::from(443_u16));
+    let client = ForwardedClient::new([203, 0, 113, 9].into(), true, 443, None);
     let via = Via::new("tidegate");
     criterion.bench_function("headers/request", |b| {
         b.iter_batched_ref(

@@ -21,7 +21,7 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
 use crate::journal::{self, Fact, Journal};
-use crate::listener::{BindError, Command, WorkerThread, WorkerThreadConfig, bind};
+use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome};
 use crate::state::{History, ListenerKey, Refused, Store};
 use crate::tls::ServerTls;
@@ -96,7 +96,7 @@ impl App {
     pub async fn start(config: Config, workers: Option<NonZeroUsize>) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = lock(&config.state_dir)?;
-        raise_descriptor_limit();
+        let admission = Arc::new(Admission::new(raise_descriptor_limit()));
         let workers = worker_count(workers.or(config.workers));
         let process = Arc::new(ProcessMetrics::new(workers));
         let resolved = resolve_once(host_names(&config), RESOLVE_WAIT).await;
@@ -115,7 +115,7 @@ impl App {
             None => None,
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
-        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref())?;
+        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &admission)?;
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -338,6 +338,7 @@ fn start_workers(
     process: &Arc<ProcessMetrics>,
     cookie_key: &Arc<CookieKey>,
     access_log: Option<&AccessLogWriter>,
+    admission: &Arc<Admission>,
 ) -> Result<Vec<WorkerThread>, StartError> {
     (0..count)
         .map(|index| {
@@ -347,6 +348,7 @@ fn start_workers(
                 process: Arc::clone(process),
                 cookie_key: Arc::clone(cookie_key),
                 access_log: access_log.map(AccessLogWriter::worker),
+                admission: Arc::clone(admission),
             })
         })
         .collect::<io::Result<_>>()
@@ -401,11 +403,13 @@ fn lock(state_dir: &Path) -> Result<File, StartError> {
 }
 
 /// Lets the process open as many sockets as the system allows it: the soft limit is 1024 nearly everywhere.
-fn raise_descriptor_limit() {
+/// Returns how many it may open.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit of open files can't be raised; `ulimit -n` shows it");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

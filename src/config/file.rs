@@ -44,6 +44,9 @@ pub(super) struct File {
     /// How often host names of endpoints are looked up again, like "10s".
     #[serde(default = "resolve_interval")]
     pub(super) resolve_interval: DurationText,
+    /// How much clients may take: [limits] with connections = 10000 and others.
+    #[serde(default)]
+    pub(super) limits: LimitsFile,
     /// How long clients and endpoints may take: [timeouts] with keep_alive = "5m" and others.
     #[serde(default)]
     pub(super) timeouts: TimeoutsFile,
@@ -73,6 +76,34 @@ pub(super) struct ListenerFile {
     /// Certificates, chosen by the name the client asks for; the first answers when none fits. Left out: no TLS.
     #[schemars(length(min = 1))]
     pub(super) tls: Option<Vec<PairFile>>,
+    /// Client connections open at once on this listener; left out, only [limits] counts.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
+    /// Networks of proxies that begin each connection with a PROXY header, like ["10.0.0.0/8"]; nobody else is let in.
+    #[schemars(length(min = 1))]
+    pub(super) proxy_protocol: Option<Vec<String>>,
+    /// Clients' certificates: { ca = "ca.pem" }; needs tls.
+    pub(super) client_auth: Option<ClientAuthFile>,
+}
+
+/// Which certificates clients have to show.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientAuthFile {
+    /// PEM file of the authorities that clients' certificates come from.
+    pub(super) ca: String,
+    /// "required", or "optional" for clients that may do without.
+    #[serde(default)]
+    pub(super) mode: ClientAuthModeFile,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ClientAuthModeFile {
+    #[default]
+    Required,
+    Optional,
 }
 
 /// A certificate and its private key.
@@ -125,6 +156,33 @@ pub(super) struct LogFile {
 pub(super) enum LogFormatFile {
     Text,
     Json,
+}
+
+/// How much clients may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsFile {
+    /// Client connections open at once, on all listeners; left out, what the limit of open files allows.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
+    /// Client connections open at once from one IPv4 address or one IPv6 /64; left out, any number.
+    #[schemars(range(min = 1))]
+    pub(super) connections_per_client: Option<u32>,
+    /// Requests on one client connection before it is closed.
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_connection: u64,
+    /// The largest head of a request, like "32KiB".
+    pub(super) header_bytes: SizeText,
+    /// Header fields of one request.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) headers: usize,
+    /// Requests at once on one HTTP/2 connection of a client.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) streams: u32,
+    /// Body bytes that a client may send ahead in one HTTP/2 request, like "64KiB".
+    pub(super) stream_window: SizeText,
+    /// Body bytes that a client may send ahead on one HTTP/2 connection, like "1MiB".
+    pub(super) connection_window: SizeText,
 }
 
 /// How long clients and endpoints may take.
@@ -308,6 +366,8 @@ pub(super) struct BackendFile {
     /// What its endpoints speak: "h1" (HTTP/1.1) or "h2" (HTTP/2, which gRPC needs).
     #[serde(default)]
     pub(super) protocol: ProtocolFile,
+    /// Begin each connection with a PROXY header of this version, "v1" or "v2"; needs protocol = "h1".
+    pub(super) proxy_protocol: Option<ProxyVersionFile>,
     /// How https endpoints are verified: { ca = "ca.pem" }; left out: by the system's authorities.
     pub(super) tls: Option<BackendTlsFile>,
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
@@ -322,6 +382,14 @@ pub(super) enum ProtocolFile {
     #[default]
     H1,
     H2,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ProxyVersionFile {
+    V1,
+    V2,
 }
 
 /// How https endpoints are verified.
@@ -361,6 +429,10 @@ fn duration(text: &str) -> DurationText {
     DurationText(text.to_owned())
 }
 
+fn size(text: &str) -> SizeText {
+    SizeText(text.to_owned())
+}
+
 fn resolve_interval() -> DurationText {
     duration("10s")
 }
@@ -368,6 +440,21 @@ fn resolve_interval() -> DurationText {
 impl Default for LogFile {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormatFile::Text }
+    }
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_client: None,
+            requests_per_connection: 10_000,
+            header_bytes: size("32KiB"),
+            headers: 100,
+            streams: 100,
+            stream_window: size("64KiB"),
+            connection_window: size("1MiB"),
+        }
     }
 }
 

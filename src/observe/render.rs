@@ -13,7 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use metrics::{Label, counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use super::{BackendTotals, CodeClass, HistogramTotals, ProcessMetrics};
+use super::{
+    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, ProcessMetrics,
+};
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
 
@@ -62,10 +64,23 @@ impl Renderer {
         gauge!("tidegate_tunnels_open").set(totals.tunnels_open as f64);
         counter!("tidegate_connections_accepted_total").absolute(totals.connections_accepted);
         counter!("tidegate_accept_errors_total").absolute(process.sum(|w| w.accept_errors.value()));
-        counter!("tidegate_tls_handshake_errors_total").absolute(process.sum(|w| w.tls_handshake_errors.value()));
+        for cause in ConnectionLimit::ALL {
+            let count = process.sum(|w| w.connections_refused[*cause as usize].value());
+            counter!("tidegate_connections_refused_total", "limit" => cause.label()).absolute(count);
+        }
+        for cause in ConnectionError::ALL {
+            let count = process.sum(|w| w.connection_errors[*cause as usize].value());
+            counter!("tidegate_connection_errors_total", "reason" => cause.label()).absolute(count);
+        }
+        for cause in HandshakeError::ALL {
+            let count = process.sum(|w| w.tls_handshake_errors[*cause as usize].value());
+            counter!("tidegate_tls_handshake_errors_total", "reason" => cause.label()).absolute(count);
+        }
         let refused = "tidegate_requests_refused_total";
         counter!(refused, "code" => "400").absolute(process.sum(|w| w.refused_bad_request.value()));
         counter!(refused, "code" => "404").absolute(process.sum(|w| w.refused_not_found.value()));
+        counter!(refused, "code" => "408").absolute(process.sum(|w| w.refused_timeout.value()));
+        counter!(refused, "code" => "431").absolute(process.sum(|w| w.refused_head_too_large.value()));
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
         let reloads = "tidegate_reloads_total";
         counter!(reloads, "result" => "applied").absolute(process.reloads_applied.load(Ordering::Relaxed));
@@ -134,7 +149,9 @@ fn describe() {
     gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");
     counter!("tidegate_connections_accepted_total", "Client connections accepted.");
     counter!("tidegate_accept_errors_total", "Failed accepts: the system ran out of something.");
-    counter!("tidegate_tls_handshake_errors_total", "TLS handshakes with clients that failed.");
+    counter!("tidegate_connections_refused_total", "Client connections closed at once, by the limit they were over.");
+    counter!("tidegate_connection_errors_total", "Client connections ended for what came on them, by reason.");
+    counter!("tidegate_tls_handshake_errors_total", "TLS handshakes with clients that failed, by reason.");
     gauge!("tidegate_tunnels_open", "WebSockets and other upgraded connections open.");
     counter!("tidegate_reloads_total", "Reloads of the configuration, by result.");
     gauge!("tidegate_last_reload_successful", "1 if the last reload was applied, 0 if it was refused.");

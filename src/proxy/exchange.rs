@@ -114,6 +114,11 @@ impl Exchange {
         }
     }
 
+    /// The connection has carried all it may with this request, and HTTP/1 says so in the answer.
+    pub(super) fn is_last(&self, version: Version) -> bool {
+        self.client.activity.begun() >= self.view.snapshot.limits.requests_per_connection && version != Version::HTTP_2
+    }
+
     pub(super) fn client(&self) -> &Rc<Client> {
         &self.client
     }
@@ -263,6 +268,7 @@ impl Exchange {
                 let cell = self.client.worker.cell();
                 match self.status {
                     Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
+                    Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => cell.refused_head_too_large.add(1),
                     Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
                     _ => cell.refused_other.add(1),
                 }
@@ -297,6 +303,7 @@ impl Exchange {
             first_byte_ms: self.first_byte.map(millis),
             received_bytes: self.received(),
             sent_bytes: self.sent,
+            client_cert: self.client.certificate(),
             user_agent: logged.user_agent.as_ref().and_then(|value| value.to_str().ok()),
         });
     }

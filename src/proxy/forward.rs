@@ -151,7 +151,8 @@ async fn lease(
     };
     exchange.attempts(endpoint.endpoint.identity.address);
     let limit = exchange.service().service.config.timeouts.connect;
-    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
+    let ends = &exchange.client().ends;
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends).await;
     match leased {
         Ok(lease) => {
             if !lease.reused() {

@@ -12,7 +12,9 @@ use super::names::{Kind, RequestNames};
 use super::origin::Origin;
 use super::target::without_user;
 use crate::model::{HeaderChanges, Via, write_forwarded};
+use crate::tls::ClientCertificate;
 
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -27,13 +29,15 @@ pub struct ForwardedClient {
     pub(super) port: HeaderValue,
     /// The peer speaks TLS to us.
     pub(super) secure: bool,
+    /// What the client showed in its handshake.
+    pub(super) certificate: Option<Box<ClientCertificate>>,
 }
 
 impl ForwardedClient {
     #[must_use]
-    pub fn new(ip: IpAddr, secure: bool, port: HeaderValue) -> Self {
+    pub fn new(ip: IpAddr, secure: bool, port: u16, certificate: Option<ClientCertificate>) -> Self {
         let address = HeaderValue::try_from(ip.to_string()).expect("an address is plain ASCII");
-        Self { ip, address, port, secure }
+        Self { ip, address, port: port.into(), secure, certificate: certificate.map(Box::new) }
     }
 }
 
@@ -120,6 +124,9 @@ fn tell(headers: &mut HeaderMap, introduction: &Introduction<'_>) {
     headers.insert(X_FORWARDED_PORT, port.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(origin.secure)));
     headers.insert(X_REQUEST_ID, introduction.request_id.clone());
+    if let Some(certificate) = &client.certificate {
+        headers.insert(CLIENT_CERT, certificate.header.clone());
+    }
 }
 
 fn proto(secure: bool) -> &'static str {

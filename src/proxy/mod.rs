@@ -18,7 +18,8 @@ mod upgrade;
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 pub use body::ResponseBody;
@@ -45,6 +46,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let mut request = request.map(RequestBody::new);
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
+    let last = exchange.is_last(request.version());
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
@@ -54,14 +56,19 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
         Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
         Err(failure) => Err(failure),
     };
-    Ok(match answered {
+    let mut response = match answered {
         Ok(answer) => answer.into_response(exchange),
         Err(failure) => failure.into_response(exchange),
-    })
+    };
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// Finds the service and the backend.
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    check_size(exchange, request, names)?;
     target::check(request, names)?;
     let forwarding = &exchange.view().snapshot.forwarding;
     if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
@@ -91,6 +98,19 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
             Err(Reason::NoBackend.into())
         }
     }
+}
+
+/// HTTP/1 heads are measured while they are read.
+fn check_size(exchange: &Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let limits = &exchange.view().snapshot.limits;
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if request.headers().len() > limits.headers || names.bytes + path > limits.header_bytes as usize {
+        return Err(Reason::HeadTooLarge.into());
+    }
+    Ok(())
 }
 
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.

@@ -18,6 +18,8 @@ pub struct RequestNames {
     pub(super) claims: u16,
     /// What doesn't go on, or not as it is, if the peer is a stranger.
     pub(super) dropped: u16,
+    /// The size of all fields in HTTP/1.
+    pub(super) bytes: usize,
 }
 
 /// What a name in a request's head is to us.
@@ -50,7 +52,8 @@ impl RequestNames {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         let mut names = Self::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
+            names.bytes += name.as_str().len() + value.len() + ": \r\n".len();
             match Kind::of(name) {
                 Kind::Other | Kind::Kept => {}
                 Kind::Host => names.hosts += 1,

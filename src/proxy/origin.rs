@@ -195,7 +195,7 @@ mod tests {
         }
         let request = request.body(()).unwrap();
         let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());
-        let client = ForwardedClient::new(peer.parse().unwrap(), false, HeaderValue::from_static("8080"));
+        let client = ForwardedClient::new(peer.parse().unwrap(), false, 8080, None);
         Origin::of(&client, &trusted, &request, RequestNames::of(request.headers()))
     }
 

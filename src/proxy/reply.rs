@@ -15,6 +15,8 @@ use super::tunnel::Opening;
 pub(crate) enum Reason {
     /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
+    /// The head has more bytes or more fields than [limits] allows.
+    HeadTooLarge,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
     /// It came by again and again, as its `Via` says.
@@ -49,6 +51,7 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
             Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -72,6 +75,7 @@ impl Reason {
         match self {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,

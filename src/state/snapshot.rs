@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientTimeouts, ForwardingConfig, ServiceConfig};
+use crate::config::{ClientLimits, ClientTimeouts, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
-use crate::observe::BackendMetrics;
+use crate::observe::{BackendMetrics, SharedGauge};
 use crate::upstream::Endpoint;
 
 /// Everything requests see, at one version.
@@ -19,7 +20,8 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,
-    pub listeners: Arc<[Listener]>,
+    pub listeners: Arc<[Arc<Listener>]>,
+    pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
     pub forwarding: Arc<ForwardingConfig>,
 }
@@ -31,17 +33,23 @@ impl Snapshot {
     }
 
     #[must_use]
-    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+    pub fn listener(&self, key: ListenerKey) -> Option<&Arc<Listener>> {
         self.listeners.iter().find(|l| l.key == key)
     }
 }
 
 /// A listener as connections see it; its sockets belong to the workers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Listener {
     pub key: ListenerKey,
     pub address: SocketAddr,
     pub tls: Option<Arc<ServerConfig>>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
+    /// The most of `open`.
+    pub connections: Option<u64>,
+    /// Its client connections, across reloads.
+    pub open: Arc<SharedGauge>,
 }
 
 /// A service with its live backends.

@@ -199,6 +199,7 @@ impl Store {
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
+            limits: config.limits,
             timeouts: config.timeouts,
             forwarding: Arc::clone(&config.forwarding),
         };
@@ -305,6 +306,7 @@ impl Writer {
             routes: Arc::new(routes(config)),
             services,
             listeners,
+            limits: config.limits,
             timeouts: config.timeouts,
             forwarding: Arc::clone(&config.forwarding),
         })
@@ -360,6 +362,7 @@ impl Writer {
             routes: Arc::clone(&current.routes),
             services: services.collect(),
             listeners: Arc::clone(&current.listeners),
+            limits: current.limits,
             timeouts: current.timeouts,
             forwarding: Arc::clone(&current.forwarding),
         }

@@ -285,7 +285,8 @@ async fn connection_takes_nothing_away_that_an_endpoint_goes_by() {
 #[tokio::test]
 async fn thousands_of_names_that_go_cost_no_more_than_others() {
     let upstream = Upstream::answering(OK).await;
-    let proxy = Proxy::before(&upstream).await;
+    let limits = "[limits]\nheaders = 2000\nheader_bytes = \"128KiB\"\n";
+    let proxy = Setup::new().backend(&[upstream.url()], limits).start().await;
     let client = Http2::over(proxy.connect().await).await;
     let flood = |prefix: &str| {
         let mut request = Request::get("http://shop.test/");

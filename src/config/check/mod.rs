@@ -11,6 +11,7 @@ mod fault;
 mod forwarding;
 mod header_changes;
 mod host;
+mod limits;
 mod listeners;
 mod outputs;
 mod routes;
@@ -53,6 +54,7 @@ impl<'c, 'a> Check<'c, 'a> {
     /// The checked configuration; `None` when a part of it was reported.
     pub(super) fn config(mut self, file: &File) -> Option<Config> {
         let root = KeyPath::root();
+        let limits = self.limits(&root.key("limits"), &file.limits);
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
         let upstream_timeouts = self.upstream_timeouts(&root.key("timeouts"), &file.timeouts);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
@@ -73,6 +75,7 @@ impl<'c, 'a> Check<'c, 'a> {
             forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
             services: services?,
+            limits: limits?,
             timeouts: client_timeouts?,
             shutdown: shutdown?,
             access_log: access_log?,
