@@ -27,6 +27,12 @@ pub(super) struct File {
     /// Addresses that clients connect to, at least one: a [[listeners]] table with address = "127.0.0.1:8080".
     #[schemars(length(min = 1))]
     pub(super) listeners: Vec<ListenerFile>,
+    /// Whose X-Forwarded-For and other words about clients are believed: ["10.0.0.0/8", "192.0.2.7"]; nobody's when left out.
+    #[serde(default)]
+    pub(super) trusted_proxies: Vec<String>,
+    /// What endpoints and clients are told about a request's way: [forwarding] with via = "tidegate" and others.
+    #[serde(default)]
+    pub(super) forwarding: ForwardingFile,
     /// The admin API: [admin] with address = "127.0.0.1:9900"; left out, there is none.
     pub(super) admin: Option<AdminFile>,
     /// One JSON line per request: "off", "stdout" or the path of a file.
@@ -108,6 +114,20 @@ pub(super) struct PairFile {
     pub(super) cert: String,
     /// PEM file with the certificate's private key.
     pub(super) key: String,
+}
+
+/// What endpoints and clients are told about a request's way.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ForwardingFile {
+    /// Our name in the Via header of requests and responses, or "off" for none.
+    pub(super) via: String,
+    /// true: requests have the Forwarded header (RFC 7239), too.
+    pub(super) forwarded: bool,
+    /// true: endpoints' responses have the x-request-id that the request had; our own errors always have it.
+    pub(super) return_request_id: bool,
+    /// Start a trace for requests that come without one, and have this share of them recorded, from 0 to 1.
+    pub(super) trace_sample: Option<f64>,
 }
 
 /// The admin API.
@@ -224,6 +244,10 @@ pub(super) struct ServiceFile {
     pub(super) timeouts: Option<ServiceTimeoutsFile>,
     /// The largest body of a request, like "10MiB"; no limit when left out.
     pub(super) body_max: Option<SizeText>,
+    /// What is changed in the headers of its requests: { set = { name = "value" }, add = { … }, remove = ["name"] }.
+    pub(super) request_headers: Option<HeaderChangesFile>,
+    /// What is changed in the headers of its endpoints' responses: { set = { name = "value" }, add = { … }, remove = ["name"] }.
+    pub(super) response_headers: Option<HeaderChangesFile>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
 }
@@ -316,6 +340,21 @@ pub(super) struct RuleFile {
     /// Client addresses: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
     #[schemars(length(min = 1))]
     pub(super) networks: Option<Vec<String>>,
+}
+
+/// Changes to headers, made in the order remove, set, add.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderChangesFile {
+    /// Values by name, in place of those that were there: { name = "value" }.
+    #[serde(default)]
+    pub(super) set: Table<String>,
+    /// Values by name, besides those that were there: { name = "value" }.
+    #[serde(default)]
+    pub(super) add: Table<String>,
+    /// Names of headers that go: ["name"].
+    #[serde(default)]
+    pub(super) remove: Vec<String>,
 }
 
 /// How long one service's requests may take; what is left out is taken from [timeouts].
@@ -451,6 +490,12 @@ impl Default for TimeoutsFile {
             connect: duration("3s"),
             response_header: duration("60s"),
         }
+    }
+}
+
+impl Default for ForwardingFile {
+    fn default() -> Self {
+        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: false, trace_sample: None }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::{BackendName, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use crate::model::{BackendName, HeaderChanges, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
 /// One whole, valid configuration.
@@ -22,6 +22,7 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
+    pub forwarding: Arc<ForwardingConfig>,
     pub admin: Option<AdminConfig>,
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
@@ -46,6 +47,21 @@ pub struct ListenerConfig {
     pub proxy_protocol: Arc<[IpNet]>,
     /// Clients show certificates.
     pub client_auth: Option<ClientAuth>,
+}
+
+/// Who is believed about clients, and what is told on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForwardingConfig {
+    /// Peers whose word about clients is believed.
+    pub trusted: Vec<IpNet>,
+    /// Our name in `Via`, a token; `None`: there is no `Via` of ours.
+    pub via: Option<String>,
+    /// Requests have `Forwarded`, too.
+    pub forwarded: bool,
+    /// Endpoints' responses have `x-request-id`.
+    pub return_request_id: bool,
+    /// The share of traces started by us that is recorded, from 0 to 1; `None`: none is started.
+    pub trace_sample: Option<f64>,
 }
 
 /// The address of the admin API.
@@ -95,6 +111,8 @@ pub struct ServiceConfig {
     pub timeouts: RequestTimeouts,
     /// The largest body of a request, in bytes.
     pub body_max: Option<u64>,
+    pub request_headers: Option<HeaderChanges>,
+    pub response_headers: Option<HeaderChanges>,
 }
 
 /// A rule that forces a backend, before the split.

@@ -84,6 +84,10 @@ impl Place {
     /// Takes one of the client's places, once it is known who the client is.
     pub(super) fn claim(&mut self, client: IpAddr, snapshot: &Snapshot) -> Result<(), ConnectionLimit> {
         let Some(max) = snapshot.limits.connections_per_client else { return Ok(()) };
+        // Many clients come through a trusted proxy.
+        if snapshot.forwarding.trusted.iter().any(|network| network.contains(&client.to_canonical())) {
+            return Ok(());
+        }
         let client = one_client(client);
         let mut clients = self.admission.shard(client);
         let open = clients.entry(client).or_insert(0);

@@ -35,6 +35,8 @@ pub(super) fn record(client: &Client, protocol: &str, cause: ConnectionError, st
             first_byte_ms: None,
             received_bytes: 0,
             sent_bytes: 0,
+            request_id: "",
+            trace_id: None,
             client_cert: client.certificate(),
             user_agent: None,
         });

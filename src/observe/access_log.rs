@@ -35,6 +35,10 @@ pub struct AccessLine<'a> {
     /// RFC 3339, UTC, when the request began.
     pub time: String,
     pub client: IpAddr,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     pub protocol: &'a str,
     pub method: &'a str,
     pub host: &'a str,
@@ -209,6 +213,8 @@ mod tests {
         AccessLine {
             time: "2026-01-01T00:00:00.000Z".to_owned(),
             client: [127, 0, 0, 1].into(),
+            request_id: "1",
+            trace_id: None,
             protocol: "HTTP/1.1",
             method: "GET",
             host: "shop.test",

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::HeaderValue;
 
 use super::Tunnel;
 use super::headers::ForwardedClient;
@@ -16,6 +15,7 @@ use crate::worker::{Lifeline, Worker};
 #[derive(Debug)]
 pub struct Client {
     pub worker: Rc<Worker>,
+    /// The peer's; a request's client may be another (`Origin`).
     pub address: SocketAddr,
     /// For endpoints that are told in a PROXY header.
     pub ends: Ends,
@@ -27,6 +27,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// `port` is the one that the client connected to.
     #[must_use]
     pub fn new(
         worker: Rc<Worker>,
@@ -37,7 +38,6 @@ impl Client {
     ) -> Rc<Self> {
         // A client on a dual-stack socket is the IPv4 client it really is.
         let address = SocketAddr::new(ends.client.ip().to_canonical(), ends.client.port());
-        let forwarded_for = HeaderValue::try_from(address.ip().to_string()).expect("an address is plain ASCII");
         Rc::new(Self {
             worker,
             address,
@@ -45,7 +45,7 @@ impl Client {
             lifeline,
             activity: Activity::default(),
             tunnel: RefCell::default(),
-            forwarded: ForwardedClient { address: forwarded_for, secure, certificate: certificate.map(Box::new) },
+            forwarded: ForwardedClient::new(address.ip(), secure, ends.server.port(), certificate),
         })
     }
 

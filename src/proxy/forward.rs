@@ -40,11 +40,12 @@ pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, leas
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
+    let received = response.version();
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
     *response.version_mut() = Version::HTTP_11;
     let client = exchange.client();
-    rewrite_response(response.headers_mut(), || client.worker.date());
+    rewrite_response(response.headers_mut(), received, &exchange.additions(), || client.worker.date());
     if lasts(response.headers()) {
         client.lifeline.mark_long();
         exchange.lasts();
@@ -95,7 +96,7 @@ pub(super) async fn send(
         let mut lease = match lease(exchange, &avoid, freshness).await {
             Ok(lease) => lease,
             Err((failure, Some(endpoint))) if attempts < ATTEMPTS_MAX => {
-                debug!(reason = failure.name(), "trying another endpoint");
+                debug!(reason = failure.name(), request_id = %exchange.request_id_text(), "trying another endpoint");
                 avoid.push(endpoint);
                 attempts += 1;
                 continue;
@@ -124,7 +125,8 @@ pub(super) async fn send(
             }
             Err(Broken::Late(reason)) => return Err(reason.into()),
             Err(Broken::Connection(error)) => {
-                debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
+                let endpoint = lease.endpoint().endpoint.display();
+                debug!(error = %error.error(), %endpoint, request_id = %exchange.request_id_text(), "no answer");
                 request = again(exchange, *error, copy, attempts, reused)?;
             }
         }

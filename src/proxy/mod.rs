@@ -6,7 +6,10 @@ mod client;
 mod exchange;
 mod forward;
 mod headers;
+mod identifiers;
 mod length;
+mod names;
+mod origin;
 mod reply;
 mod select;
 mod target;
@@ -22,10 +25,13 @@ use hyper::body::Incoming;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Stage, Turn};
-pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
+pub use headers::{ForwardedClient, Introduction, ResponseAdditions, rewrite_request, rewrite_response};
+pub use identifiers::{Trace, new_id};
+pub use names::RequestNames;
+pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::RequestFacts;
+use crate::model::{RequestFacts, is_loop};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -39,9 +45,9 @@ use upgrade::Upgrade;
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let mut request = request.map(RequestBody::new);
-    let mut exchange = Exchange::begin(client, &request);
-    let last = exchange.is_last(request.version());
     let names = RequestNames::of(request.headers());
+    let mut exchange = Exchange::begin(client, &request, names);
+    let last = exchange.is_last(request.version());
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
@@ -66,6 +72,10 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     target::check_length(request, exchange.view().snapshot.limits.uri_bytes)?;
     check_size(exchange, request, names)?;
     target::check(request, names)?;
+    let forwarding = &exchange.view().snapshot.forwarding;
+    if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
+        return Err(Reason::Loop.into());
+    }
     let host = target::host(request);
     let client = exchange.client();
     let facts = RequestFacts {
@@ -74,11 +84,11 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         query: request.uri().query(),
         method: request.method(),
         headers: request.headers(),
-        client: client.address.ip(),
+        client: exchange.origin().address,
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
-    match select::select(&client.worker, service, &facts, client.forwarded.secure) {
+    match select::select(&client.worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             length::check(exchange, request)
@@ -112,6 +122,15 @@ fn rewrite(
     names: RequestNames,
 ) -> Result<Option<Upgrade>, Failure> {
     let upgrade = Upgrade::asked_by(request, names)?;
-    rewrite_request(request, names, &exchange.client().forwarded);
+    let introduction = Introduction {
+        client: &exchange.client().forwarded,
+        origin: exchange.origin(),
+        request_id: exchange.request_id(),
+        trace: exchange.trace(),
+        via: exchange.view().via.as_ref(),
+        forwarded: exchange.view().snapshot.forwarding.forwarded,
+        changes: exchange.service().request_headers.as_ref(),
+    };
+    rewrite_request(request, names, &introduction);
     Ok(upgrade)
 }

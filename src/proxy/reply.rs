@@ -7,18 +7,21 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
+use super::identifiers::X_REQUEST_ID;
 use super::tunnel::Opening;
 use crate::upstream::BodyFault;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// No `Host`, several, or one that contradicts the authority.
+    /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
     /// The head has more bytes or more fields than [limits] allows.
     HeadTooLarge,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
+    /// It came by again and again, as its `Via` says.
+    Loop,
     /// CONNECT.
     MethodNotAllowed,
     NoRoute,
@@ -78,6 +81,7 @@ impl Reason {
             Self::BadHost => "bad_host",
             Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
+            Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
@@ -104,6 +108,7 @@ impl Reason {
     fn status(self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -144,11 +149,13 @@ impl Failure {
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
         let close = self.reason.leaves_body() && !exchange.is_http2();
+        let id = exchange.request_id().clone();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
+        response.headers_mut().insert(X_REQUEST_ID, id);
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

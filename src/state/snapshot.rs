@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientLimits, ClientTimeouts, ServiceConfig};
+use crate::config::{ClientLimits, ClientTimeouts, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::{BackendMetrics, SharedGauge};
 use crate::upstream::Endpoint;
@@ -23,6 +23,7 @@ pub struct Snapshot {
     pub listeners: Arc<[Arc<Listener>]>,
     pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
+    pub forwarding: Arc<ForwardingConfig>,
 }
 
 impl Snapshot {

@@ -201,6 +201,7 @@ impl Store {
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             limits: config.limits,
             timeouts: config.timeouts,
+            forwarding: Arc::clone(&config.forwarding),
         };
         Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) }, ended))
     }
@@ -307,6 +308,7 @@ impl Writer {
             listeners,
             limits: config.limits,
             timeouts: config.timeouts,
+            forwarding: Arc::clone(&config.forwarding),
         })
     }
 
@@ -362,6 +364,7 @@ impl Writer {
             listeners: Arc::clone(&current.listeners),
             limits: current.limits,
             timeouts: current.timeouts,
+            forwarding: Arc::clone(&current.forwarding),
         }
     }
 

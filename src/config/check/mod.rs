@@ -8,6 +8,8 @@ mod backend;
 mod conditions;
 mod endpoint;
 mod fault;
+mod forwarding;
+mod header_changes;
 mod host;
 mod limits;
 mod listeners;
@@ -19,6 +21,7 @@ mod tls_files;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::model::{parse_bytes, parse_duration};
@@ -55,6 +58,7 @@ impl<'c, 'a> Check<'c, 'a> {
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
         let request_timeouts = self.request_timeouts(&root.key("timeouts"), &file.timeouts);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
+        let forwarding = self.forwarding(&root, file);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
         let services = self.services(&root.key("services"), &file.services, request_timeouts.as_ref());
@@ -68,6 +72,7 @@ impl<'c, 'a> Check<'c, 'a> {
             state_dir: state_dir?,
             workers: file.workers.and_then(NonZeroUsize::new),
             listeners: listeners.into_iter().collect::<Option<_>>()?,
+            forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
             services: services?,
             limits: limits?,

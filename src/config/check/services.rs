@@ -49,6 +49,10 @@ impl Check<'_, '_> {
         let rules = self.rules(at, file);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
+        let request_headers =
+            file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
+        let response_headers =
+            file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -58,6 +62,8 @@ impl Check<'_, '_> {
             rules: rules?,
             timeouts: timeouts?,
             body_max: unless_reported(body_max)?,
+            request_headers: unless_reported(request_headers)?,
+            response_headers: unless_reported(response_headers)?,
         })
     }
 
