@@ -2,9 +2,11 @@
 
 mod access_log;
 mod backend;
+mod causes;
 mod counter;
 mod histogram;
 mod process;
+mod reason;
 mod render;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
@@ -15,4 +17,5 @@ pub use process::{
     ConnectionError, ConnectionLimit, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics, ReloadOutcome,
     WorkerCell,
 };
+pub use reason::Reason;
 pub use render::Renderer;

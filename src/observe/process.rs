@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use super::{Counter, Gauge};
+use super::causes::causes;
+use super::{Counter, Gauge, Reason};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -25,26 +26,8 @@ pub struct WorkerCell {
     /// Connections kept without HTTP machinery because they idle.
     pub connections_parked: Gauge,
     pub accept_errors: Counter,
-}
-
-/// Names the causes of something counted by cause: each has a counter in every [`WorkerCell`] and a label.
-macro_rules! causes {
-    ($(#[$meta:meta])* $name:ident { $($(#[$cause_meta:meta])* $cause:ident = $label:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$cause_meta])* $cause,)+ }
-
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$cause),+];
-            pub(super) const COUNT: usize = Self::ALL.len();
-
-            /// Stable, for logs and metrics.
-            #[must_use]
-            pub fn label(self) -> &'static str {
-                match self { $(Self::$cause => $label,)+ }
-            }
-        }
-    };
+    /// Requests that didn't end as they should have.
+    pub request_errors: [Counter; Reason::COUNT],
 }
 
 causes! {

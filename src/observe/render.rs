@@ -14,7 +14,7 @@ use metrics::{Label, counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::{
-    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, ProcessMetrics,
+    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, ProcessMetrics, Reason,
 };
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
@@ -75,6 +75,10 @@ impl Renderer {
         for cause in HandshakeError::ALL {
             let count = process.sum(|w| w.tls_handshake_errors[*cause as usize].value());
             counter!("tidegate_tls_handshake_errors_total", "reason" => cause.label()).absolute(count);
+        }
+        for reason in Reason::ALL {
+            let count = process.sum(|w| w.request_errors[*reason as usize].value());
+            counter!("tidegate_request_errors_total", "reason" => reason.label()).absolute(count);
         }
         let refused = "tidegate_requests_refused_total";
         counter!(refused, "code" => "400").absolute(process.sum(|w| w.refused_bad_request.value()));
@@ -137,6 +141,7 @@ fn describe() {
     use metrics::{describe_counter as counter, describe_gauge as gauge};
     counter!("tidegate_requests_total", "Requests answered, by service, backend and class of status code.");
     counter!("tidegate_requests_refused_total", "Requests refused before a service was found.");
+    counter!("tidegate_request_errors_total", "Requests answered in an endpoint's place or broken off, by reason.");
     gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
     counter!("tidegate_request_bytes_total", "Bytes of request bodies.");
     counter!("tidegate_response_bytes_total", "Bytes of response bodies.");

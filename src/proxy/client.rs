@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-
 use super::Tunnel;
 use super::headers::ForwardedClient;
 use crate::model::Ends;

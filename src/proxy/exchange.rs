@@ -303,6 +303,9 @@ impl Exchange {
 
     fn record(&self) {
         let duration = self.started.elapsed();
+        if let Some(reason) = self.reason {
+            self.client.worker.cell().request_errors[reason as usize].add(1);
+        }
         match self.cell() {
             Some(cell) => {
                 cell.in_flight.decrease();
@@ -350,7 +353,7 @@ impl Exchange {
             backend: service.map(|(_, backend)| backend),
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
-            error: self.reason.map(Reason::name),
+            error: self.reason.map(Reason::label),
             duration_ms: millis(duration),
             first_byte_ms: self.first_byte.map(millis),
             received_bytes: self.received(),

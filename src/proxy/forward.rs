@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::ext::Protocol;
@@ -40,6 +41,9 @@ pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, leas
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
+    if !is_unambiguous(&response) {
+        return Err(Reason::EndpointBroke.into());
+    }
     let received = response.version();
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
@@ -51,6 +55,24 @@ pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, leas
         exchange.lasts();
     }
     Ok(Answer::new(response))
+}
+
+/// Whether there is one way to tell where an HTTP/1 answer ends. Two lengths, or a coding that we would have to pass on
+/// undone, are how an answer is read in two ways.
+fn is_unambiguous(response: &Response<Incoming>) -> bool {
+    // Most have a length and nothing else: hyper reads a body by its length only where there is no coding.
+    if response.version() == Version::HTTP_2 || response.body().size_hint().exact().is_some() {
+        return true;
+    }
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => {
+            only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") && !headers.contains_key(CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Server-sent events and gRPC streams end when somebody wants them to.
@@ -96,7 +118,7 @@ pub(super) async fn send(
         let mut lease = match lease(exchange, &avoid, freshness).await {
             Ok(lease) => lease,
             Err((failure, Some(endpoint))) if attempts < ATTEMPTS_MAX => {
-                debug!(reason = failure.name(), request_id = %exchange.request_id_text(), "trying another endpoint");
+                debug!(reason = failure.label(), request_id = %exchange.request_id_text(), "trying another endpoint");
                 avoid.push(endpoint);
                 attempts += 1;
                 continue;
@@ -287,7 +309,14 @@ fn why(error: &hyper::Error) -> Why {
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
             // Streams above a GOAWAY's last id are the ones that fail with it.
             let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
-            return if refused { Why::NotLookedAt } else { Why::Closed };
+            return if refused {
+                Why::NotLookedAt
+            } else if h2.is_reset() || h2.is_library() {
+                // The endpoint ended this one stream, or we broke off for what had come.
+                Why::Other
+            } else {
+                Why::Closed
+            };
         }
         source = cause.source();
     }

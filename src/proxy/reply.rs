@@ -9,55 +9,8 @@ use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::identifiers::X_REQUEST_ID;
 use super::tunnel::Opening;
+pub(super) use crate::observe::Reason;
 use crate::upstream::BodyFault;
-
-/// Why tidegate answered in an endpoint's place, or broke an answer off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// No `Host`, several, one that contradicts the authority, or one that is none.
-    BadHost,
-    /// The head has more bytes or more fields than [limits] allows.
-    HeadTooLarge,
-    /// A request to upgrade that contradicts itself.
-    BadUpgrade,
-    /// It came by again and again, as its `Via` says.
-    Loop,
-    /// CONNECT.
-    MethodNotAllowed,
-    NoRoute,
-    /// No backend has both a weight and an endpoint.
-    NoBackend,
-    NoEndpoint,
-    ConnectFailed,
-    ConnectTimeout,
-    /// The endpoint closed or reset the connection, or answered nonsense, before a head.
-    EndpointBroke,
-    ResponseTimeout,
-    /// The endpoint switched protocols unasked, or to WebSocket wrongly.
-    BadSwitch,
-    /// The endpoint can't do WebSocket over HTTP/2.
-    UpgradeUnsupported,
-    /// A path longer than `limits.uri_bytes`.
-    UriTooLong,
-    /// A body larger than the service's `body_max`.
-    BodyTooLarge,
-    /// The client's body broke off.
-    RequestBroken,
-    /// The client was waited for too long in the middle of its body.
-    RequestStalled,
-    /// The whole took longer than `timeouts.request`.
-    RequestTimeout,
-    /// The endpoint's body broke off.
-    ResponseBroken,
-    /// The endpoint was waited for too long in the middle of its body.
-    ResponseStalled,
-    /// The client took nothing of its answer for too long.
-    ClientStalled,
-    /// The client left before the answer or in the middle of it.
-    ClientLeft,
-    /// We are stopping, and the request outlasted its deadline.
-    Shutdown,
-}
 
 impl Reason {
     /// What has become of the request's body says why the request failed.
@@ -73,36 +26,6 @@ impl Reason {
     /// The rest of the request's body isn't read, so that nothing can follow it on an HTTP/1 connection.
     fn leaves_body(self) -> bool {
         matches!(self, Self::BodyTooLarge | Self::RequestStalled)
-    }
-
-    /// Stable, for logs.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::BadHost => "bad_host",
-            Self::HeadTooLarge => "head_too_large",
-            Self::BadUpgrade => "bad_upgrade",
-            Self::Loop => "loop",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::NoRoute => "no_route",
-            Self::NoBackend => "no_backend",
-            Self::NoEndpoint => "no_endpoint",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::EndpointBroke => "endpoint_broke",
-            Self::ResponseTimeout => "response_timeout",
-            Self::BadSwitch => "bad_switch",
-            Self::UpgradeUnsupported => "upgrade_unsupported",
-            Self::UriTooLong => "uri_too_long",
-            Self::BodyTooLarge => "body_too_large",
-            Self::RequestBroken => "request_broken",
-            Self::RequestStalled => "request_stalled",
-            Self::RequestTimeout => "request_timeout",
-            Self::ResponseBroken => "response_broken",
-            Self::ResponseStalled => "response_stalled",
-            Self::ClientStalled => "client_stalled",
-            Self::ClientLeft => "client_left",
-            Self::Shutdown => "shutdown",
-        }
     }
 
     fn status(self) -> StatusCode {

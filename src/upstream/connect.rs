@@ -30,8 +30,13 @@ use crate::stream::{HyperStream, keep_alive};
 /// hasn't taken, and the connection sixteen such streams before others wait.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// A response's head, decoded: as much as we take from a client.
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// A response's head, and the trailers of a chunked one: twice what we take from a client. HTTP/1 heads have at most a
+/// hundred fields, which is what hyper has room for without an allocation.
+const HEAD_BYTES: u32 = 64 * 1024;
+/// HTTP/1: what was received and not passed on, and what is to be sent. Large bodies come in reads of this size.
+const BUFFER_BYTES: usize = 408 * 1024;
+/// HTTP/2: a request's bytes that wait in one stream for the endpoint.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// A silent HTTP/2 connection is asked for a sign of life this often, and given this long.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -218,8 +223,12 @@ async fn http1_over<T>(stream: T) -> Result<Http1Connection, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (sender, connection) =
-        http1::Builder::new().handshake(HyperStream::new(stream)).await.map_err(ConnectError::Http)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(HEAD_BYTES as usize)
+        .max_buf_size(BUFFER_BYTES)
+        .handshake(HyperStream::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
     let upgrade = Rc::new(UpgradeSlot::default());
     tokio::task::spawn_local(drive(connection, Rc::clone(&upgrade)));
     Ok(Http1Connection { sender, upgrade })
@@ -254,7 +263,8 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(HyperStream::new(stream))

@@ -19,6 +19,7 @@ mod header_changes;
 mod headers;
 mod history;
 mod host_names;
+mod hostile_endpoints;
 mod http1_connections;
 mod http1_messages;
 mod http2_clients;
