@@ -22,7 +22,8 @@ use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
 use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
-use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome};
+use crate::model::Overload;
+use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
 use crate::state::{History, ListenerKey, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
@@ -32,6 +33,12 @@ use crate::worker::CookieKey;
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// How often old snapshots are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is looked at how much memory is in use.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Large enough to be allocated by itself. Never written to, so it takes no memory.
+const LARGE_PIECE_BYTES: usize = 4 << 20;
 
 /// Why the proxy didn't start. Says what happened, where, and a hint.
 #[derive(Debug)]
@@ -141,6 +148,7 @@ impl App {
         let resolver = Resolver::new(Arc::clone(&store), Arc::clone(&process), resolved);
         tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
         tokio::spawn(sweep(Arc::clone(&store)));
+        tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
             let admin = Admin::new(control, process, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
@@ -359,6 +367,34 @@ async fn sweep(store: Arc<Store>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         store.sweep();
+    }
+}
+
+/// The allocator gives back to the system, a second later, what has been freed; but it looks whether it should only when
+/// somebody frees a large piece, which after a rush of requests may be nobody.
+fn prompt_allocator() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_PIECE_BYTES)));
+}
+
+async fn watch_memory(store: Arc<Store>, process: Arc<ProcessMetrics>) {
+    let default = default_limit();
+    let mut interval = tokio::time::interval(MEMORY_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(used) = resident() else { continue };
+        let limit = store.current().limits.memory.unwrap_or(default);
+        if used > limit / 2 {
+            prompt_allocator();
+        }
+        match process.memory.observe(used, limit) {
+            (before, after) if before == after => {}
+            (_, Overload::None) => info!(used, limit, "memory suffices again"),
+            (_, Overload::Requests) => warn!(used, limit, "memory is short; new requests are refused"),
+            (_, Overload::Connections) => {
+                warn!(used, limit, "memory is short; new requests and connections are refused");
+            }
+        }
     }
 }
 

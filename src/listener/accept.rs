@@ -13,7 +13,7 @@ use tracing::warn;
 use super::admission::{Admission, Place};
 use super::connection::{self, Arrival};
 use super::proxied;
-use crate::model::Ends;
+use crate::model::{Ends, Overload};
 use crate::observe::{ConnectionError, ConnectionLimit};
 use crate::state::{Listener, ListenerKey};
 use crate::worker::{Lifeline, Signal, Worker};
@@ -83,6 +83,9 @@ impl Door {
 
     fn start(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), ConnectionLimit> {
         let worker = &self.worker;
+        if worker.process.memory.overload() == Overload::Connections {
+            return Err(ConnectionLimit::Memory);
+        }
         let view = worker.view();
         // A listener that a reload has just removed is still accepted from until its socket is empty.
         if let Some(listener) = view.snapshot.listener(self.key) {

@@ -5,6 +5,7 @@ mod backend;
 mod causes;
 mod counter;
 mod histogram;
+mod memory;
 mod process;
 mod reason;
 mod render;
@@ -13,6 +14,7 @@ pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
 pub use counter::{Counter, Gauge, SharedGauge};
 pub use histogram::{Histogram, HistogramTotals};
+pub use memory::{Memory, default_limit, resident};
 pub use process::{
     ConnectionError, ConnectionLimit, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics, ReloadOutcome,
     WorkerCell,

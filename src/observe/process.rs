@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Reason};
+use super::{Counter, Gauge, Memory, Reason};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -36,6 +36,7 @@ causes! {
         Total = "connections",
         Listener = "listener",
         Client = "connections_per_client",
+        Memory = "memory",
     }
 }
 
@@ -111,6 +112,7 @@ pub enum ReloadOutcome {
 #[derive(Debug)]
 pub struct ProcessMetrics {
     pub workers: Box<[WorkerCell]>,
+    pub memory: Memory,
     pub reloads_applied: AtomicU64,
     pub reloads_refused: AtomicU64,
     pub last_reload: Mutex<Option<(SystemTime, ReloadOutcome)>>,
@@ -125,6 +127,7 @@ impl ProcessMetrics {
     pub fn new(workers: usize) -> Self {
         Self {
             workers: (0..workers).map(|_| WorkerCell::default()).collect(),
+            memory: Memory::default(),
             reloads_applied: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
             last_reload: Mutex::new(None),

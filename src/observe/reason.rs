@@ -6,6 +6,8 @@ use super::causes::causes;
 causes! {
     /// Why tidegate answered in an endpoint's place, or broke an answer off.
     Reason {
+        /// The process has nearly all the memory that it may have.
+        Overloaded = "overloaded",
         /// No `Host`, several, one that contradicts the authority, or one that is none.
         BadHost = "bad_host",
         /// The head has more bytes or more fields than [limits] allows.

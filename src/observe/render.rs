@@ -58,6 +58,9 @@ impl Renderer {
         gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("tidegate_start_time_seconds").set(unix_seconds(process.started));
         gauge!("tidegate_workers").set(process.workers.len() as f64);
+        gauge!("tidegate_memory_bytes").set(process.memory.used() as f64);
+        gauge!("tidegate_memory_limit_bytes").set(process.memory.limit() as f64);
+        gauge!("tidegate_overload").set(f64::from(process.memory.overload() as u8));
         gauge!("tidegate_snapshot_version").set(snapshot.version as f64);
         gauge!("tidegate_connections_open").set(totals.connections_open as f64);
         gauge!("tidegate_connections_parked").set(totals.connections_parked as f64);
@@ -150,6 +153,9 @@ fn describe() {
     counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
     gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
     gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
+    gauge!("tidegate_memory_bytes", "Memory in use.");
+    gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
+    gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");
     gauge!("tidegate_connections_open", "Client connections open.");
     gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");
     counter!("tidegate_connections_accepted_total", "Client connections accepted.");

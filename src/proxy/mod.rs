@@ -69,6 +69,9 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 
 /// Finds the service and the backend.
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    if !exchange.client().worker.process.memory.suffices() {
+        return Err(Reason::Overloaded.into());
+    }
     target::check_length(request, exchange.view().snapshot.limits.uri_bytes)?;
     check_size(exchange, request, names)?;
     target::check(request, names)?;

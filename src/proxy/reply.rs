@@ -2,7 +2,7 @@
 //! has it, and people's alerts match it. The client learns the status and nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
@@ -25,7 +25,7 @@ impl Reason {
 
     /// The rest of the request's body isn't read, so that nothing can follow it on an HTTP/1 connection.
     fn leaves_body(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::RequestStalled)
+        matches!(self, Self::BodyTooLarge | Self::RequestStalled | Self::Overloaded)
     }
 
     fn status(self) -> StatusCode {
@@ -35,7 +35,7 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestStalled => StatusCode::REQUEST_TIMEOUT,
@@ -52,6 +52,9 @@ impl Reason {
         }
     }
 }
+
+/// When a client may try again that came while memory was short.
+const RETRY_SECONDS: &str = "1";
 
 /// A request that no endpoint answered.
 #[derive(Debug)]
@@ -71,7 +74,7 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
-        let close = self.reason.leaves_body() && !exchange.is_http2();
+        let close = self.reason.leaves_body() && !exchange.request_read() && !exchange.is_http2();
         let id = exchange.request_id().clone();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
@@ -79,6 +82,9 @@ impl Failure {
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
         response.headers_mut().insert(X_REQUEST_ID, id);
+        if self.reason == Reason::Overloaded {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        }
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

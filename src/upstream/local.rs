@@ -149,11 +149,16 @@ impl LocalEndpoint {
         !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty()
     }
 
+    /// Closes connections that no request uses.
+    pub fn let_go(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().retain(|connection| connection.is_used());
+    }
+
     /// Closes connections that have idled too long, as of `now_ms`, and all idle ones of a retired endpoint.
     pub fn sweep(&self, now_ms: u64) {
         if self.endpoint.is_retired() {
-            self.idle.borrow_mut().clear();
-            self.shared.borrow_mut().retain(|connection| connection.is_used());
+            self.let_go();
         }
         self.idle.borrow_mut().expire(now_ms);
         self.shared.borrow_mut().retain(|connection| !connection.expired(now_ms));

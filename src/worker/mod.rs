@@ -170,6 +170,9 @@ impl Worker {
     pub fn tick(&self) {
         self.timers.sweep();
         self.endpoints.sweep(self.timers.now_ms());
+        if !self.process.memory.suffices() {
+            self.endpoints.let_go();
+        }
         if let Some(log) = &self.access_log {
             log.flush();
         }

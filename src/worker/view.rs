@@ -71,6 +71,11 @@ impl Endpoints {
         Rc::clone(local)
     }
 
+    /// Closes all that idles.
+    pub(super) fn let_go(&self) {
+        self.0.borrow().values().for_each(|endpoint| endpoint.let_go());
+    }
+
     /// Closes what has idled too long.
     pub(super) fn sweep(&self, now_ms: u64) {
         self.0.borrow_mut().retain(|_, endpoint| {

@@ -27,6 +27,7 @@ mod http2_endpoints;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod overload;
 mod pools;
 mod proxy_protocol;
 mod reload;
