@@ -2,7 +2,7 @@
 //! has it, and people's alerts match it. The client learns the status and nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
@@ -15,6 +15,10 @@ use super::tunnel::Opening;
 pub(crate) enum Reason {
     /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
+    /// A `Transfer-Encoding` other than `chunked`.
+    BadFraming,
+    /// A host and port, or `*`, in the place of a path.
+    BadTarget,
     /// The head has more bytes or more fields than [limits] allows.
     HeadTooLarge,
     /// A request to upgrade that contradicts itself.
@@ -51,6 +55,8 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::BadFraming => "bad_framing",
+            Self::BadTarget => "bad_target",
             Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
             Self::Loop => "loop",
@@ -73,7 +79,9 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadUpgrade | Self::RequestBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -115,6 +123,10 @@ impl Failure {
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
         response.headers_mut().insert(DATE, date);
+        if matches!(self.reason, Reason::BadFraming | Reason::BadTarget) {
+            // Where this request ends, and so where the next one begins, is what we doubt.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response.headers_mut().insert(X_REQUEST_ID, id);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);
