@@ -10,6 +10,10 @@ causes! {
         Overloaded = "overloaded",
         /// No `Host`, several, one that contradicts the authority, or one that is none.
         BadHost = "bad_host",
+        /// A `Transfer-Encoding` other than `chunked`.
+        BadFraming = "bad_framing",
+        /// A host and port, or `*`, in the place of a path.
+        BadTarget = "bad_target",
         /// The head has more bytes or more fields than [limits] allows.
         HeadTooLarge = "head_too_large",
         /// A request to upgrade that contradicts itself.

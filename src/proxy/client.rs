@@ -84,6 +84,8 @@ pub struct Activity {
     broken_off: Cell<bool>,
     /// What is dropped now is dropped because the client takes nothing.
     stalled: Cell<bool>,
+    /// Requests that the client took back.
+    cut: Cell<u64>,
 }
 
 /// Who an answer under way waits for.
@@ -198,6 +200,17 @@ impl Activity {
     #[must_use]
     pub fn take_progress(&self) -> bool {
         self.progress.replace(false)
+    }
+
+    /// A request was given up by its client, soon after it began.
+    pub(super) fn request_cut(&self) {
+        self.cut.set(self.cut.get() + 1);
+    }
+
+    /// Requests that were given up so.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.get()
     }
 
     /// Requests this connection has ever carried.

@@ -28,9 +28,16 @@ impl Reason {
         matches!(self, Self::BodyTooLarge | Self::RequestStalled | Self::Overloaded)
     }
 
+    /// Where the request ends, and so where the next one begins, is not sure.
+    fn doubts_end(self) -> bool {
+        matches!(self, Self::BadFraming | Self::BadTarget)
+    }
+
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadUpgrade | Self::RequestBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -74,7 +81,8 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
-        let close = self.reason.leaves_body() && !exchange.request_read() && !exchange.is_http2();
+        let close =
+            self.reason.doubts_end() || (self.reason.leaves_body() && !exchange.request_read() && !exchange.is_http2());
         let id = exchange.request_id().clone();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
