@@ -458,9 +458,12 @@ where
     .await
 }
 
+/// Frames for a stream.
+type Frames = fn(u32) -> Vec<u8>;
+
 #[tokio::test]
 async fn floods_of_frames_are_a_502_and_end_the_connection() {
-    let floods: [(&str, fn(u32) -> Vec<u8>, fn(u32) -> Vec<u8>); 3] = [
+    let floods: [(&str, Frames, Frames); 3] = [
         (
             "continuations",
             |stream| frame(HEADERS, 0, stream, STATUS_OK),
