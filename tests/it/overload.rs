@@ -21,7 +21,9 @@ async fn reload_to(proxy: &mut Proxy, settings: &str, level: u64) {
 #[tokio::test]
 async fn requests_are_refused_before_memory_runs_out() {
     let blue = named("blue").await;
-    let plenty = backend("blue", 1.0, &blue);
+    // Idle connections would go by themselves soon.
+    let pool = "pool = { idle_timeout = \"10m\" }";
+    let plenty = backend("blue", 1.0, &blue) + pool;
     let mut proxy = Setup::new().top("access_log = \"stdout\"").settings(&plenty).start().await;
     let mut client = proxy.connect().await;
     assert_eq!(client.exchange(get("/", "")).await.text(), "blue");
@@ -30,7 +32,7 @@ async fn requests_are_refused_before_memory_runs_out() {
     for _ in 0..5 {
         proxy.reload_well().await;
     }
-    let short = limit(&proxy, 88, &blue);
+    let short = limit(&proxy, 88, &blue) + pool;
     reload_to(&mut proxy, &short, 1).await;
     // What idles goes first.
     eventually("the endpoint's idle connection is closed", || blue.open() == 0).await;
