@@ -226,7 +226,7 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_header_size(HEAD_BYTES as usize)
         .max_buf_size(BUFFER_BYTES)
-        .handshake(HyperStream::new(stream))
+        .handshake(HyperStream::in_turns(stream))
         .await
         .map_err(ConnectError::Http)?;
     let upgrade = Rc::new(UpgradeSlot::default());
@@ -267,7 +267,7 @@ where
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(HyperStream::new(stream))
+        .handshake(HyperStream::in_turns(stream))
         .await
         .map_err(ConnectError::Http)?;
     settings.streams_max.set(connection.current_max_send_streams());
