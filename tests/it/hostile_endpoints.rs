@@ -122,7 +122,7 @@ async fn informational_answers_without_end_are_a_504_and_others_are_served_meanw
         }
     })
     .await;
-    let settings = "[timeouts]\nresponse_header = \"1500ms\"";
+    let settings = "[timeouts]\nresponse_header = \"6s\"";
     let proxy = Setup::new().backend(&[upstream.url()], "").settings(settings).start().await;
     let before = proxy.memory_kb();
     let mut client = proxy.connect().await;
