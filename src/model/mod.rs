@@ -4,6 +4,7 @@ mod cohort;
 mod facts;
 mod matching;
 mod name;
+mod path;
 mod units;
 mod weight;
 
@@ -11,5 +12,6 @@ pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use facts::RequestFacts;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
+pub use path::{PathFault, decide_path, is_plain_path, normal_path};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use weight::{Split, Weight, WeightError};

@@ -23,7 +23,7 @@ pub use client::{Activity, Client, Stage};
 pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
 pub use tunnel::Tunnel;
 
-use crate::model::RequestFacts;
+use crate::model::{RequestFacts, decide_path};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -67,7 +67,8 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         headers: request.headers(),
         client: client.address.ip(),
     };
-    let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
+    let routes = &exchange.view().snapshot.routes;
+    let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
     let service = &exchange.view().snapshot.services[index];
     match select::select(&client.worker, service, &facts, client.forwarded.secure) {
         Some(selection) => {

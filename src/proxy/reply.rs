@@ -8,12 +8,17 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::tunnel::Opening;
+use crate::model::PathFault;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// No `Host`, several, or one that contradicts the authority.
     BadHost,
+    /// A path that means nothing.
+    BadPath,
+    /// A path that endpoints might read differently than the routes did.
+    AmbiguousPath,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
     /// CONNECT.
@@ -46,6 +51,8 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::BadPath => "bad_path",
+            Self::AmbiguousPath => "ambiguous_path",
             Self::BadUpgrade => "bad_upgrade",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
@@ -66,7 +73,9 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath | Self::AmbiguousPath | Self::BadUpgrade | Self::RequestBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,6 +100,15 @@ pub(crate) struct Failure {
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
         Self { reason }
+    }
+}
+
+impl From<PathFault> for Failure {
+    fn from(fault: PathFault) -> Self {
+        match fault {
+            PathFault::Bad => Reason::BadPath.into(),
+            PathFault::Ambiguous => Reason::AmbiguousPath.into(),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod http2_endpoints;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod paths;
 mod pools;
 mod reload;
 mod reload_certificates;
