@@ -6,6 +6,7 @@ mod counter;
 mod histogram;
 mod process;
 mod render;
+mod service;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
@@ -13,3 +14,4 @@ pub use counter::{Counter, Gauge};
 pub use histogram::{Histogram, HistogramTotals};
 pub use process::{ListenerTotals, ProcessMetrics, ReloadOutcome, WorkerCell};
 pub use render::Renderer;
+pub use service::{ServiceCell, ServiceMetrics};

@@ -1,7 +1,7 @@
 //! What happened to one request: collected on the way, recorded once, when dropped. Whatever path a request takes,
 //! a client that leaves included, it is counted here and nowhere else.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +22,8 @@ use crate::worker::{BackendView, ServiceView, View};
 pub(crate) struct Exchange {
     client: Rc<Client>,
     view: Rc<View>,
+    /// Once known.
+    routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     started: Instant,
@@ -67,6 +69,7 @@ impl Exchange {
         Self {
             view: client.worker.view(),
             client,
+            routed: None,
             target: None,
             started: Instant::now(),
             first_byte: None,
@@ -90,6 +93,28 @@ impl Exchange {
 
     pub(super) fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The address that the request comes from.
+    pub(super) fn client_address(&self) -> IpAddr {
+        self.client.address.ip()
+    }
+
+    /// The request came over TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.client.forwarded.secure
+    }
+
+    /// The service has been found; it may still refuse the request.
+    pub(super) fn routed(&mut self, service: usize) {
+        self.routed = Some(service);
+    }
+
+    /// What a browser is told about TLS with this answer.
+    pub(super) fn hsts(&self) -> Option<HeaderValue> {
+        let service = self.routed.filter(|_| self.is_secure())?;
+        self.view.snapshot.services[service].config.hsts.as_ref()?;
+        self.client.worker.service(&self.view, service).hsts.clone()
     }
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
@@ -202,6 +227,8 @@ impl Exchange {
                     cell.first_byte.record(first_byte);
                 }
             }
+            // Counted where the service refused it.
+            None if self.routed.is_some() => {}
             None => {
                 let cell = self.client.worker.cell();
                 match self.status {
@@ -218,19 +245,17 @@ impl Exchange {
 
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
-        let service = self.target.map(|(service, backend)| {
-            let service = &self.view.snapshot.services[service];
-            (service.name().as_str(), service.backends[backend].name.as_str())
-        });
+        let service = self.routed.map(|service| &self.view.snapshot.services[service]);
+        let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
-            client: self.client.address.ip(),
+            client: self.client_address(),
             protocol: target::protocol(logged.version),
             method: logged.method.as_str(),
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            service: service.map(|(service, _)| service),
-            backend: service.map(|(_, backend)| backend),
+            service: service.map(|service| service.name().as_str()),
+            backend,
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
             error: self.reason.map(Reason::name),

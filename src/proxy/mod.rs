@@ -1,6 +1,7 @@
 //! The life of one request, top to bottom: route, select, rewrite, forward, reply. Every path, however it ends,
 //! ends in the `Exchange` being dropped, which is where it is counted and logged.
 
+mod admission;
 mod body;
 mod client;
 mod exchange;
@@ -58,19 +59,20 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
     target::check(request, names)?;
     let host = target::host(request);
-    let client = exchange.client();
     let facts = RequestFacts {
         host: &host,
         path: request.uri().path(),
         query: request.uri().query(),
         method: request.method(),
         headers: request.headers(),
-        client: client.address.ip(),
+        client: exchange.client_address(),
     };
     let routes = &exchange.view().snapshot.routes;
     let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
+    exchange.routed(index);
     let service = &exchange.view().snapshot.services[index];
-    match select::select(&client.worker, service, &facts, client.forwarded.secure) {
+    admission::admit(exchange, service, &facts, request.uri())?;
+    match select::select(&exchange.client().worker, service, &facts, exchange.is_secure()) {
         Some(selection) => {
             exchange.selected(index, selection);
             Ok(())

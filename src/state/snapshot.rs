@@ -8,7 +8,8 @@ use rustls::ServerConfig;
 use super::{ListenerKey, RouteTable};
 use crate::config::{ClientTimeouts, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
-use crate::observe::BackendMetrics;
+use crate::observe::{BackendMetrics, ServiceMetrics};
+use crate::rate_limit::RateLimit;
 use crate::upstream::Endpoint;
 
 /// Everything requests see, at one version.
@@ -48,6 +49,9 @@ pub struct Listener {
 pub struct Service {
     pub config: Arc<ServiceConfig>,
     pub backends: Box<[Backend]>,
+    /// All of them must be kept.
+    pub rate_limits: Box<[Arc<RateLimit>]>,
+    pub metrics: Arc<ServiceMetrics>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
     /// Over the effective weights; `None` when no backend can take anything.
@@ -71,10 +75,16 @@ pub struct Backend {
 
 impl Service {
     #[must_use]
-    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool) -> Self {
+    pub fn new(
+        config: Arc<ServiceConfig>,
+        backends: Box<[Backend]>,
+        rate_limits: Box<[Arc<RateLimit>]>,
+        metrics: Arc<ServiceMetrics>,
+        overridden: bool,
+    ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, overridden }
+        Self { config, split: Split::new(&weights), arms, backends, rate_limits, metrics, overridden }
     }
 
     #[must_use]

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use http::HeaderValue;
 
 use crate::state::{Service, Snapshot};
 use crate::upstream::{Endpoint, LocalEndpoint};
@@ -24,6 +25,8 @@ pub struct ServiceView {
     pub service: Arc<Service>,
     /// In the order of the service's backends.
     pub backends: Box<[BackendView]>,
+    /// The value of `Strict-Transport-Security`, this worker's copy: sharing one would share its counter.
+    pub hsts: Option<HeaderValue>,
 }
 
 /// One backend's endpoints, as this worker sees them.
@@ -45,7 +48,9 @@ impl View {
             let backends = backends
                 .map(|b| BackendView { endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect() })
                 .collect();
-            ServiceView { service, backends }
+            let hsts = service.config.hsts.as_ref();
+            let hsts = hsts.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+            ServiceView { service, backends, hsts }
         })
     }
 }

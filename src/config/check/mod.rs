@@ -11,6 +11,7 @@ mod fault;
 mod host;
 mod listeners;
 mod outputs;
+mod policy;
 mod routes;
 mod services;
 mod sticky;
