@@ -18,6 +18,10 @@ pub mod config;
 
 pub mod observe;
 
+pub mod analysis;
+
+pub mod journal;
+
 pub mod timers;
 
 pub mod executor;
@@ -29,6 +33,8 @@ pub mod upstream;
 pub mod rate_limit;
 
 pub mod state;
+
+pub mod control;
 
 pub mod worker;
 

@@ -36,7 +36,7 @@ const FALLBACK_BITS: (u8, u8) = (32, 64);
 pub struct RateLimit<C: Clock = MonotonicClock> {
     config: RateLimitConfig,
     limiter: RateLimiter<u64, Table, C, NoOpMiddleware<C::Instant>>,
-    table: Arc<Shards>,
+    table: Arc<Buckets>,
     /// Random, so that nobody outside can find two clients with one hash.
     hash_keys: [u64; 2],
     /// The value of `RateLimit-Policy`.
@@ -61,7 +61,7 @@ impl<C: Clock> RateLimit<C> {
     fn with_clock(config: &RateLimitConfig, clock: C) -> Self {
         let each = config.per / config.requests.get();
         let quota = Quota::with_period(each).expect("the configuration accepts no shorter spans");
-        let table = Arc::new(Shards::new(config.clients_max));
+        let table = Arc::new(Buckets::new(config.clients_max));
         Self {
             limiter: RateLimiter::new(quota.allow_burst(config.burst), Table(Arc::clone(&table)), clock),
             table,
@@ -157,10 +157,10 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 /// Times at which buckets will be full, in nanoseconds, by the hash of their client.
 #[derive(Debug)]
-struct Table(Arc<Shards>);
+struct Table(Arc<Buckets>);
 
 #[derive(Debug)]
-struct Shards {
+struct Buckets {
     shards: Box<[Shard]>,
     live: AtomicUsize,
     clients_max: usize,
@@ -173,7 +173,7 @@ struct Shards {
 #[repr(align(128))]
 struct Shard(Mutex<HashMap<u64, Nanos, RandomState>>);
 
-impl Shards {
+impl Buckets {
     fn new(clients_max: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),

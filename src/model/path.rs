@@ -62,30 +62,35 @@ pub fn normal_path(path: &str) -> Result<String, PathFault> {
     follow_dots(&decode(path.as_bytes(), Taken::default())?).map(text)
 }
 
-/// Which characters of meaning a reader decodes, too, and then takes for what they are.
+/// What a reader may do with a path besides decoding it, as bits: any of them, or none.
+/// `%2F` is `/`.
+const TAKES_SLASHES: u8 = 1;
+/// `\` and `%5C` are `/`.
+const TAKES_BACKSLASHES: u8 = 2;
+/// `%3B` is `;`.
+const DROPS_PARAMETERS: u8 = 4;
+/// `%3F` and `%23` end the path.
+const TAKES_ENDS: u8 = 8;
+const MERGES_SLASHES: u8 = 16;
+const FOLLOWS_DOTS: u8 = 32;
+const DOES_ALL: u8 = 63;
+
+/// How a reader decodes.
 #[derive(Debug, Default, Clone, Copy)]
 struct Taken {
-    /// `%2F` is `/`.
-    slashes: bool,
-    /// `\` and `%5C` are `/`.
-    backslashes: bool,
-    /// `%3B` is `;`.
-    parameters: bool,
-    /// `%3F` and `%23` end the path.
-    ends: bool,
+    /// Bits of what the reader does: those about characters say which are decoded, too, and taken for what they are.
+    does: u8,
     /// `%25` is `%`, for another time of decoding.
     percents: bool,
     /// What is read was decoded before, so a `%` that encodes nothing stands for itself.
     again: bool,
 }
 
-/// What a reader may do with a path besides decoding it, as bits: any of them, or none.
-const TAKES_SLASHES: u8 = 1;
-const TAKES_BACKSLASHES: u8 = 2;
-const DROPS_PARAMETERS: u8 = 4;
-const TAKES_ENDS: u8 = 8;
-const MERGES_SLASHES: u8 = 16;
-const FOLLOWS_DOTS: u8 = 32;
+impl Taken {
+    fn takes(self, what: u8) -> bool {
+        self.does & what > 0
+    }
+}
 
 /// A path with more readings than these is refused for that alone: nobody writes one in good faith, and looking at
 /// all of them would be work for nothing.
@@ -94,11 +99,11 @@ const READINGS_MAX: u32 = 64;
 /// Shows all readings of `path`. Where it has nothing to disagree on, they are few.
 fn readings(path: &str, mut show: impl FnMut(&str) -> ControlFlow<PathFault>) -> Result<(), PathFault> {
     // The most that anybody can see in it tells what there is to disagree on.
-    let most = Taken { slashes: true, backslashes: true, parameters: true, ends: true, percents: true, again: false };
+    let most = Taken { does: DOES_ALL, percents: true, again: false };
     let twice = |taken: Taken| decode(&decode(path.as_bytes(), taken)?, Taken { again: true, ..taken });
     let full = twice(most)?;
     let slashes = |text: &[u8]| text.iter().filter(|byte| **byte == b'/').count();
-    let some_slashes = slashes(&twice(Taken { backslashes: false, ..most })?);
+    let some_slashes = slashes(&twice(Taken { does: DOES_ALL & !TAKES_BACKSLASHES, ..most })?);
     let has = |byte: u8| full.contains(&byte);
     let has_pair = |pair: &[u8; 2]| full.windows(2).any(|found| found == pair);
     let mut possible = 0;
@@ -128,18 +133,10 @@ fn readings(path: &str, mut show: impl FnMut(&str) -> ControlFlow<PathFault>) ->
 
 /// The path as it is read by who decodes it so many times and does these things.
 fn reading(path: &str, times: u32, does: u8) -> Result<String, PathFault> {
-    let does = |what: u8| does & what > 0;
-    let taken = Taken {
-        slashes: does(TAKES_SLASHES),
-        backslashes: does(TAKES_BACKSLASHES),
-        parameters: does(DROPS_PARAMETERS),
-        ends: does(TAKES_ENDS),
-        percents: false,
-        again: false,
-    };
+    let taken = Taken { does, percents: false, again: false };
     let mut decoded = path.as_bytes().to_vec();
     if times == 0 {
-        undecoded(&mut decoded, taken.backslashes);
+        undecoded(&mut decoded, taken.takes(TAKES_BACKSLASHES));
     }
     for time in 1..=times {
         decoded = decode(&decoded, Taken { percents: time < times, again: time > 1, ..taken })?;
@@ -148,19 +145,19 @@ fn reading(path: &str, times: u32, does: u8) -> Result<String, PathFault> {
     let mut in_parameters = false;
     for byte in decoded {
         match byte {
-            b'?' | b'#' if taken.ends => break,
+            b'?' | b'#' if taken.takes(TAKES_ENDS) => break,
             b'/' => {
                 in_parameters = false;
-                if !(does(MERGES_SLASHES) && left.last() == Some(&b'/')) {
+                if !(taken.takes(MERGES_SLASHES) && left.last() == Some(&b'/')) {
                     left.push(b'/');
                 }
             }
-            b';' if taken.parameters => in_parameters = true,
+            b';' if taken.takes(DROPS_PARAMETERS) => in_parameters = true,
             _ if in_parameters => {}
             byte => left.push(byte),
         }
     }
-    if does(FOLLOWS_DOTS) { follow_dots(&left).map(text) } else { Ok(text(left)) }
+    if taken.takes(FOLLOWS_DOTS) { follow_dots(&left).map(text) } else { Ok(text(left)) }
 }
 
 /// Whoever doesn't decode gets the bytes; that percent-encodings mean the same in either case is for routes alone.
@@ -197,7 +194,7 @@ fn decode(path: &[u8], taken: Taken) -> Result<Vec<u8>, PathFault> {
             0 => return Err(PathFault::Bad),
             b'%' if !encoded && !taken.again => return Err(PathFault::Bad),
             b'%' if !encoded => decoded.extend_from_slice(b"%25"),
-            b'\\' if taken.backslashes => decoded.push(b'/'),
+            b'\\' if taken.takes(TAKES_BACKSLASHES) => decoded.push(b'/'),
             // No text has these bytes; they are slashes and dots in disguise.
             0xc0 | 0xc1 if continues(rest) => return Err(PathFault::Bad),
             _ if !encoded && byte.is_ascii() => decoded.push(byte),
@@ -228,10 +225,10 @@ fn continues(rest: &[u8]) -> bool {
 /// Whether an encoded byte is taken for the character.
 fn is_taken(byte: u8, taken: Taken) -> bool {
     match byte {
-        b'/' => taken.slashes,
-        b'\\' => taken.backslashes,
-        b';' => taken.parameters,
-        b'?' | b'#' => taken.ends,
+        b'/' => taken.takes(TAKES_SLASHES),
+        b'\\' => taken.takes(TAKES_BACKSLASHES),
+        b';' => taken.takes(DROPS_PARAMETERS),
+        b'?' | b'#' => taken.takes(TAKES_ENDS),
         b'%' => taken.percents,
         _ => byte.is_ascii_graphic(),
     }

@@ -1,7 +1,7 @@
 //! What happened to one request: collected on the way, recorded once, when dropped. Whatever path a request takes,
 //! a client that leaves included, it is counted here and nowhere else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,10 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
+use super::headers::ResponseAdditions;
+use super::identifiers::{Trace, given_id, given_trace, new_id, new_trace, trace_id};
+use super::names::RequestNames;
+use super::origin::Origin;
 use super::reply::Reason;
 use super::select::Selection;
 use super::{Client, target};
@@ -22,6 +26,9 @@ use crate::worker::{BackendView, ServiceView, View};
 pub(crate) struct Exchange {
     client: Rc<Client>,
     view: Rc<View>,
+    origin: Origin,
+    request_id: HeaderValue,
+    trace: Trace,
     /// Once known.
     routed: Option<usize>,
     /// Service and backend, once known.
@@ -51,10 +58,25 @@ struct Logged {
     version: Version,
     host: String,
     user_agent: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
 }
 
 impl Exchange {
-    pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>) -> Self {
+    pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
+        let view = client.worker.view();
+        let forwarding = &view.snapshot.forwarding;
+        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
+        let request_id = given.unwrap_or_else(|| {
+            let mut random = [0; 16];
+            client.worker.fill(&mut random);
+            new_id(random)
+        });
+        let trace = if names.traces == 0 && forwarding.trace_sample.is_none() {
+            Trace::Untouched
+        } else {
+            trace(&client, forwarding.trace_sample, request)
+        };
         client.activity.request(!request.body().is_empty());
         let logged = client.worker.access_log.as_ref().map(|_| {
             Box::new(Logged {
@@ -64,11 +86,19 @@ impl Exchange {
                 version: request.version(),
                 host: target::host(request).into_owned(),
                 user_agent: request.headers().get(USER_AGENT).cloned(),
+                traceparent: match &trace {
+                    Trace::Untouched if names.traces > 0 => given_trace(request.headers()).cloned(),
+                    Trace::Untouched | Trace::Broken => None,
+                    Trace::Started(parent) => Some((**parent).clone()),
+                },
             })
         });
         Self {
-            view: client.worker.view(),
+            view,
             client,
+            origin,
+            request_id,
+            trace,
             routed: None,
             target: None,
             started: Instant::now(),
@@ -87,6 +117,11 @@ impl Exchange {
         }
     }
 
+    /// The connection has carried all it may with this request, and HTTP/1 says so in the answer.
+    pub(super) fn is_last(&self, version: Version) -> bool {
+        self.client.activity.begun() >= self.view.snapshot.limits.requests_per_connection && version != Version::HTTP_2
+    }
+
     pub(super) fn client(&self) -> &Rc<Client> {
         &self.client
     }
@@ -95,14 +130,22 @@ impl Exchange {
         &self.view
     }
 
-    /// The address that the request comes from.
-    pub(super) fn client_address(&self) -> IpAddr {
-        self.client.address.ip()
+    /// Who asks.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    /// The request came over TLS.
-    pub(super) fn is_secure(&self) -> bool {
-        self.client.forwarded.secure
+    /// What the request is called, here and at its endpoint.
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    pub(super) fn request_id_text(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// The service has been found; it may still refuse the request.
@@ -112,9 +155,18 @@ impl Exchange {
 
     /// What a browser is told about TLS with this answer.
     pub(super) fn hsts(&self) -> Option<HeaderValue> {
-        let service = self.routed.filter(|_| self.is_secure())?;
+        let service = self.routed.filter(|_| self.origin.secure)?;
         self.view.snapshot.services[service].config.hsts.as_ref()?;
         self.client.worker.service(&self.view, service).hsts.clone()
+    }
+
+    /// What the selected service's responses get on their way.
+    pub(super) fn additions(&self) -> ResponseAdditions<'_> {
+        ResponseAdditions {
+            via: self.view.via.as_ref(),
+            request_id: self.view.snapshot.forwarding.return_request_id.then_some(&self.request_id),
+            changes: self.service().response_headers.as_ref(),
+        }
     }
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
@@ -233,6 +285,7 @@ impl Exchange {
                 let cell = self.client.worker.cell();
                 match self.status {
                     Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
+                    Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => cell.refused_head_too_large.add(1),
                     Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
                     _ => cell.refused_other.add(1),
                 }
@@ -249,7 +302,9 @@ impl Exchange {
         let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
-            client: self.client_address(),
+            client: self.origin.address,
+            request_id: self.request_id_text(),
+            trace_id: logged.traceparent.as_ref().and_then(trace_id),
             protocol: target::protocol(logged.version),
             method: logged.method.as_str(),
             host: &logged.host,
@@ -263,6 +318,7 @@ impl Exchange {
             first_byte_ms: self.first_byte.map(millis),
             received_bytes: self.received(),
             sent_bytes: self.sent,
+            client_cert: self.client.certificate(),
             user_agent: logged.user_agent.as_ref().and_then(|value| value.to_str().ok()),
         });
     }
@@ -276,6 +332,21 @@ impl Drop for Exchange {
         }
         self.client.activity.request_ended(self.request_read());
         self.record();
+    }
+}
+
+/// What becomes of the trace of a request that has one, or gets one.
+fn trace(client: &Client, sample: Option<f64>, request: &Request<RequestBody>) -> Trace {
+    match (given_trace(request.headers()), sample) {
+        (Some(_), _) => Trace::Untouched,
+        (None, None) => Trace::Broken,
+        (None, Some(share)) => {
+            let mut random = [0; 24];
+            client.worker.fill(&mut random);
+            // The 53 bits that a float between 0 and 1 can hold.
+            let drawn = (client.worker.draw() >> 11) as f64 / (1_u64 << 53) as f64;
+            Trace::Started(Box::new(new_trace(random, drawn < share)))
+        }
     }
 }
 

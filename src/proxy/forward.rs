@@ -40,11 +40,12 @@ pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: L
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
+    let received = response.version();
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
     *response.version_mut() = Version::HTTP_11;
     let client = exchange.client();
-    rewrite_response(response.headers_mut(), || client.worker.date());
+    rewrite_response(response.headers_mut(), received, &exchange.additions(), || client.worker.date());
     if lasts(response.headers()) {
         client.lifeline.mark_long();
     }
@@ -94,7 +95,7 @@ pub(super) async fn send(
         let mut lease = match lease(exchange, &avoid, freshness).await {
             Ok(lease) => lease,
             Err((failure, Some(endpoint))) if attempts < ATTEMPTS_MAX => {
-                debug!(reason = failure.name(), "trying another endpoint");
+                debug!(reason = failure.name(), request_id = %exchange.request_id_text(), "trying another endpoint");
                 avoid.push(endpoint);
                 attempts += 1;
                 continue;
@@ -123,7 +124,8 @@ pub(super) async fn send(
             }
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
             Err(Broken::Connection(error)) => {
-                debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
+                let endpoint = lease.endpoint().endpoint.display();
+                debug!(error = %error.error(), %endpoint, request_id = %exchange.request_id_text(), "no answer");
                 request = again(exchange, *error, copy, attempts, reused)?;
             }
         }
@@ -149,7 +151,8 @@ async fn lease(
     };
     exchange.attempts(endpoint.endpoint.identity.address);
     let limit = exchange.service().service.config.timeouts.connect;
-    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
+    let ends = &exchange.client().ends;
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends).await;
     match leased {
         Ok(lease) => {
             if !lease.reused() {

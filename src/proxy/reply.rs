@@ -7,20 +7,25 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
+use super::identifiers::X_REQUEST_ID;
 use super::tunnel::Opening;
 use crate::model::PathFault;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// No `Host`, several, or one that contradicts the authority.
+    /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
     /// A path that means nothing.
     BadPath,
     /// A path that endpoints might read differently than the routes did.
     AmbiguousPath,
+    /// The head has more bytes or more fields than [limits] allows.
+    HeadTooLarge,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
+    /// It came by again and again, as its `Via` says.
+    Loop,
     /// CONNECT.
     MethodNotAllowed,
     NoRoute,
@@ -59,7 +64,9 @@ impl Reason {
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
             Self::AmbiguousPath => "ambiguous_path",
+            Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
+            Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::AccessDenied => "access_denied",
@@ -85,6 +92,8 @@ impl Reason {
             Self::BadHost | Self::BadPath | Self::AmbiguousPath | Self::BadUpgrade | Self::RequestBroken => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::AccessDenied => StatusCode::FORBIDDEN,
@@ -137,6 +146,7 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
+        let id = exchange.request_id().clone();
         let hsts = exchange.hsts();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
@@ -146,6 +156,7 @@ impl Failure {
             response.headers_mut().extend(*headers);
         }
         response.headers_mut().insert(DATE, date);
+        response.headers_mut().insert(X_REQUEST_ID, id);
         add_hsts(response.headers_mut(), hsts);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);

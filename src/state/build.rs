@@ -9,9 +9,11 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
-use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, RateLimitConfig, Scheme, ServiceConfig};
+use crate::config::{
+    BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
+};
 use crate::model::{BackendName, ServiceName, Weight};
-use crate::observe::{BackendMetrics, ServiceMetrics};
+use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
 use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
@@ -29,6 +31,7 @@ pub(super) struct Registry {
     service_metrics: HashMap<ServiceName, Arc<ServiceMetrics>>,
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
+    open: HashMap<ListenerKey, Arc<SharedGauge>>,
 }
 
 impl Registry {
@@ -41,6 +44,7 @@ impl Registry {
             service_metrics: HashMap::new(),
             rate_limits: HashMap::new(),
             server_tls,
+            open: HashMap::new(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Registry {
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
+        revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
@@ -57,7 +62,7 @@ impl Registry {
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let metrics = self.service_metrics.entry(config.name.clone());
         let metrics = Arc::clone(metrics.or_insert_with(|| Arc::new(ServiceMetrics::new(self.workers))));
-        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, weights.is_some()))
+        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, weights.is_some(), revision))
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.
@@ -111,8 +116,13 @@ impl Registry {
             host,
             address,
             protocol: backend.protocol,
+            proxy_protocol: backend.proxy_protocol,
             tls_fingerprint: tls.map(|tls| tls.fingerprint),
-            pool: backend.pool.into(),
+            // A connection that begins with one client's address isn't another's.
+            pool: match backend.proxy_protocol {
+                None => backend.pool.into(),
+                Some(_) => PoolConfig { idle_max: 0, ..backend.pool }.into(),
+            },
         };
         if let Some(known) = self.endpoints.get(&identity) {
             return Arc::clone(known);
@@ -151,13 +161,23 @@ impl Registry {
     ///
     /// # Errors
     /// When rustls refuses a certificate that was fine when it was read.
-    pub(super) fn listeners(&self, config: &Config) -> Result<Arc<[Listener]>, rustls::Error> {
-        ListenerKey::all(config)
-            .map(|(key, listener)| {
-                let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
-                Ok(Listener { key, address: listener.address, tls })
-            })
-            .collect()
+    pub(super) fn listeners(&mut self, config: &Config) -> Result<Arc<[Arc<Listener>]>, rustls::Error> {
+        self.open.retain(|key, open| open.value() > 0 || ListenerKey::all(config).any(|(other, _)| other == *key));
+        let listeners = ListenerKey::all(config).map(|(key, listener)| {
+            let tls = (!listener.tls.is_empty())
+                .then(|| self.server_tls.config(&listener.tls, listener.client_auth.as_ref()))
+                .transpose()?;
+            let open = Arc::clone(self.open.entry(key).or_default());
+            Ok(Arc::new(Listener {
+                key,
+                address: listener.address,
+                tls,
+                connections: listener.connections,
+                open,
+                proxy_protocol: Arc::clone(&listener.proxy_protocol),
+            }))
+        });
+        listeners.collect()
     }
 }
 

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientTimeouts, ServiceConfig};
+use crate::config::{ClientLimits, ClientTimeouts, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
-use crate::observe::{BackendMetrics, ServiceMetrics};
+use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::upstream::Endpoint;
 
@@ -20,8 +21,10 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,
-    pub listeners: Arc<[Listener]>,
+    pub listeners: Arc<[Arc<Listener>]>,
+    pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
+    pub forwarding: Arc<ForwardingConfig>,
 }
 
 impl Snapshot {
@@ -31,17 +34,23 @@ impl Snapshot {
     }
 
     #[must_use]
-    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+    pub fn listener(&self, key: ListenerKey) -> Option<&Arc<Listener>> {
         self.listeners.iter().find(|l| l.key == key)
     }
 }
 
 /// A listener as connections see it; its sockets belong to the workers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Listener {
     pub key: ListenerKey,
     pub address: SocketAddr,
     pub tls: Option<Arc<ServerConfig>>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
+    /// The most of `open`.
+    pub connections: Option<u64>,
+    /// Its client connections, across reloads.
+    pub open: Arc<SharedGauge>,
 }
 
 /// A service with its live backends.
@@ -54,6 +63,8 @@ pub struct Service {
     pub metrics: Arc<ServiceMetrics>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// Version of the snapshot in which its configuration or its weights last changed.
+    pub revision: u64,
     /// Over the effective weights; `None` when no backend can take anything.
     split: Option<Split>,
     arms: Box<[Arm]>,
@@ -81,10 +92,11 @@ impl Service {
         rate_limits: Box<[Arc<RateLimit>]>,
         metrics: Arc<ServiceMetrics>,
         overridden: bool,
+        revision: u64,
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, rate_limits, metrics, overridden }
+        Self { config, split: Split::new(&weights), arms, backends, rate_limits, metrics, overridden, revision }
     }
 
     #[must_use]

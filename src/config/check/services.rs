@@ -51,6 +51,10 @@ impl Check<'_, '_> {
         let rate_limits = self.rate_limits(&at.key("rate_limits"), &file.rate_limits);
         let rules = self.rules(at, file);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
+        let request_headers =
+            file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
+        let response_headers =
+            file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -63,6 +67,8 @@ impl Check<'_, '_> {
             rate_limits: rate_limits?,
             rules: rules?,
             timeouts: timeouts?,
+            request_headers: unless_reported(request_headers)?,
+            response_headers: unless_reported(response_headers)?,
         })
     }
 

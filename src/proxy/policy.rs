@@ -29,7 +29,7 @@ pub(super) fn admit(
         return Err(Reason::AccessDenied.into());
     }
     if let Some(port) = service.config.https_redirect
-        && !exchange.is_secure()
+        && !exchange.origin().secure
     {
         let location = location(facts.host, port, uri).ok_or(Reason::BadHost)?;
         cell(exchange, service).redirected.add(1);
