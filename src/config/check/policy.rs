@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::Check;
 use super::conditions::{cookie_name, header_name};
-use crate::config::file::{DurationText, HstsFile, RateLimitByFile, RateLimitFile, ServiceFile};
+use crate::config::file::{DurationText, File, HstsFile, RateLimitByFile, RateLimitFile, ServiceFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{RateLimitBy, RateLimitConfig};
 use crate::model::{AccessList, NetworkSet, format_duration};
@@ -46,6 +46,15 @@ impl Check<'_, '_> {
         file.https.map(|_| file.https_port.unwrap_or(443))
     }
 
+    /// Warns of redirects that never end.
+    pub(super) fn redirects(&mut self, services: &KeyPath, file: &File) {
+        let may_come_by_tls = !file.trusted_proxies.is_empty() || file.listeners.iter().any(|l| l.tls.is_some());
+        for (name, _) in file.services.0.iter().filter(|(_, service)| service.https.is_some() && !may_come_by_tls) {
+            let hint = "give a listener tls, or name what terminates TLS in front in trusted_proxies";
+            self.report.warning(&services.key(name).key("https"), "no request can come over TLS", hint);
+        }
+    }
+
     pub(super) fn hsts(&mut self, at: &KeyPath, file: &HstsFile) -> Option<HeaderValue> {
         let (age, include_subdomains, preload) = match file {
             HstsFile::Age(text) => (self.duration(at, &DurationText(text.clone())), false, false),
@@ -56,7 +65,7 @@ impl Check<'_, '_> {
         let age = age?;
         if preload && (!include_subdomains || age < PRELOAD_AGE_MIN) {
             let hint = "preload wants include_subdomains = true and max_age = \"365d\" or more";
-            self.report.problem(&at.key("preload"), "browsers ship nothing that holds for less than that", hint);
+            self.report.problem(&at.key("preload"), "that is too little for browsers to ship it", hint);
         }
         let subdomains = if include_subdomains { "; includeSubDomains" } else { "" };
         let preload = if preload { "; preload" } else { "" };
