@@ -88,7 +88,9 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
     exchange.routed(index);
     let service = &exchange.view().snapshot.services[index];
-    policy::admit(exchange, service, &facts, request.uri())?;
+    if service.guarded {
+        policy::admit(exchange, service, &facts, request.uri())?;
+    }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);

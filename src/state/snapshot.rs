@@ -60,6 +60,8 @@ pub struct Service {
     pub backends: Box<[Backend]>,
     /// All of them must be kept.
     pub rate_limits: Box<[Arc<RateLimit>]>,
+    /// It asks something of a request before it takes it: access lists, TLS or rate limits.
+    pub guarded: bool,
     pub metrics: Arc<ServiceMetrics>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
@@ -96,7 +98,18 @@ impl Service {
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, rate_limits, metrics, overridden, revision }
+        let guarded = config.access.is_some() || config.https_redirect.is_some() || !rate_limits.is_empty();
+        Self {
+            config,
+            split: Split::new(&weights),
+            arms,
+            backends,
+            rate_limits,
+            guarded,
+            metrics,
+            overridden,
+            revision,
+        }
     }
 
     #[must_use]
