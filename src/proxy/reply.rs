@@ -2,7 +2,7 @@
 //! has it, and people's alerts match it. The client learns the status and nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
@@ -16,6 +16,10 @@ use crate::model::PathFault;
 pub(crate) enum Reason {
     /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
+    /// A `Transfer-Encoding` other than `chunked`.
+    BadFraming,
+    /// A host and port, or `*`, in the place of a path.
+    BadTarget,
     /// A path that means nothing.
     BadPath,
     /// A path that endpoints might read differently than the routes did.
@@ -62,6 +66,8 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::BadFraming => "bad_framing",
+            Self::BadTarget => "bad_target",
             Self::BadPath => "bad_path",
             Self::AmbiguousPath => "ambiguous_path",
             Self::HeadTooLarge => "head_too_large",
@@ -89,9 +95,13 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadPath | Self::AmbiguousPath | Self::BadUpgrade | Self::RequestBroken => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadHost
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::BadPath
+            | Self::AmbiguousPath
+            | Self::BadUpgrade
+            | Self::RequestBroken => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -156,6 +166,10 @@ impl Failure {
             response.headers_mut().extend(*headers);
         }
         response.headers_mut().insert(DATE, date);
+        if matches!(self.reason, Reason::BadFraming | Reason::BadTarget) {
+            // Where this request ends, and so where the next one begins, is what we doubt.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response.headers_mut().insert(X_REQUEST_ID, id);
         add_hsts(response.headers_mut(), hsts);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.

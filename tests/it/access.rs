@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::support::http2::{self, Http2};
-use crate::support::{Authority, Proxy, Setup, Upstream, Wire, backend, eventually, get, named};
+use crate::support::{Authority, Proxy, Received, Setup, Upstream, Wire, backend, eventually, get, named};
 
 const GET: &str = "GET /a%2fb?x=/../y HTTP/1.1\r\nhost: Shop.test:80\r\n\r\n";
 
@@ -244,7 +244,7 @@ async fn http2_streams_are_refused_one_by_one_and_their_bodies_take_no_room_for_
     body.send_data(Bytes::from(vec![b'x'; 2 << 20]), true).unwrap();
     assert_eq!(http2::whole(response).await.0, 200);
     let received = blue.requests();
-    assert_eq!(received.iter().map(|request| request.target()).collect::<Vec<_>>(), ["/limited", "/next"]);
+    assert_eq!(received.iter().map(Received::target).collect::<Vec<_>>(), ["/limited", "/next"]);
     assert_eq!(received[1].body.len(), 2 << 20);
 }
 
