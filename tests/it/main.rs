@@ -6,6 +6,7 @@
 
 mod support;
 
+mod access;
 mod access_log;
 mod admin;
 mod bodies;
@@ -28,6 +29,7 @@ mod http2_to_http1;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod paths;
 mod pools;
 mod proxy_protocol;
 mod reload;
