@@ -9,6 +9,7 @@ mod memory;
 mod process;
 mod reason;
 mod render;
+mod service;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
@@ -21,3 +22,4 @@ pub use process::{
 };
 pub use reason::Reason;
 pub use render::Renderer;
+pub use service::{ServiceCell, ServiceMetrics};

@@ -14,6 +14,10 @@ causes! {
         BadFraming = "bad_framing",
         /// A host and port, or `*`, in the place of a path.
         BadTarget = "bad_target",
+        /// A path that means nothing.
+        BadPath = "bad_path",
+        /// A path that endpoints might read differently than the routes did.
+        AmbiguousPath = "ambiguous_path",
         /// The head has more bytes or more fields than [limits] allows.
         HeadTooLarge = "head_too_large",
         /// A request to upgrade that contradicts itself.
@@ -23,6 +27,12 @@ causes! {
         /// CONNECT.
         MethodNotAllowed = "method_not_allowed",
         NoRoute = "no_route",
+        /// The service's access lists don't let the client in.
+        AccessDenied = "access_denied",
+        /// The service is for TLS alone.
+        HttpsRedirect = "https_redirect",
+        /// The client has used up its allowance.
+        RateLimited = "rate_limited",
         /// No backend has both a weight and an endpoint.
         NoBackend = "no_backend",
         NoEndpoint = "no_endpoint",

@@ -40,6 +40,7 @@ impl Renderer {
             describe();
             self.process(snapshot);
             for service in &snapshot.services {
+                record_service(service);
                 for backend in &service.backends {
                     let totals = backend.metrics.totals();
                     record_backend(service, backend, &totals);
@@ -109,6 +110,24 @@ impl Renderer {
     }
 }
 
+/// What isn't configured isn't shown.
+fn record_service(service: &Service) {
+    let labels = || vec![Label::new("service", service.name().as_str().to_owned())];
+    let (config, metrics) = (&service.config, &service.metrics);
+    if config.access.is_some() {
+        counter!("tidegate_requests_denied_total", labels()).absolute(metrics.sum(|cell| cell.denied.value()));
+    }
+    if config.https_redirect.is_some() {
+        counter!("tidegate_requests_redirected_total", labels()).absolute(metrics.sum(|cell| cell.redirected.value()));
+    }
+    if !service.rate_limits.is_empty() {
+        let limits = || service.rate_limits.iter();
+        counter!("tidegate_requests_limited_total", labels()).absolute(metrics.sum(|cell| cell.limited.value()));
+        counter!("tidegate_rate_limit_overflows_total", labels()).absolute(limits().map(|l| l.overflows()).sum());
+        gauge!("tidegate_rate_limit_clients", labels()).set(limits().map(|l| l.clients()).sum::<usize>() as f64);
+    }
+}
+
 fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) {
     let labels = || labels(service, backend);
     let with = |label: Label| labels().into_iter().chain([label]).collect::<Vec<_>>();
@@ -145,6 +164,11 @@ fn describe() {
     counter!("tidegate_requests_total", "Requests answered, by service, backend and class of status code.");
     counter!("tidegate_requests_refused_total", "Requests refused before a service was found.");
     counter!("tidegate_request_errors_total", "Requests answered in an endpoint's place or broken off, by reason.");
+    counter!("tidegate_requests_denied_total", "Requests of clients that the service's access lists don't let in.");
+    counter!("tidegate_requests_redirected_total", "Requests without TLS that were sent to https.");
+    counter!("tidegate_requests_limited_total", "Requests refused because their client had used up a rate limit.");
+    counter!("tidegate_rate_limit_overflows_total", "Requests that found no place in a rate limit's table of clients.");
+    gauge!("tidegate_rate_limit_clients", "Clients that rate limits keep apart now.");
     gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
     counter!("tidegate_request_bytes_total", "Bytes of request bodies.");
     counter!("tidegate_response_bytes_total", "Bytes of response bodies.");

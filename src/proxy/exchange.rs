@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     origin: Origin,
     request_id: HeaderValue,
     trace: Trace,
+    /// Once known.
+    routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     started: Instant,
@@ -105,6 +107,7 @@ impl Exchange {
             origin,
             request_id,
             trace,
+            routed: None,
             target: None,
             started: Instant::now(),
             first_byte: None,
@@ -154,6 +157,18 @@ impl Exchange {
 
     pub(super) fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// The service has been found; it may still refuse the request.
+    pub(super) fn routed(&mut self, service: usize) {
+        self.routed = Some(service);
+    }
+
+    /// What a browser is told about TLS with this answer.
+    pub(super) fn hsts(&self) -> Option<HeaderValue> {
+        let service = self.routed.filter(|_| self.origin.secure)?;
+        self.view.snapshot.services[service].config.hsts.as_ref()?;
+        self.client.worker.service(&self.view, service).hsts.clone()
     }
 
     /// What the selected service's responses get on their way.
@@ -322,6 +337,8 @@ impl Exchange {
                     cell.first_byte.record(first_byte);
                 }
             }
+            // Counted where the service refused it.
+            None if self.routed.is_some() => {}
             None => {
                 let cell = self.client.worker.cell();
                 match self.status {
@@ -339,10 +356,8 @@ impl Exchange {
 
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
-        let service = self.target.map(|(service, backend)| {
-            let service = &self.view.snapshot.services[service];
-            (service.name().as_str(), service.backends[backend].name.as_str())
-        });
+        let service = self.routed.map(|service| &self.view.snapshot.services[service]);
+        let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.origin.address,
@@ -352,8 +367,8 @@ impl Exchange {
             method: logged.method.as_str(),
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            service: service.map(|(service, _)| service),
-            backend: service.map(|(_, backend)| backend),
+            service: service.map(|service| service.name().as_str()),
+            backend,
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
             error: self.reason.map(Reason::label),

@@ -10,6 +10,7 @@ mod identifiers;
 mod length;
 mod names;
 mod origin;
+mod policy;
 mod reply;
 mod select;
 mod target;
@@ -31,7 +32,7 @@ pub use names::RequestNames;
 pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::{RequestFacts, is_loop};
+use crate::model::{RequestFacts, decide_path, is_loop};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -80,7 +81,6 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         return Err(Reason::Loop.into());
     }
     let host = target::host(request);
-    let client = exchange.client();
     let facts = RequestFacts {
         host: &host,
         path: request.uri().path(),
@@ -89,9 +89,14 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         headers: request.headers(),
         client: exchange.origin().address,
     };
-    let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
+    let routes = &exchange.view().snapshot.routes;
+    let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
+    exchange.routed(index);
     let service = &exchange.view().snapshot.services[index];
-    match select::select(&client.worker, service, &facts, exchange.origin().secure) {
+    if service.guarded {
+        policy::admit(exchange, service, &facts, request.uri())?;
+    }
+    match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             length::check(exchange, request)

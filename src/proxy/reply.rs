@@ -2,13 +2,14 @@
 //! has it, and people's alerts match it. The client learns the status and nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, RETRY_AFTER, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::identifiers::X_REQUEST_ID;
 use super::tunnel::Opening;
+use crate::model::PathFault;
 pub(super) use crate::observe::Reason;
 use crate::upstream::BodyFault;
 
@@ -35,13 +36,21 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadUpgrade | Self::RequestBroken => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadHost
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::BadPath
+            | Self::AmbiguousPath
+            | Self::BadUpgrade
+            | Self::RequestBroken => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::AccessDenied => StatusCode::FORBIDDEN,
+            // Not 301, after which clients may turn a POST into a GET.
+            Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded | Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -67,15 +76,30 @@ const RETRY_SECONDS: &str = "1";
 #[derive(Debug)]
 pub(crate) struct Failure {
     reason: Reason,
+    /// What the answer says besides.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason }
+        Self { reason, headers: None }
+    }
+}
+
+impl From<PathFault> for Failure {
+    fn from(fault: PathFault) -> Self {
+        match fault {
+            PathFault::Bad => Reason::BadPath.into(),
+            PathFault::Ambiguous => Reason::AmbiguousPath.into(),
+        }
     }
 }
 
 impl Failure {
+    pub(super) fn with(reason: Reason, headers: HeaderMap) -> Self {
+        Self { reason, headers: Some(Box::new(headers)) }
+    }
+
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let status = self.reason.status();
         exchange.failed(self.reason);
@@ -84,10 +108,14 @@ impl Failure {
         let close =
             self.reason.doubts_end() || (self.reason.leaves_body() && !exchange.request_read() && !exchange.is_http2());
         let id = exchange.request_id().clone();
+        let hsts = exchange.hsts();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
             if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
+        if let Some(headers) = self.headers {
+            response.headers_mut().extend(*headers);
+        }
         response.headers_mut().insert(DATE, date);
         response.headers_mut().insert(X_REQUEST_ID, id);
         if self.reason == Reason::Overloaded {
@@ -96,6 +124,7 @@ impl Failure {
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        add_hsts(response.headers_mut(), hsts);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(response.headers_mut(), cookie);
         response
@@ -107,6 +136,13 @@ fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     let Some(cookie) = cookie else { return };
     headers.append(SET_COOKIE, cookie);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+}
+
+/// Replaces what the endpoint says, so that all backends of a service say the same.
+fn add_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
+    if let Some(hsts) = hsts {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
 }
 
 fn plain_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
@@ -123,6 +159,12 @@ fn grpc_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody
     let (code, message) = match status {
         StatusCode::BAD_REQUEST => ("13", "bad request"),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => ("12", "no such service"),
+        StatusCode::FORBIDDEN => ("7", "not allowed"),
+        StatusCode::PERMANENT_REDIRECT => ("9", "use TLS"),
+        // The mapping has 14 for 429; this is what gRPC itself calls it, and what a client backs off from.
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("8", "too much")
+        }
         _ => ("14", "no endpoint answered"),
     };
     let mut response = Response::new(ResponseBody::new(Source::Ended, Some(exchange)));
@@ -153,6 +195,7 @@ impl Answer {
     pub(super) fn into_response(mut self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.answered(self.response.status());
         add_cookie(self.response.headers_mut(), exchange.take_cookie());
+        add_hsts(self.response.headers_mut(), exchange.hsts());
         let exchange = match self.opening {
             None => Some(exchange),
             Some(opening) => {

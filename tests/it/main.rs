@@ -6,6 +6,7 @@
 
 mod support;
 
+mod access;
 mod access_log;
 mod admin;
 mod bodies;
@@ -30,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod metrics;
 mod overload;
+mod paths;
 mod pools;
 mod proxy_protocol;
 mod reload;

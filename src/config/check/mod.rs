@@ -14,6 +14,7 @@ mod host;
 mod limits;
 mod listeners;
 mod outputs;
+mod policy;
 mod routes;
 mod services;
 mod sticky;
@@ -62,6 +63,7 @@ impl<'c, 'a> Check<'c, 'a> {
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
         let services = self.services(&root.key("services"), &file.services, request_timeouts.as_ref());
+        self.redirects(&root.key("services"), file);
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
         let log = self.log(&root.key("log"), &file.log);

@@ -46,6 +46,10 @@ impl Check<'_, '_> {
         let backends = self.backends(at, file);
         let stable = self.stable(at, file);
         let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
+        let access = self.access(at, file);
+        let https_redirect = self.https_redirect(at, file);
+        let hsts = file.hsts.as_ref().map(|hsts| self.hsts(&at.key("hsts"), hsts));
+        let rate_limits = self.rate_limits(&at.key("rate_limits"), &file.rate_limits);
         let rules = self.rules(at, file);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
@@ -59,6 +63,10 @@ impl Check<'_, '_> {
             backends: backends?,
             stable: stable?,
             sticky: unless_reported(sticky)?,
+            access: access?,
+            https_redirect,
+            hsts: unless_reported(hsts)?,
+            rate_limits: rate_limits?,
             rules: rules?,
             timeouts: timeouts?,
             body_max: unless_reported(body_max)?,
