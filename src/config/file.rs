@@ -44,6 +44,9 @@ pub(super) struct File {
     /// Deadlines of a graceful stop: [shutdown] with delay, requests and streams.
     #[serde(default)]
     pub(super) shutdown: ShutdownFile,
+    /// Answers that tidegate makes itself: [errors] with html = "error.html" and others.
+    #[serde(default)]
+    pub(super) errors: ErrorsFile,
     /// The applications behind this proxy, at least one: [services.NAME] with its backends.
     pub(super) services: Table<ServiceFile>,
 }
@@ -153,8 +156,22 @@ pub(super) struct ServiceFile {
     pub(super) rules: Vec<RuleFile>,
     /// How long this service's endpoints may take: { connect = "3s", response_header = "60s" }.
     pub(super) timeouts: Option<ServiceTimeoutsFile>,
+    /// What this service's clients get from tidegate itself: { html = "error.html" }; the rest is as in [errors].
+    pub(super) errors: Option<ErrorsFile>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
+}
+
+/// Answers that tidegate makes itself. Files may contain {status}, {title} and {request_id}.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErrorsFile {
+    /// File for clients that want HTML; a plain page is built in.
+    pub(super) html: Option<String>,
+    /// File for clients that want JSON; RFC 9457's form is built in.
+    pub(super) json: Option<String>,
+    /// true: the answer's tidegate-error header says the reason; false unless said.
+    pub(super) header: Option<bool>,
 }
 
 /// Which requests a service takes: every condition given must hold.

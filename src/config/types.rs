@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{BackendName, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use crate::model::{BackendName, Page, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
 use crate::tls::{CertifiedPair, UpstreamTls};
 
 /// One whole, valid configuration.
@@ -29,6 +29,19 @@ pub struct Config {
     pub log: LogConfig,
     /// How often host names of endpoints are resolved again.
     pub resolve_interval: Duration,
+    /// For requests that no service takes.
+    pub errors: ErrorPages,
+}
+
+/// What clients see of the answers that tidegate makes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ErrorPages {
+    /// `None`: what is built in.
+    pub html: Option<Page>,
+    /// `None`: what is built in.
+    pub json: Option<Page>,
+    /// The answer says its reason in a header.
+    pub header: bool,
 }
 
 /// One bound address.
@@ -84,6 +97,7 @@ pub struct ServiceConfig {
     /// Tried in order, before the split.
     pub rules: Vec<RuleConfig>,
     pub timeouts: UpstreamTimeouts,
+    pub errors: ErrorPages,
 }
 
 /// A rule that forces a backend, before the split.

@@ -45,7 +45,7 @@ impl Format {
         let (mut text, mut html, mut json) = <(Wish, Wish, Wish)>::default();
         for (position, (range, quality)) in items(accept).enumerate() {
             let Some(quality) = quality else { continue };
-            let mut hear = |wish: &mut Wish, clarity| wish.hear(clarity, quality, position);
+            let hear = |wish: &mut Wish, clarity| wish.hear(clarity, quality, position);
             if range == b"*/*" {
                 [&mut text, &mut html, &mut json].into_iter().for_each(|wish| hear(wish, 1));
             } else if range.eq_ignore_ascii_case(b"text/*") {
@@ -95,7 +95,8 @@ impl Coding {
     }
 
     fn is_named(self, name: &[u8]) -> bool {
-        name.eq_ignore_ascii_case(self.name().as_bytes()) || (self == Self::Gzip && name.eq_ignore_ascii_case(b"x-gzip"))
+        name.eq_ignore_ascii_case(self.name().as_bytes())
+            || (self == Self::Gzip && name.eq_ignore_ascii_case(b"x-gzip"))
     }
 
     /// Which of `offered`, in our order, these `Accept-Encoding` lines want most; `None` where they want none, or
@@ -143,9 +144,10 @@ fn quality(text: &[u8]) -> Option<u16> {
         [b'.', digits @ ..] if digits.len() <= 3 => digits,
         _ => return None,
     };
-    let thousandths = [100, 10, 1].into_iter().zip(digits).try_fold(0, |sum, (unit, digit)| {
-        digit.is_ascii_digit().then(|| sum + unit * u16::from(digit - b'0'))
-    })?;
+    let thousandths = [100, 10, 1]
+        .into_iter()
+        .zip(digits)
+        .try_fold(0, |sum, (unit, digit)| digit.is_ascii_digit().then(|| sum + unit * u16::from(digit - b'0')))?;
     match whole {
         b'0' => Some(thousandths),
         b'1' if thousandths == 0 => Some(1000),
@@ -227,8 +229,25 @@ mod tests {
     fn line() -> impl Strategy<Value = Vec<u8>> {
         let words = prop::sample::select(
             &[
-                "gzip", "br", "zstd", "*", "*/*", "text/html", "application/json", "identity", ";q=", "q=0", "0.5",
-                "1", "0.", ",", ";", " ", "\t", "/", "+json",
+                "gzip",
+                "br",
+                "zstd",
+                "*",
+                "*/*",
+                "text/html",
+                "application/json",
+                "identity",
+                ";q=",
+                "q=0",
+                "0.5",
+                "1",
+                "0.",
+                ",",
+                ";",
+                " ",
+                "\t",
+                "/",
+                "+json",
             ][..],
         );
         let word = prop_oneof![

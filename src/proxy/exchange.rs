@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::reply::Reason;
 use super::select::Selection;
 use super::{Client, target};
-use crate::config::UpstreamProtocol;
+use crate::config::{ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::model::Format;
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -22,6 +23,8 @@ use crate::worker::{BackendView, ServiceView, View};
 pub(crate) struct Exchange {
     client: Rc<Client>,
     view: Rc<View>,
+    /// The service that takes it, once known.
+    routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     started: Instant,
@@ -34,6 +37,10 @@ pub(crate) struct Exchange {
     lasting: bool,
     /// The client speaks gRPC and reads failures in its terms.
     is_grpc: bool,
+    /// The client wants a head alone.
+    is_head: bool,
+    /// What the client wants our own answers to be.
+    format: Format,
     /// For a client that is new to a sticky service, whatever the answer.
     cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
@@ -67,6 +74,7 @@ impl Exchange {
         Self {
             view: client.worker.view(),
             client,
+            routed: None,
             target: None,
             started: Instant::now(),
             first_byte: None,
@@ -78,6 +86,8 @@ impl Exchange {
             lasting: false,
             is_grpc: *request.method() == Method::POST
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
+            is_head: *request.method() == Method::HEAD,
+            format: Format::Text,
             cookie: None,
             endpoint: None,
             logged,
@@ -90,6 +100,33 @@ impl Exchange {
 
     pub(super) fn view(&self) -> &View {
         &self.view
+    }
+
+    /// What `Accept` says.
+    pub(super) fn prefers(&mut self, format: Format) {
+        self.format = format;
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(super) fn routed(&mut self, service: usize) {
+        self.routed = Some(service);
+    }
+
+    /// The configuration of the service that takes the request; `None` where none does.
+    pub(super) fn service_config(&self) -> Option<&ServiceConfig> {
+        Some(&self.view.snapshot.services[self.routed?].config)
+    }
+
+    /// What the client gets from ourselves.
+    pub(super) fn error_pages(&self) -> &ErrorPages {
+        self.service_config().map_or(&self.view.snapshot.errors, |service| &service.errors)
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.is_head
     }
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {

@@ -5,6 +5,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, T
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::target::without_user;
+use crate::model::Format;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,6 +29,8 @@ pub struct RequestNames {
     pub(super) connections: u16,
     tes: u16,
     cookies: u16,
+    /// What our own answers had better be: not text where any line of `Accept` wants that.
+    pub(super) format: Format,
     /// Those and others that don't go on.
     dropped: u16,
 }
@@ -37,7 +40,7 @@ impl RequestNames {
     pub fn of(headers: &HeaderMap) -> Self {
         // A map holds at most 32,768 fields.
         let mut names = Self::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
             let name = name.as_str();
             match name {
                 "host" => names.hosts += 1,
@@ -45,6 +48,7 @@ impl RequestNames {
                 "connection" => names.connections += 1,
                 "te" => names.tes += 1,
                 "upgrade" => names.upgrades += 1,
+                "accept" if names.format == Format::Text => names.format = Format::wanted_by(value.as_bytes()),
                 _ => {}
             }
             names.dropped += u16::from(is_dropped_from_request(name));

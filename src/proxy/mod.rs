@@ -6,6 +6,7 @@ mod client;
 mod exchange;
 mod forward;
 mod headers;
+mod pages;
 mod reply;
 mod select;
 mod target;
@@ -39,6 +40,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let mut request = request.map(RequestBody::new);
     let mut exchange = Exchange::begin(client, &request);
     let names = RequestNames::of(request.headers());
+    exchange.prefers(names.format);
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
@@ -58,16 +60,17 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
     target::check(request, names)?;
     let host = target::host(request);
-    let client = exchange.client();
     let facts = RequestFacts {
         host: &host,
         path: request.uri().path(),
         query: request.uri().query(),
         method: request.method(),
         headers: request.headers(),
-        client: client.address.ip(),
+        client: exchange.client().address.ip(),
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
+    exchange.routed(index);
+    let client = exchange.client();
     let service = &exchange.view().snapshot.services[index];
     match select::select(&client.worker, service, &facts, client.forwarded.secure) {
         Some(selection) => {

@@ -1,13 +1,16 @@
 //! Every response that tidegate makes itself, and the reasons for it. A reason's name is stable: the access log
-//! has it, and people's alerts match it. The client learns the status and nothing else.
+//! has it, and people's alerts match it. The client learns the status and, unless configured, nothing else.
 
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
+use super::pages::{self, Configured};
 use super::tunnel::Opening;
+
+/// Says the reason to whoever the configuration lets know it.
+const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,13 +103,20 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
+        let says_reason = exchange.error_pages().header;
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response =
-            if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
-        response.headers_mut().insert(DATE, date);
+            if exchange.is_grpc() { grpc_failure(status, exchange) } else { page_failure(status, exchange) };
+        let headers = response.headers_mut();
+        headers.insert(DATE, date);
+        // What is wrong now may be mended at the next request.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if says_reason {
+            headers.insert(ERROR, HeaderValue::from_static(self.reason.name()));
+        }
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
-        add_cookie(response.headers_mut(), cookie);
+        add_cookie(headers, cookie);
         response
     }
 }
@@ -118,11 +128,18 @@ fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
 }
 
-fn plain_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
-    let text = format!("{} {}\n", status.as_str(), status.canonical_reason().unwrap_or_default());
-    let mut response = Response::new(ResponseBody::new(Source::Whole(Bytes::from(text)), Some(exchange)));
+fn page_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
+    let errors = exchange.error_pages();
+    let configured = Configured { html: errors.html.as_ref(), json: errors.json.as_ref() };
+    let (content_type, page) = pages::write(exchange.format(), configured, status, None);
+    let (length, is_head) = (page.len(), exchange.is_head());
+    let source = if is_head { Source::Ended } else { Source::Whole(page) };
+    let mut response = Response::new(ResponseBody::new(source, Some(exchange)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if is_head {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     response
 }
 
@@ -170,5 +187,51 @@ impl Answer {
             }
         };
         self.response.map(|source| ResponseBody::new(source, exchange))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Reason; 16] = [
+        Reason::BadHost,
+        Reason::BadUpgrade,
+        Reason::MethodNotAllowed,
+        Reason::NoRoute,
+        Reason::NoBackend,
+        Reason::NoEndpoint,
+        Reason::ConnectFailed,
+        Reason::ConnectTimeout,
+        Reason::EndpointBroke,
+        Reason::ResponseTimeout,
+        Reason::BadSwitch,
+        Reason::UpgradeUnsupported,
+        Reason::RequestBroken,
+        Reason::ResponseBroken,
+        Reason::ClientLeft,
+        Reason::Shutdown,
+    ];
+
+    /// `ALL` is kept by hand; the compiler can't count variants, but each has a line of `name`.
+    #[test]
+    fn every_reason_is_known_to_these_tests() {
+        let arms = include_str!("reply.rs").lines().filter(|line| {
+            let line = line.trim();
+            line.starts_with("Self::") && line.ends_with("\",")
+        });
+        assert_eq!(arms.count(), ALL.len());
+    }
+
+    #[test]
+    fn every_reason_stands_in_the_operators_table_with_its_status() {
+        let docs = include_str!("../../docs/operations.md");
+        for reason in ALL {
+            let row = docs.lines().find_map(|line| line.strip_prefix(&format!("| `{}` | ", reason.name())));
+            let row = row.unwrap_or_else(|| panic!("{} is not in docs/operations.md", reason.name()));
+            let status = row.split(' ').next().unwrap();
+            // In brackets is the endpoint's own status, sent before the trouble began.
+            assert!(status.starts_with('(') || status == reason.status().as_str(), "{}: {status}", reason.name());
+        }
     }
 }

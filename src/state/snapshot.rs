@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientTimeouts, ServiceConfig};
+use crate::config::{ClientTimeouts, ErrorPages, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::BackendMetrics;
 use crate::upstream::Endpoint;
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub services: Box<[Arc<Service>]>,
     pub listeners: Arc<[Listener]>,
     pub timeouts: ClientTimeouts,
+    /// For requests that no service takes.
+    pub errors: Arc<ErrorPages>,
 }
 
 impl Snapshot {

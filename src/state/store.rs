@@ -143,6 +143,7 @@ impl Store {
             services,
             listeners: registry.listeners(&config).map_err(|e| Refused::Tls(e.to_string()))?,
             timeouts: config.timeouts,
+            errors: Arc::new(config.errors.clone()),
         };
         let writer = Writer { config, overrides: HashMap::new(), resolved, registry, retired: Vec::new() };
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) })
@@ -224,6 +225,7 @@ impl Writer {
             services,
             listeners,
             timeouts: config.timeouts,
+            errors: Arc::new(config.errors.clone()),
         })
     }
 
@@ -264,6 +266,7 @@ impl Writer {
             services: services.collect(),
             listeners: Arc::clone(&current.listeners),
             timeouts: current.timeouts,
+            errors: Arc::clone(&current.errors),
         }
     }
 

@@ -10,6 +10,7 @@ mod access_log;
 mod admin;
 mod bodies;
 mod command_line;
+mod errors;
 mod events;
 mod grpc;
 mod headers;

@@ -11,6 +11,7 @@ mod fault;
 mod host;
 mod listeners;
 mod outputs;
+mod pages;
 mod routes;
 mod services;
 mod sticky;
@@ -25,9 +26,16 @@ use crate::model::{parse_bytes, parse_duration};
 use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
-use super::types::{ClientTimeouts, Config, ShutdownConfig, UpstreamTimeouts};
+use super::types::{ClientTimeouts, Config, ErrorPages, ShutdownConfig, UpstreamTimeouts};
 use fault::Fault;
 use tls_files::TlsFiles;
+
+/// What services take from the whole file where they don't say otherwise.
+struct Defaults {
+    /// `None` when they were reported.
+    timeouts: Option<UpstreamTimeouts>,
+    errors: ErrorPages,
+}
 
 /// One checking of one file.
 pub(super) struct Check<'c, 'a> {
@@ -55,7 +63,9 @@ impl<'c, 'a> Check<'c, 'a> {
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
-        let services = self.services(&root.key("services"), &file.services, upstream_timeouts.as_ref());
+        let errors = self.error_pages(&root.key("errors"), &file.errors, &ErrorPages::default());
+        let defaults = Defaults { timeouts: upstream_timeouts, errors: errors.clone().unwrap_or_default() };
+        let services = self.services(&root.key("services"), &file.services, &defaults);
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
         let log = self.log(&root.key("log"), &file.log);
@@ -73,6 +83,7 @@ impl<'c, 'a> Check<'c, 'a> {
             access_log: access_log?,
             log: log?,
             resolve_interval: resolve_interval?,
+            errors: errors?,
         })
     }
 

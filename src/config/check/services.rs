@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Check, Fault, routes, unless_reported};
+use super::{Check, Defaults, Fault, routes, unless_reported};
 use crate::config::file::{RuleFile, ServiceFile, ServiceTimeoutsFile};
 use crate::config::key_path::KeyPath;
 use crate::config::suggestion::closest;
@@ -15,7 +15,7 @@ impl Check<'_, '_> {
         &mut self,
         at: &KeyPath,
         files: &Table<ServiceFile>,
-        defaults: Option<&UpstreamTimeouts>,
+        defaults: &Defaults,
     ) -> Option<Vec<ServiceConfig>> {
         if files.0.is_empty() {
             self.report.absent(
@@ -37,7 +37,7 @@ impl Check<'_, '_> {
         at: &KeyPath,
         name: &str,
         file: &ServiceFile,
-        defaults: Option<&UpstreamTimeouts>,
+        defaults: &Defaults,
         seen: &mut HashMap<String, KeyPath>,
     ) -> Option<ServiceConfig> {
         let name = self.name::<ServiceName>(at, name);
@@ -46,7 +46,11 @@ impl Check<'_, '_> {
         let stable = self.stable(at, file);
         let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
         let rules = self.rules(at, file);
-        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
+        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
+        let errors = match &file.errors {
+            Some(errors) => self.error_pages(&at.key("errors"), errors, &defaults.errors),
+            None => Some(defaults.errors.clone()),
+        };
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -55,6 +59,7 @@ impl Check<'_, '_> {
             sticky: unless_reported(sticky)?,
             rules: rules?,
             timeouts: timeouts?,
+            errors: errors?,
         })
     }
 
