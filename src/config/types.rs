@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{BackendName, Page, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+use crate::model::{BackendName, Coding, ContentTypes, Page, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
 use crate::tls::{CertifiedPair, UpstreamTls};
 
 /// One whole, valid configuration.
@@ -98,6 +101,36 @@ pub struct ServiceConfig {
     pub rules: Vec<RuleConfig>,
     pub timeouts: UpstreamTimeouts,
     pub errors: ErrorPages,
+    /// `None` while everybody gets through.
+    pub maintenance: Option<MaintenanceConfig>,
+    /// `None`: answers are left as they are.
+    pub compression: Option<CompressionConfig>,
+}
+
+/// What stands in for a service's endpoints.
+#[derive(Debug, Clone)]
+pub struct MaintenanceConfig {
+    pub status: StatusCode,
+    /// Ready to be sent.
+    pub retry_after: Option<HeaderValue>,
+    /// `None`: as for errors.
+    pub html: Option<Page>,
+    /// `None`: as for errors.
+    pub json: Option<Page>,
+    /// Clients that get through.
+    pub allow: Vec<IpNet>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// At least one, each once; our first choice first.
+    pub codings: Vec<Coding>,
+    /// Answers of a known length below this are left alone.
+    pub min_bytes: u64,
+    pub types: ContentTypes,
+    /// Per worker.
+    pub at_once: u32,
 }
 
 /// A rule that forces a backend, before the split.

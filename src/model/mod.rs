@@ -1,6 +1,7 @@
 //! The vocabulary: names, weights, matches, clients. Pure; depends on nothing else of ours.
 
 mod cohort;
+mod content_type;
 mod facts;
 mod matching;
 mod name;
@@ -10,6 +11,7 @@ mod units;
 mod weight;
 
 pub use cohort::{Arm, ClientKey, Sticky, choose};
+pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};

@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 
-use http::HeaderValue;
+use http::HeaderMap;
+use http::header::ACCEPT_ENCODING;
 
 /// Items of one line that are looked at; longer lists are nobody's real preferences.
 const ITEMS_MAX: usize = 64;
@@ -99,13 +100,14 @@ impl Coding {
             || (self == Self::Gzip && name.eq_ignore_ascii_case(b"x-gzip"))
     }
 
-    /// Which of `offered`, in our order, these `Accept-Encoding` lines want most; `None` where they want none, or
-    /// would rather have the body as it is.
+    /// Which of `offered`, in our order, a head's `Accept-Encoding` wants most; `None` where it wants none, or would
+    /// rather have the body as it is.
     #[must_use]
-    pub fn wanted_by<'v>(lines: impl Iterator<Item = &'v HeaderValue> + Clone, offered: &[Self]) -> Option<Self> {
+    pub fn wanted_by(headers: &HeaderMap, offered: &[Self]) -> Option<Self> {
+        let lines = headers.get_all(ACCEPT_ENCODING);
         let wish = |is_it: &dyn Fn(&[u8]) -> bool, wildcard: bool| {
             let mut wish = Wish::default();
-            for (name, quality) in lines.clone().flat_map(|line| items(line.as_bytes())) {
+            for (name, quality) in lines.iter().flat_map(|line| items(line.as_bytes())) {
                 let Some(quality) = quality else { continue };
                 if is_it(name) {
                     wish.hear(2, quality, 0);
@@ -157,6 +159,7 @@ fn quality(text: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -189,8 +192,8 @@ mod tests {
     }
 
     fn chosen(lines: &[&str], offered: &[Coding]) -> Option<Coding> {
-        let lines: Vec<_> = lines.iter().map(|line| HeaderValue::from_str(line).unwrap()).collect();
-        Coding::wanted_by(lines.iter(), offered)
+        let lines = lines.iter().map(|line| (ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap()));
+        Coding::wanted_by(&lines.collect(), offered)
     }
 
     #[test]
@@ -271,7 +274,7 @@ mod tests {
                 Format::Json => prop_assert!(names("json")),
             }
             if let Ok(value) = HeaderValue::from_bytes(&line)
-                && let Some(chosen) = Coding::wanted_by([&value].into_iter(), &offered)
+                && let Some(chosen) = Coding::wanted_by(&HeaderMap::from_iter([(ACCEPT_ENCODING, value)]), &offered)
             {
                 prop_assert!(offered.contains(&chosen));
                 prop_assert!(names(chosen.name()) || line.contains(&b'*'));

@@ -17,6 +17,12 @@ pub struct WorkerCell {
     pub refused_bad_request: Counter,
     pub refused_not_found: Counter,
     pub refused_other: Counter,
+    /// Requests answered in place of a service under maintenance.
+    pub maintenance_answers: Counter,
+    /// Answers under compression.
+    pub compressions: Gauge,
+    /// Answers left as they were because too many were under compression.
+    pub compressions_skipped: Counter,
     pub tunnels_open: Gauge,
     /// Connections kept without HTTP machinery because they idle.
     pub connections_parked: Gauge,

@@ -67,6 +67,9 @@ impl Renderer {
         counter!(refused, "code" => "400").absolute(process.sum(|w| w.refused_bad_request.value()));
         counter!(refused, "code" => "404").absolute(process.sum(|w| w.refused_not_found.value()));
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
+        counter!("tidegate_maintenance_answers_total").absolute(process.sum(|w| w.maintenance_answers.value()));
+        gauge!("tidegate_compressions").set(process.sum(|w| w.compressions.value()) as f64);
+        counter!("tidegate_compressions_skipped_total").absolute(process.sum(|w| w.compressions_skipped.value()));
         let reloads = "tidegate_reloads_total";
         counter!(reloads, "result" => "applied").absolute(process.reloads_applied.load(Ordering::Relaxed));
         counter!(reloads, "result" => "refused").absolute(process.reloads_refused.load(Ordering::Relaxed));
@@ -116,6 +119,9 @@ fn describe() {
     use metrics::{describe_counter as counter, describe_gauge as gauge};
     counter!("tidegate_requests_total", "Requests answered, by service, backend and class of status code.");
     counter!("tidegate_requests_refused_total", "Requests refused before a service was found.");
+    counter!("tidegate_maintenance_answers_total", "Requests answered in place of a service under maintenance.");
+    gauge!("tidegate_compressions", "Answers under compression.");
+    counter!("tidegate_compressions_skipped_total", "Answers not compressed because too many were at once.");
     gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
     counter!("tidegate_request_bytes_total", "Bytes of request bodies.");
     counter!("tidegate_response_bytes_total", "Bytes of response bodies.");

@@ -3,11 +3,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::compress::Compressed;
 use super::exchange::Exchange;
 use super::reply::Reason;
 use crate::upstream::Lease;
@@ -28,8 +30,43 @@ pub(crate) enum Source {
         incoming: Incoming,
         lease: Lease,
     },
+    /// Boxed: large, and rare.
+    Compressed(Box<Compressed>),
     /// Ended; or there was nothing.
     Ended,
+}
+
+/// Why a body ends before its end.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The endpoint broke off.
+    Http(hyper::Error),
+    /// Compression failed, which takes a lack of memory.
+    Encoder(io::Error),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => error.fmt(f),
+            Self::Encoder(error) => write!(f, "compression failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Http(error) => Some(error),
+            Self::Encoder(error) => Some(error),
+        }
+    }
+}
+
+impl From<hyper::Error> for BodyError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http(error)
+    }
 }
 
 impl ResponseBody {
@@ -60,9 +97,12 @@ impl ResponseBody {
     /// The endpoint's answer has been passed on whole. Its connection can carry another request if it has taken
     /// all of this one: an endpoint that answers early may still be reading.
     fn endpoint_ended(&mut self) {
-        if let Source::Endpoint { mut lease, .. } = std::mem::replace(&mut self.source, Source::Ended)
-            && self.exchange.as_ref().is_some_and(Exchange::request_read)
-        {
+        let mut lease = match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Endpoint { lease, .. } => lease,
+            Source::Compressed(compressed) => compressed.lease,
+            Source::Whole(_) | Source::Ended => return,
+        };
+        if self.exchange.as_ref().is_some_and(Exchange::request_read) {
             lease.give_back();
         }
     }
@@ -70,12 +110,15 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let incoming = match &mut this.source {
-            Source::Endpoint { incoming, .. } => incoming,
+        let frame = match &mut this.source {
+            Source::Endpoint { incoming, .. } => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Http))
+            }
+            Source::Compressed(compressed) => ready!(compressed.poll_frame(cx)),
             Source::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Ended;
@@ -84,7 +127,6 @@ impl Body for ResponseBody {
             }
             Source::Ended => return Poll::Ready(None),
         };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -104,6 +146,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Endpoint { incoming, .. } => incoming.is_end_stream(),
+            Source::Compressed(compressed) => compressed.is_end_stream(),
             Source::Ended => true,
         }
     }
@@ -112,6 +155,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Endpoint { incoming, .. } => incoming.size_hint(),
+            Source::Compressed(_) => SizeHint::default(),
             Source::Ended => SizeHint::with_exact(0),
         }
     }
@@ -119,13 +163,14 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if matches!(self.source, Source::Whole(_) | Source::Ended) {
+            return;
+        }
         // hyper drops a body of known length after its last byte, without asking for the end.
-        if let Source::Endpoint { incoming, .. } = &self.source {
-            if incoming.is_end_stream() {
-                self.endpoint_ended();
-            } else {
-                self.broken_off();
-            }
+        if self.is_end_stream() {
+            self.endpoint_ended();
+        } else {
+            self.broken_off();
         }
     }
 }

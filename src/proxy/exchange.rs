@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::reply::Reason;
 use super::select::Selection;
-use super::{Client, target};
-use crate::config::{ErrorPages, ServiceConfig, UpstreamProtocol};
-use crate::model::Format;
+use super::{Client, compress, target};
+use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::model::{Coding, Format};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     is_head: bool,
     /// What the client wants our own answers to be.
     format: Format,
+    /// What the client would have the answer compressed with.
+    coding: Option<Coding>,
     /// For a client that is new to a sticky service, whatever the answer.
     cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
@@ -88,6 +90,7 @@ impl Exchange {
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
             is_head: *request.method() == Method::HEAD,
             format: Format::Text,
+            coding: None,
             cookie: None,
             endpoint: None,
             logged,
@@ -111,8 +114,20 @@ impl Exchange {
         self.format
     }
 
-    pub(super) fn routed(&mut self, service: usize) {
+    /// The service is known, and with it what may be done for this client.
+    pub(super) fn routed(&mut self, service: usize, request: &Request<RequestBody>) {
         self.routed = Some(service);
+        self.coding = self.compression().and_then(|config| compress::wanted(config, request));
+    }
+
+    /// How the service's answers are compressed; `None` where they aren't.
+    pub(super) fn compression(&self) -> Option<&CompressionConfig> {
+        self.service_config()?.compression.as_ref()
+    }
+
+    /// What the answer may be compressed with.
+    pub(super) fn coding(&self) -> Option<Coding> {
+        self.coding
     }
 
     /// The configuration of the service that takes the request; `None` where none does.
@@ -242,6 +257,7 @@ impl Exchange {
             None => {
                 let cell = self.client.worker.cell();
                 match self.status {
+                    _ if self.reason == Some(Reason::Maintenance) => cell.maintenance_answers.add(1),
                     Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
                     Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
                     _ => cell.refused_other.add(1),
@@ -255,10 +271,8 @@ impl Exchange {
 
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
-        let service = self.target.map(|(service, backend)| {
-            let service = &self.view.snapshot.services[service];
-            (service.name().as_str(), service.backends[backend].name.as_str())
-        });
+        let service = |index: usize| &self.view.snapshot.services[index];
+        let backend = self.target.map(|(index, backend)| service(index).backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.client.address.ip(),
@@ -266,8 +280,8 @@ impl Exchange {
             method: logged.method.as_str(),
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            service: service.map(|(service, _)| service),
-            backend: service.map(|(_, backend)| backend),
+            service: self.routed.map(|index| service(index).name().as_str()),
+            backend,
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
             error: self.reason.map(Reason::name),

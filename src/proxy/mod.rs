@@ -3,6 +3,7 @@
 
 mod body;
 mod client;
+mod compress;
 mod exchange;
 mod forward;
 mod headers;
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-pub use body::ResponseBody;
+pub use body::{BodyError, ResponseBody};
 pub use client::{Activity, Client, Stage};
 pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
 pub use tunnel::Tunnel;
@@ -69,9 +70,14 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         client: exchange.client().address.ip(),
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
-    exchange.routed(index);
+    exchange.routed(index, request);
     let client = exchange.client();
     let service = &exchange.view().snapshot.services[index];
+    if let Some(maintenance) = &service.config.maintenance
+        && !maintenance.allow.iter().any(|network| network.contains(&facts.client))
+    {
+        return Err(Reason::Maintenance.into());
+    }
     match select::select(&client.worker, service, &facts, client.forwarded.secure) {
         Some(selection) => {
             exchange.selected(index, selection);

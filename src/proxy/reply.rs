@@ -1,13 +1,15 @@
 //! Every response that tidegate makes itself, and the reasons for it. A reason's name is stable: the access log
 //! has it, and people's alerts match it. The client learns the status and, unless configured, nothing else.
 
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, SET_COOKIE};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::pages::{self, Configured};
 use super::tunnel::Opening;
+use crate::config::MaintenanceConfig;
 
 /// Says the reason to whoever the configuration lets know it.
 const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
@@ -22,6 +24,8 @@ pub(crate) enum Reason {
     /// CONNECT.
     MethodNotAllowed,
     NoRoute,
+    /// The service is closed to this client.
+    Maintenance,
     /// No backend has both a weight and an endpoint.
     NoBackend,
     NoEndpoint,
@@ -52,6 +56,7 @@ impl Reason {
             Self::BadUpgrade => "bad_upgrade",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
+            Self::Maintenance => "maintenance",
             Self::NoBackend => "no_backend",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
@@ -72,6 +77,8 @@ impl Reason {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            // Unless configured otherwise.
+            Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
@@ -99,19 +106,29 @@ impl From<Reason> for Failure {
 
 impl Failure {
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
-        let status = self.reason.status();
+        let is_maintenance = self.reason == Reason::Maintenance;
+        let maintenance = exchange.service_config().filter(|_| is_maintenance);
+        let maintenance = maintenance.and_then(|service| service.maintenance.as_ref());
+        let status = maintenance.map_or(self.reason.status(), |maintenance| maintenance.status);
+        let retry_after = maintenance.and_then(|maintenance| maintenance.retry_after.clone());
+        let says_reason = exchange.error_pages().header;
+        let page = (!exchange.is_grpc()).then(|| page(&exchange, maintenance, status));
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
-        let says_reason = exchange.error_pages().header;
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
-        let mut response =
-            if exchange.is_grpc() { grpc_failure(status, exchange) } else { page_failure(status, exchange) };
+        let mut response = match page {
+            Some((content_type, page)) => page_failure(status, content_type, page, exchange),
+            None => grpc_failure(status, exchange),
+        };
         let headers = response.headers_mut();
         headers.insert(DATE, date);
         // What is wrong now may be mended at the next request.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(retry_after) = retry_after {
+            headers.insert(RETRY_AFTER, retry_after);
+        }
         if says_reason {
             headers.insert(ERROR, HeaderValue::from_static(self.reason.name()));
         }
@@ -121,6 +138,16 @@ impl Failure {
     }
 }
 
+/// The content type and the body of a failure, in the format that the client wants.
+fn page(exchange: &Exchange, maintenance: Option<&MaintenanceConfig>, status: StatusCode) -> (HeaderValue, Bytes) {
+    let errors = exchange.error_pages();
+    let configured = Configured {
+        html: maintenance.and_then(|m| m.html.as_ref()).or(errors.html.as_ref()),
+        json: maintenance.and_then(|m| m.json.as_ref()).or(errors.json.as_ref()),
+    };
+    pages::write(exchange.format(), configured, status, None)
+}
+
 /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
 fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     let Some(cookie) = cookie else { return };
@@ -128,10 +155,12 @@ fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
 }
 
-fn page_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
-    let errors = exchange.error_pages();
-    let configured = Configured { html: errors.html.as_ref(), json: errors.json.as_ref() };
-    let (content_type, page) = pages::write(exchange.format(), configured, status, None);
+fn page_failure(
+    status: StatusCode,
+    content_type: HeaderValue,
+    page: Bytes,
+    exchange: Exchange,
+) -> Response<ResponseBody> {
     let (length, is_head) = (page.len(), exchange.is_head());
     let source = if is_head { Source::Ended } else { Source::Whole(page) };
     let mut response = Response::new(ResponseBody::new(source, Some(exchange)));
@@ -194,11 +223,12 @@ impl Answer {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 16] = [
+    const ALL: [Reason; 17] = [
         Reason::BadHost,
         Reason::BadUpgrade,
         Reason::MethodNotAllowed,
         Reason::NoRoute,
+        Reason::Maintenance,
         Reason::NoBackend,
         Reason::NoEndpoint,
         Reason::ConnectFailed,

@@ -116,7 +116,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn network(&mut self, at: &KeyPath, text: &str) -> Option<IpNet> {
+    pub(super) fn network(&mut self, at: &KeyPath, text: &str) -> Option<IpNet> {
         let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let network: IpNet = self.accept(
             at,

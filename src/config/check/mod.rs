@@ -5,6 +5,7 @@
 
 mod admin;
 mod backend;
+mod compression;
 mod conditions;
 mod endpoint;
 mod fault;
@@ -132,11 +133,15 @@ impl<'c, 'a> Check<'c, 'a> {
         Some(duration).filter(|duration| !duration.is_zero())
     }
 
-    /// A number of bytes above zero.
-    fn positive_size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
+    fn size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
         let size = parse_bytes(&text.0);
         let size = size.map_err(|error| Fault::new(error.to_string(), "write sizes like \"64KiB\" or \"10MiB\""));
-        let size = self.accept(at, size)?;
+        self.accept(at, size)
+    }
+
+    /// A number of bytes above zero.
+    fn positive_size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
+        let size = self.size(at, text)?;
         if size == 0 {
             self.report.problem(at, "zero leaves room for nothing", "give it some room, or leave the key out");
         }

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use http::{HeaderValue, StatusCode};
+
 use super::{Check, Fault, unless_reported};
-use crate::config::file::ErrorsFile;
+use crate::config::file::{DurationText, ErrorsFile, MaintenanceFile};
 use crate::config::key_path::KeyPath;
-use crate::config::types::ErrorPages;
+use crate::config::types::{ErrorPages, MaintenanceConfig};
 use crate::model::{Page, PageKind, PageValues};
 
 /// A page is sent whole, and as often as strangers like.
@@ -23,6 +25,30 @@ impl Check<'_, '_> {
             json: json?.or_else(|| defaults.json.clone()),
             header: file.header.unwrap_or(defaults.header),
         })
+    }
+
+    /// Checked even where it isn't enabled, so that it works on the day; then `Some(None)`.
+    #[expect(clippy::option_option, reason = "reported, not enabled and enabled are three things")]
+    pub(super) fn maintenance(&mut self, at: &KeyPath, file: &MaintenanceFile) -> Option<Option<MaintenanceConfig>> {
+        let html = self.page(&at.key("html"), file.html.as_deref(), PageKind::Html);
+        let json = self.page(&at.key("json"), file.json.as_deref(), PageKind::Json);
+        let retry_after = file.retry_after.as_ref().map(|text| self.retry_after(&at.key("retry_after"), text));
+        let allow = file.allow.iter().enumerate();
+        let allow: Vec<_> = allow.map(|(index, text)| self.network(&at.key("allow").index(index), text)).collect();
+        let config = MaintenanceConfig {
+            status: StatusCode::from_u16(file.status).ok()?,
+            retry_after: unless_reported(retry_after)?,
+            html: html?,
+            json: json?,
+            allow: allow.into_iter().collect::<Option<_>>()?,
+        };
+        Some(file.enabled.then_some(config))
+    }
+
+    /// In whole seconds, rounded up.
+    fn retry_after(&mut self, at: &KeyPath, text: &DurationText) -> Option<HeaderValue> {
+        let duration = self.positive_duration(at, text)?;
+        Some(HeaderValue::from(duration.as_millis().div_ceil(1000) as u64))
     }
 
     /// `None` when it was reported.

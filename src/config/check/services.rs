@@ -51,6 +51,8 @@ impl Check<'_, '_> {
             Some(errors) => self.error_pages(&at.key("errors"), errors, &defaults.errors),
             None => Some(defaults.errors.clone()),
         };
+        let maintenance = file.maintenance.as_ref().map(|file| self.maintenance(&at.key("maintenance"), file));
+        let compression = file.compression.as_ref().map(|file| self.compression(&at.key("compression"), file));
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -60,6 +62,8 @@ impl Check<'_, '_> {
             rules: rules?,
             timeouts: timeouts?,
             errors: errors?,
+            maintenance: unless_reported(maintenance)?.flatten(),
+            compression: unless_reported(compression)?,
         })
     }
 
