@@ -29,7 +29,7 @@ async fn a_body_comes_back_byte_for_byte_in_every_coding_and_framing() {
         if kind == "cl" {
             return [format!("{head}content-length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
         }
-        let mut all = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
+        let mut all = format!("{head}trailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
         for chunk in body.chunks(10_000) {
             all.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
             all.extend_from_slice(&[chunk, b"\r\n"].concat());
