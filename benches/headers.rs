@@ -1,8 +1,12 @@
 //! Header rewriting: a browser's request towards an endpoint, an endpoint's answer towards a browser.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::{HeaderValue, Request, Response};
-use tidegate::proxy::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
+use http::{HeaderValue, Request, Response, Version};
+use tidegate::model::Via;
+use tidegate::proxy::{
+    ForwardedClient, Introduction, Origin, RequestNames, ResponseAdditions, Trace, new_id, rewrite_request,
+    rewrite_response,
+};
 
 fn request() -> Request<()> {
     let request = Request::builder()
@@ -32,24 +36,42 @@ fn response() -> Response<()> {
 }
 
 fn rewriting(criterion: &mut Criterion) {
-    let client = ForwardedClient { address: HeaderValue::from_static("203.0.113.9"), secure: true };
+    let client = ForwardedClient::new([203, 0, 113, 9].into(), true, 443, None);
+    let via = Via::new("tidegate");
     criterion.bench_function("headers/request", |b| {
         b.iter_batched_ref(
             request,
             |request| {
                 let names = RequestNames::of(request.headers());
-                rewrite_request(request, names, &client);
+                let origin = Origin::of(&client, &[], request, names);
+                let introduction = Introduction {
+                    client: &client,
+                    origin: &origin,
+                    request_id: &new_id([7; 16]),
+                    trace: &Trace::Untouched,
+                    via: Some(&via),
+                    forwarded: false,
+                    changes: None,
+                };
+                rewrite_request(request, names, &introduction);
             },
             BatchSize::SmallInput,
         );
     });
-    criterion.bench_function("headers/response", |b| {
-        b.iter_batched_ref(
-            response,
-            |response| rewrite_response(response.headers_mut(), || HeaderValue::from_static("")),
-            BatchSize::SmallInput,
-        );
-    });
+    let id = new_id([7; 16]);
+    for (name, via, request_id) in
+        [("headers/response", Some(&via), None), ("headers/response_with_id", Some(&via), Some(&id))]
+    {
+        let additions = ResponseAdditions { via, request_id, changes: None };
+        let date = || HeaderValue::from_static("");
+        criterion.bench_function(name, |b| {
+            b.iter_batched_ref(
+                response,
+                |response| rewrite_response(response.headers_mut(), Version::HTTP_11, &additions, date),
+                BatchSize::SmallInput,
+            );
+        });
+    }
 }
 
 criterion_group!(benches, rewriting);

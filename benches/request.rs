@@ -38,7 +38,7 @@ fn answer_all(mut stream: TcpStream, body: usize) {
 fn proxy(endpoint: SocketAddr) -> SocketAddr {
     let folder = std::env::temp_dir().join(format!("tidegate-bench-{}-{}", std::process::id(), endpoint.port()));
     let file = format!(
-        "state_dir = \"{}\"\nworkers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+        "state_dir = \"{}\"\nworkers = 1\n[limits]\nrequests_per_connection = 1000000000\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
          [services.shop.backends.blue]\nweight = 95\nendpoints = [\"http://{endpoint}\"]\n\
          [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://{endpoint}\"]\n",
         folder.display()

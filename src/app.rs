@@ -10,6 +10,8 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -17,9 +19,11 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
-use crate::listener::{BindError, Command, WorkerThread, WorkerThreadConfig, bind};
+use crate::control::Control;
+use crate::journal::{self, Fact, Journal};
+use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome};
-use crate::state::{Change, ListenerKey, Refused, Store};
+use crate::state::{History, ListenerKey, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
 use crate::worker::CookieKey;
@@ -69,6 +73,8 @@ impl std::error::Error for StartError {}
 #[derive(Debug)]
 pub struct App {
     store: Arc<Store>,
+    control: Arc<Control>,
+    journal: Option<JoinHandle<()>>,
     process: Arc<ProcessMetrics>,
     ready: watch::Sender<bool>,
     workers: Vec<WorkerThread>,
@@ -90,7 +96,7 @@ impl App {
     pub async fn start(config: Config, workers: Option<NonZeroUsize>) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = lock(&config.state_dir)?;
-        raise_descriptor_limit();
+        let admission = Arc::new(Admission::new(raise_descriptor_limit()));
         let workers = worker_count(workers.or(config.workers));
         let process = Arc::new(ProcessMetrics::new(workers));
         let resolved = resolve_once(host_names(&config), RESOLVE_WAIT).await;
@@ -99,17 +105,22 @@ impl App {
         let access_log =
             AccessLogWriter::start(&config.access_log, Arc::clone(&process)).map_err(StartError::AccessLog)?;
         let server_tls = ServerTls::new().map_err(|e| StartError::Tls(e.to_string()))?;
-        let store = Store::new(Arc::clone(&config), resolved.clone(), workers, server_tls);
-        let store = Arc::new(store.map_err(StartError::Refused)?);
+        let (journal, history, journal_thread) = open_journal(&config.state_dir, &process);
+        let store = Store::new(&config, resolved.clone(), workers, server_tls, history);
+        let (store, ended) = store.map_err(StartError::Refused)?;
+        let store = Arc::new(store);
+        let control = Arc::new(Control::new(Arc::clone(&store), journal));
         let admin_socket = match &config.admin {
             Some(admin) => Some(bind(admin.address, 1).map_err(StartError::Bind)?),
             None => None,
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
-        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref())?;
+        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &admission)?;
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
+            control: Arc::clone(&control),
+            journal: journal_thread,
             process: Arc::clone(&process),
             ready,
             workers: threads,
@@ -121,11 +132,17 @@ impl App {
             _lock: lock,
         };
         app.listen(bound).await;
+        control.note(Fact::Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: config.path.display().to_string(),
+            pid: std::process::id(),
+        });
+        control.note_ended(&ended);
         let resolver = Resolver::new(Arc::clone(&store), Arc::clone(&process), resolved);
         tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
         tokio::spawn(sweep(Arc::clone(&store)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(store, process, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -170,9 +187,11 @@ impl App {
                     warn!("{text}");
                 }
                 info!(version, "configuration reloaded");
+                self.control.note(Fact::Reloaded { warnings: warnings.clone() });
             }
             ReloadOutcome::Refused { problems } => {
                 error!("configuration not reloaded, the old one stays in force:\n{problems}");
+                self.control.note(Fact::ReloadRefused { problems: problems.clone() });
             }
         }
         if let Some(log) = &self.access_log {
@@ -190,8 +209,7 @@ impl App {
         let old_names = host_names(&self.store.config());
         let new_names = host_names(&config).into_iter().filter(|name| !old_names.contains(name)).collect();
         let resolved = resolve_once(new_names, RESOLVE_WAIT).await;
-        let change = Change::Config { config: Arc::clone(&config), resolved };
-        let version = self.store.apply(change).map_err(|e| e.to_string())?;
+        let version = self.control.reload(Arc::clone(&config), resolved).await.map_err(|e| e.to_string())?;
         self.listen(added).await;
         let kept: Vec<ListenerKey> = ListenerKey::all(&config).map(|(key, _)| key).collect();
         let removed: Vec<ListenerKey> = self.listening.keys().filter(|key| !kept.contains(key)).copied().collect();
@@ -239,6 +257,13 @@ impl App {
         if let Some(log) = self.access_log.take() {
             log.finish();
         }
+        if let Some(journal) = self.journal.take() {
+            self.control.note(Fact::Stopped);
+            self.control.finish();
+            if journal.join().is_err() {
+                error!("the journal ended in a panic");
+            }
+        }
     }
 
     async fn drain(&mut self, deadlines: ShutdownConfig) {
@@ -272,6 +297,25 @@ impl App {
     }
 }
 
+/// The history; or why there is none, which is no reason not to serve.
+fn open_journal(
+    state_dir: &Path,
+    process: &ProcessMetrics,
+) -> (Result<Journal, String>, History, Option<JoinHandle<()>>) {
+    match Journal::open(&state_dir.join(journal::FILE_NAME), Arc::clone(&process.journal)) {
+        Ok((journal, kept, thread)) => {
+            process.journal.usable.store(true, Ordering::Relaxed);
+            (Ok(journal), History::Known(kept), Some(thread))
+        }
+        Err(problem) => {
+            error!(
+                "what was changed live before can't be known, so stable gets everything, and nothing can be changed until this is mended:\n{problem}"
+            );
+            (Err(problem.to_string()), History::Unknown, None)
+        }
+    }
+}
+
 async fn all_ended(workers: &mut [WorkerThread]) {
     for worker in workers {
         worker.ended().await;
@@ -294,6 +338,7 @@ fn start_workers(
     process: &Arc<ProcessMetrics>,
     cookie_key: &Arc<CookieKey>,
     access_log: Option<&AccessLogWriter>,
+    admission: &Arc<Admission>,
 ) -> Result<Vec<WorkerThread>, StartError> {
     (0..count)
         .map(|index| {
@@ -303,6 +348,7 @@ fn start_workers(
                 process: Arc::clone(process),
                 cookie_key: Arc::clone(cookie_key),
                 access_log: access_log.map(AccessLogWriter::worker),
+                admission: Arc::clone(admission),
             })
         })
         .collect::<io::Result<_>>()
@@ -357,11 +403,13 @@ fn lock(state_dir: &Path) -> Result<File, StartError> {
 }
 
 /// Lets the process open as many sockets as the system allows it: the soft limit is 1024 nearly everywhere.
-fn raise_descriptor_limit() {
+/// Returns how many it may open.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit of open files can't be raised; `ulimit -n` shows it");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

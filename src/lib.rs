@@ -18,6 +18,10 @@ pub mod config;
 
 pub mod observe;
 
+pub mod analysis;
+
+pub mod journal;
+
 pub mod timers;
 
 pub mod executor;
@@ -27,6 +31,8 @@ mod stream;
 pub mod upstream;
 
 pub mod state;
+
+pub mod control;
 
 pub mod worker;
 

@@ -3,14 +3,15 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use tracing::info;
 
 use super::Admin;
 use super::view::{ErrorView, ServiceView, ServicesView, WeightsBody};
-use crate::state::{Change, Refused, WeightsChange};
+use crate::control::ControlError;
+use crate::journal::WriteError;
+use crate::state::Refused;
 
 /// A call that failed: its status and what to tell the caller.
 #[derive(Debug)]
@@ -35,6 +36,23 @@ impl From<Refused> for ApiError {
     }
 }
 
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> Self {
+        let status = match error {
+            ControlError::Refused(refused) => return refused.into(),
+            ControlError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
+            ControlError::Journal(_) | ControlError::ReadOnly { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, error: error.to_string() }
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, error: error.to_string() }
+    }
+}
+
 impl From<PathRejection> for ApiError {
     fn from(rejection: PathRejection) -> Self {
         Self { status: rejection.status(), error: rejection.body_text() }
@@ -49,44 +67,75 @@ impl From<JsonRejection> for ApiError {
 
 /// `GET /v1/services`
 pub(super) async fn services(State(admin): State<Admin>) -> Json<ServicesView> {
-    Json(ServicesView::new(&admin.store.current(), &admin.process))
+    let journal = admin.control.journal().err().map(|error| error.to_string());
+    Json(ServicesView::new(&admin.control.store().current(), &admin.process, journal))
 }
 
 /// `GET /v1/services/{service}`
 pub(super) async fn service(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<ServiceView>, ApiError> {
+) -> Result<Tagged, ApiError> {
     let Path(name) = name?;
     view(&admin, &name)
 }
+
+/// A service and the tag of its revision.
+type Tagged = ([(HeaderName, String); 1], Json<ServiceView>);
 
 /// `PUT /v1/services/{service}/weights`: all weights at once. Once this has answered, the next request on every
 /// worker sees them.
 pub(super) async fn put_weights(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
     body: Result<Json<WeightsBody>, JsonRejection>,
-) -> Result<Json<ServiceView>, ApiError> {
+) -> Result<Tagged, ApiError> {
     let Path(name) = name?;
     let Json(WeightsBody(weights)) = body?;
-    let change = WeightsChange { service: name.clone(), weights };
-    let version = admin.store.apply(Change::Weights(change.clone()))?;
-    let weights: Vec<String> = change.weights.iter().map(|(backend, weight)| format!("{backend}={weight}")).collect();
-    info!(service = %name, weights = %weights.join(" "), version, "weights changed");
+    admin.control.set_weights(&name, Some(weights), caller(&headers), expected(&headers)?).await?;
     view(&admin, &name)
 }
 
-fn view(admin: &Admin, name: &str) -> Result<Json<ServiceView>, ApiError> {
-    let snapshot = admin.store.current();
+/// `DELETE /v1/services/{service}/weights`: the file's weights again.
+pub(super) async fn delete_weights(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Tagged, ApiError> {
+    let Path(name) = name?;
+    admin.control.set_weights(&name, None, caller(&headers), expected(&headers)?).await?;
+    view(&admin, &name)
+}
+
+/// Who calls, in their own words, for the history; whoever may call at all is trusted to say who they are.
+fn caller(headers: &HeaderMap) -> &str {
+    const CALLER_BYTES_MAX: usize = 128;
+    let said = headers.get("tidegate-by").and_then(|value| value.to_str().ok()).map_or("", str::trim);
+    if said.is_empty() || said.len() > CALLER_BYTES_MAX { "api" } else { said }
+}
+
+/// The revision that the caller has seen, where it says so.
+fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(tag) = headers.get(IF_MATCH).filter(|tag| *tag != "*") else { return Ok(None) };
+    let revision = tag.to_str().ok().and_then(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+    let error = || ApiError {
+        status: StatusCode::BAD_REQUEST,
+        error: "If-Match takes one ETag, as GET /v1/services/{service} sends it".to_owned(),
+    };
+    revision.map(Some).ok_or_else(error)
+}
+
+fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
+    let snapshot = admin.control.store().current();
     let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
     let service = snapshot.service(name).ok_or_else(|| Refused::NoService { name: name.to_owned(), known: known() })?;
-    Ok(Json(ServiceView::new(service)))
+    Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(ServiceView::new(service))))
 }
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let page = admin.renderer.render(&admin.store.current());
+    let page = admin.renderer.render(&admin.control.store().current());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 
@@ -102,7 +151,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
-                 PUT /v1/services/{service}/weights, GET /metrics, GET /livez, GET /readyz";
+                 PUT and DELETE /v1/services/{service}/weights, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }
 

@@ -2,6 +2,7 @@
 //! while the data plane is full.
 
 mod api;
+mod events;
 mod guard;
 mod server;
 pub mod view;

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
-use super::guard;
+use super::{events, guard};
 use crate::config::Secret;
+use crate::control::Control;
 use crate::observe::{ProcessMetrics, Renderer};
-use crate::state::Store;
 
 /// The largest body of a call: a thousand backends' weights fit many times.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -23,7 +23,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// What the calls work on.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    pub(super) store: Arc<Store>,
+    pub(super) control: Arc<Control>,
     pub(super) process: Arc<ProcessMetrics>,
     pub(super) renderer: Arc<Renderer>,
     pub(super) ready: watch::Receiver<bool>,
@@ -33,13 +33,13 @@ pub struct Admin {
 impl Admin {
     #[must_use]
     pub fn new(
-        store: Arc<Store>,
+        control: Arc<Control>,
         process: Arc<ProcessMetrics>,
         ready: watch::Receiver<bool>,
         token: Option<Secret>,
     ) -> Self {
         let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
-        Self { store, process, renderer, ready, token }
+        Self { control, process, renderer, ready, token }
     }
 }
 
@@ -48,7 +48,8 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
     let guarded = Router::new()
         .route("/v1/services", get(api::services))
         .route("/v1/services/{service}", get(api::service))
-        .route("/v1/services/{service}/weights", put(api::put_weights))
+        .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
+        .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::wrong_method)

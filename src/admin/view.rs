@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::journal::Event;
 use crate::model::Sticky;
 use crate::observe::{ProcessMetrics, ReloadOutcome};
 use crate::state::{Backend, Service, Snapshot};
@@ -29,6 +30,9 @@ pub struct ProcessView {
     pub uptime_s: u64,
     pub connections_open: u64,
     pub tunnels_open: u64,
+    /// Why live changes can't be made and stable gets everything; absent when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_problem: Option<String>,
     /// How the last reload ended; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<ReloadView>,
@@ -56,6 +60,8 @@ pub struct ServiceView {
     pub sticky: Option<String>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// Grows with each change of its configuration or its weights; the ETag that `If-Match` takes.
+    pub revision: u64,
     pub backends: Vec<BackendView>,
 }
 
@@ -77,11 +83,21 @@ pub struct BackendView {
     pub p99_ms: Option<f64>,
 }
 
-/// What the file says, and what requests see.
+/// What the file says, what is wanted, and what requests see.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct WeightView {
     pub configured: f64,
+    /// What the file or a live change says.
+    pub wanted: f64,
     pub effective: f64,
+}
+
+/// A page of history, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventsView {
+    pub events: Vec<Event>,
+    /// There are more: after the last when `after` was given, else before the first.
+    pub more: bool,
 }
 
 /// Why a call was refused.
@@ -126,17 +142,17 @@ impl Serialize for WeightsBody {
 
 impl ServicesView {
     #[must_use]
-    pub fn new(snapshot: &Snapshot, process: &ProcessMetrics) -> Self {
+    pub fn new(snapshot: &Snapshot, process: &ProcessMetrics, journal_problem: Option<String>) -> Self {
         Self {
             version: snapshot.version,
-            process: ProcessView::new(process),
+            process: ProcessView::new(process, journal_problem),
             services: snapshot.services.iter().map(|service| ServiceView::new(service)).collect(),
         }
     }
 }
 
 impl ProcessView {
-    fn new(process: &ProcessMetrics) -> Self {
+    fn new(process: &ProcessMetrics, journal_problem: Option<String>) -> Self {
         let totals = process.totals();
         let last = process.last_reload.lock().expect("no holder of this lock panics");
         Self {
@@ -146,6 +162,7 @@ impl ProcessView {
             uptime_s: process.started.elapsed().map_or(0, |up| up.as_secs()),
             connections_open: totals.connections_open,
             tunnels_open: totals.tunnels_open,
+            journal_problem,
             last_reload: last.as_ref().map(|(at, outcome)| ReloadView::new(*at, outcome)),
         }
     }
@@ -173,6 +190,7 @@ impl ServiceView {
             stable: service.backends[service.config.stable].name.to_string(),
             sticky: service.config.sticky.as_ref().map(describe),
             overridden: service.overridden,
+            revision: service.revision,
             backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
         }
     }
@@ -184,7 +202,11 @@ impl BackendView {
         let quantile = |q| totals.duration.quantile(q).map(|d| d.as_micros() as f64 / 1000.0);
         Self {
             name: backend.name.to_string(),
-            weight: WeightView { configured: backend.configured.value(), effective: backend.effective.value() },
+            weight: WeightView {
+                configured: backend.configured.value(),
+                wanted: backend.wanted.value(),
+                effective: backend.effective.value(),
+            },
             share,
             endpoints: backend.endpoints.iter().map(|endpoint| endpoint.display()).collect(),
             requests: totals.requests(),

@@ -34,6 +34,12 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Change the weights of a service, all at once
     Weights(WeightsArgs),
+    /// Show where live weights differ from the file
+    Diff(DiffArgs),
+    /// Put a service's weights back to the file's
+    Reset(ResetArgs),
+    /// Show what happened, and who decided it
+    Events(EventsArgs),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Print a shell's completion script
@@ -122,6 +128,45 @@ pub(crate) struct WeightsArgs {
     #[arg(value_name = "BACKEND=WEIGHT", value_parser = parse_weight)]
     pub(crate) weights: Vec<(String, f64)>,
     /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffArgs {
+    /// Only this service
+    pub(crate) service: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResetArgs {
+    /// The service
+    pub(crate) service: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    /// Only of this service
+    pub(crate) service: Option<String>,
+    /// Go on with what happens next, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many of the latest
+    #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// As JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

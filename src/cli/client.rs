@@ -3,20 +3,23 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::args::AdminArgs;
-use super::{CliError, Exit};
+use super::{CliError, Exit, Reader};
 use crate::admin::view::ErrorView;
 
 /// A call that takes longer is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+type CallError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The admin API of one running proxy.
 #[derive(Debug, Clone)]
@@ -35,12 +38,21 @@ impl Client {
         self.call(Method::GET, path, Bytes::new()).await
     }
 
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
     pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, CliError> {
         self.call(Method::PUT, path, body.into()).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
-        let (status, answer) = tokio::time::timeout(CALL_TIMEOUT, self.exchange(method, path, body))
+        let exchange = async {
+            let response = self.send(method, path, body, "application/json").await?;
+            let status = response.status();
+            Ok::<_, CallError>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        let (status, answer) = tokio::time::timeout(CALL_TIMEOUT, exchange)
             .await
             .map_err(|_| self.unreachable("no answer within 10 s"))?
             .map_err(|error| self.unreachable(&error.to_string()))?;
@@ -49,29 +61,68 @@ impl Client {
                 CliError::failed(format!("{} answered something else than tidegate would: {e}", self.address))
             });
         }
-        let told = serde_json::from_slice::<ErrorView>(&answer).map(|view| view.error);
-        Err(CliError::failed(told.unwrap_or_else(|_| format!("{} answered {status}", self.address))))
+        Err(self.told(status, &answer))
     }
 
-    async fn exchange(
+    /// What an answer says that is none.
+    fn told(&self, status: StatusCode, answer: &[u8]) -> CliError {
+        let told = serde_json::from_slice::<ErrorView>(answer).map(|view| view.error);
+        CliError::failed(told.unwrap_or_else(|_| format!("{} answered {status}", self.address)))
+    }
+
+    /// Follows a stream of server-sent events; each event's data is given to `take`, until it has had enough or the
+    /// stream ends. Returns whether it had enough.
+    pub(crate) async fn follow(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> Result<Reader, CliError>,
+    ) -> Result<Reader, CliError> {
+        let sent = self.send(Method::GET, path, Bytes::new(), "text/event-stream");
+        let sent = tokio::time::timeout(CALL_TIMEOUT, sent).await;
+        let response = sent
+            .map_err(|_| self.unreachable("no answer within 10 s"))?
+            .map_err(|error| self.unreachable(&error.to_string()))?;
+        if response.status() != StatusCode::OK {
+            let status = response.status();
+            let answer = response.into_body().collect().await.map_err(|e| self.unreachable(&e.to_string()))?.to_bytes();
+            return Err(self.told(status, &answer));
+        }
+        let (mut body, mut unread) = (response.into_body(), Vec::new());
+        while let Some(Ok(frame)) = body.frame().await {
+            unread.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = unread.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                if let Some(data) = line.trim_end().strip_prefix("data: ")
+                    && take(data)? == Reader::Gone
+                {
+                    return Ok(Reader::Gone);
+                }
+            }
+        }
+        Ok(Reader::There)
+    }
+
+    async fn send(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        accept: &str,
+    ) -> Result<Response<Incoming>, CallError> {
         let stream = TcpStream::connect(&self.address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, &self.address).header(ACCEPT, accept);
+        request = request.header("tidegate-by", caller());
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = sender.send_request(request.body(Full::new(body))?).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        Ok(sender.send_request(request.body(Full::new(body))?).await?)
     }
 
     fn unreachable(&self, why: &str) -> CliError {
@@ -82,6 +133,13 @@ impl Client {
         );
         CliError { exit: Exit::Unreachable, text }
     }
+}
+
+/// Who is at the keyboard, for the history.
+fn caller() -> HeaderValue {
+    let user = ["TIDEGATE_BY", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let user = user.filter(|user| !user.is_empty()).unwrap_or_else(|| "somebody".to_owned());
+    HeaderValue::try_from(format!("{user} (cli)")).unwrap_or(HeaderValue::from_static("cli"))
 }
 
 /// A name as part of a path.

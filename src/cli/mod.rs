@@ -2,6 +2,8 @@
 
 mod args;
 mod client;
+mod drift;
+mod events;
 mod run;
 mod status;
 mod weights;
@@ -58,6 +60,9 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => crate::demo::run(&demo),
         Command::Status(status) => block_on(status::run(&status)),
         Command::Weights(weights) => block_on(weights::run(&weights)),
+        Command::Diff(diff) => block_on(drift::diff(&diff)),
+        Command::Reset(reset) => block_on(drift::reset(&reset)),
+        Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut script);

@@ -50,6 +50,9 @@ fn header(all: &ServicesView) -> String {
         super::plural(process.connections_open as usize),
         all.version
     );
+    if let Some(problem) = &process.journal_problem {
+        let _ = writeln!(text, "{problem}");
+    }
     if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.messages.is_empty()) {
         let how = if reload.applied { "was applied, with warnings" } else { "was refused, the old file is in force" };
         let _ = writeln!(text, "the last reload ({}) {how}:", reload.at);

@@ -27,6 +27,12 @@ pub(super) struct File {
     /// Addresses that clients connect to, at least one: a [[listeners]] table with address = "127.0.0.1:8080".
     #[schemars(length(min = 1))]
     pub(super) listeners: Vec<ListenerFile>,
+    /// Whose X-Forwarded-For and other words about clients are believed: ["10.0.0.0/8", "192.0.2.7"]; nobody's when left out.
+    #[serde(default)]
+    pub(super) trusted_proxies: Vec<String>,
+    /// What endpoints and clients are told about a request's way: [forwarding] with via = "tidegate" and others.
+    #[serde(default)]
+    pub(super) forwarding: ForwardingFile,
     /// The admin API: [admin] with address = "127.0.0.1:9900"; left out, there is none.
     pub(super) admin: Option<AdminFile>,
     /// One JSON line per request: "off", "stdout" or the path of a file.
@@ -38,6 +44,9 @@ pub(super) struct File {
     /// How often host names of endpoints are looked up again, like "10s".
     #[serde(default = "resolve_interval")]
     pub(super) resolve_interval: DurationText,
+    /// How much clients may take: [limits] with connections = 10000 and others.
+    #[serde(default)]
+    pub(super) limits: LimitsFile,
     /// How long clients and endpoints may take: [timeouts] with keep_alive = "5m" and others.
     #[serde(default)]
     pub(super) timeouts: TimeoutsFile,
@@ -70,6 +79,34 @@ pub(super) struct ListenerFile {
     /// Certificates, chosen by the name the client asks for; the first answers when none fits. Left out: no TLS.
     #[schemars(length(min = 1))]
     pub(super) tls: Option<Vec<PairFile>>,
+    /// Client connections open at once on this listener; left out, only [limits] counts.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
+    /// Networks of proxies that begin each connection with a PROXY header, like ["10.0.0.0/8"]; nobody else is let in.
+    #[schemars(length(min = 1))]
+    pub(super) proxy_protocol: Option<Vec<String>>,
+    /// Clients' certificates: { ca = "ca.pem" }; needs tls.
+    pub(super) client_auth: Option<ClientAuthFile>,
+}
+
+/// Which certificates clients have to show.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientAuthFile {
+    /// PEM file of the authorities that clients' certificates come from.
+    pub(super) ca: String,
+    /// "required", or "optional" for clients that may do without.
+    #[serde(default)]
+    pub(super) mode: ClientAuthModeFile,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ClientAuthModeFile {
+    #[default]
+    Required,
+    Optional,
 }
 
 /// A certificate and its private key.
@@ -80,6 +117,20 @@ pub(super) struct PairFile {
     pub(super) cert: String,
     /// PEM file with the certificate's private key.
     pub(super) key: String,
+}
+
+/// What endpoints and clients are told about a request's way.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ForwardingFile {
+    /// Our name in the Via header of requests and responses, or "off" for none.
+    pub(super) via: String,
+    /// true: requests have the Forwarded header (RFC 7239), too.
+    pub(super) forwarded: bool,
+    /// true: endpoints' responses have the x-request-id that the request had; our own errors always have it.
+    pub(super) return_request_id: bool,
+    /// Start a trace for requests that come without one, and have this share of them recorded, from 0 to 1.
+    pub(super) trace_sample: Option<f64>,
 }
 
 /// The admin API.
@@ -108,6 +159,33 @@ pub(super) struct LogFile {
 pub(super) enum LogFormatFile {
     Text,
     Json,
+}
+
+/// How much clients may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsFile {
+    /// Client connections open at once, on all listeners; left out, what the limit of open files allows.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u64>,
+    /// Client connections open at once from one IPv4 address or one IPv6 /64; left out, any number.
+    #[schemars(range(min = 1))]
+    pub(super) connections_per_client: Option<u32>,
+    /// Requests on one client connection before it is closed.
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_connection: u64,
+    /// The largest head of a request, like "32KiB".
+    pub(super) header_bytes: SizeText,
+    /// Header fields of one request.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) headers: usize,
+    /// Requests at once on one HTTP/2 connection of a client.
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) streams: u32,
+    /// Body bytes that a client may send ahead in one HTTP/2 request, like "64KiB".
+    pub(super) stream_window: SizeText,
+    /// Body bytes that a client may send ahead on one HTTP/2 connection, like "1MiB".
+    pub(super) connection_window: SizeText,
 }
 
 /// How long clients and endpoints may take.
@@ -156,6 +234,10 @@ pub(super) struct ServiceFile {
     pub(super) rules: Vec<RuleFile>,
     /// How long this service's endpoints may take: { connect = "3s", response_header = "60s" }.
     pub(super) timeouts: Option<ServiceTimeoutsFile>,
+    /// What is changed in the headers of its requests: { set = { name = "value" }, add = { … }, remove = ["name"] }.
+    pub(super) request_headers: Option<HeaderChangesFile>,
+    /// What is changed in the headers of its endpoints' responses: { set = { name = "value" }, add = { … }, remove = ["name"] }.
+    pub(super) response_headers: Option<HeaderChangesFile>,
     /// What this service's clients get from tidegate itself: { html = "error.html" }; the rest is as in [errors].
     pub(super) errors: Option<ErrorsFile>,
     /// Answers instead of the endpoints: [services.NAME.maintenance] with enabled = true.
@@ -315,6 +397,21 @@ pub(super) struct RuleFile {
     pub(super) networks: Option<Vec<String>>,
 }
 
+/// Changes to headers, made in the order remove, set, add.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderChangesFile {
+    /// Values by name, in place of those that were there: { name = "value" }.
+    #[serde(default)]
+    pub(super) set: Table<String>,
+    /// Values by name, besides those that were there: { name = "value" }.
+    #[serde(default)]
+    pub(super) add: Table<String>,
+    /// Names of headers that go: ["name"].
+    #[serde(default)]
+    pub(super) remove: Vec<String>,
+}
+
 /// How long one service's endpoints may take; what is left out is taken from [timeouts].
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -337,6 +434,8 @@ pub(super) struct BackendFile {
     /// What its endpoints speak: "h1" (HTTP/1.1) or "h2" (HTTP/2, which gRPC needs).
     #[serde(default)]
     pub(super) protocol: ProtocolFile,
+    /// Begin each connection with a PROXY header of this version, "v1" or "v2"; needs protocol = "h1".
+    pub(super) proxy_protocol: Option<ProxyVersionFile>,
     /// How https endpoints are verified: { ca = "ca.pem" }; left out: by the system's authorities.
     pub(super) tls: Option<BackendTlsFile>,
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
@@ -351,6 +450,14 @@ pub(super) enum ProtocolFile {
     #[default]
     H1,
     H2,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ProxyVersionFile {
+    V1,
+    V2,
 }
 
 /// How https endpoints are verified.
@@ -390,6 +497,10 @@ fn duration(text: &str) -> DurationText {
     DurationText(text.to_owned())
 }
 
+fn size(text: &str) -> SizeText {
+    SizeText(text.to_owned())
+}
+
 fn resolve_interval() -> DurationText {
     duration("10s")
 }
@@ -411,6 +522,21 @@ impl Default for LogFile {
     }
 }
 
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_client: None,
+            requests_per_connection: 10_000,
+            header_bytes: size("32KiB"),
+            headers: 100,
+            streams: 100,
+            stream_window: size("64KiB"),
+            connection_window: size("1MiB"),
+        }
+    }
+}
+
 impl Default for TimeoutsFile {
     fn default() -> Self {
         Self {
@@ -421,6 +547,12 @@ impl Default for TimeoutsFile {
             connect: duration("3s"),
             response_header: duration("60s"),
         }
+    }
+}
+
+impl Default for ForwardingFile {
+    fn default() -> Self {
+        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: false, trace_sample: None }
     }
 }
 

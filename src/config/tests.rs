@@ -153,6 +153,7 @@ fn the_shipped_defaults_are_the_defaults() {
     let full = parse(&full, Path::new("proxy.toml"), &|_| None, None).unwrap().config;
     assert_eq!(minimal.timeouts, full.timeouts);
     assert_eq!(minimal.shutdown, full.shutdown);
+    assert_eq!(minimal.forwarding, full.forwarding);
     assert_eq!(minimal.log, full.log);
     assert_eq!(minimal.access_log, full.access_log);
     assert_eq!(minimal.resolve_interval, full.resolve_interval);
@@ -192,6 +193,32 @@ fn routes_and_rules_mean_what_they_say() {
     assert!(matches!(&shop.routes[1].path, PathMatch::Regex(regex) if regex.is_match("/x") && !regex.is_match("/xy")));
     assert!(matches!(&shop.rules[0].matches.headers[..], [(name, ValueMatch::Present)] if name == "x-debug"));
     assert_eq!(shop.rules[0].matches.networks[1].to_string(), "::1/128");
+}
+
+#[test]
+fn header_changes_and_trusted_proxies_mean_what_they_say() {
+    let config = parsed(&format!(
+        "trusted_proxies = ['10.0.0.0/8', '::1']\nforwarding = {{ via = 'off', trace_sample = 0.5 }}
+        {SHOP}endpoints = ['http://a']
+        [services.shop]
+        request_headers = {{ set = {{ Host = 'a.internal:81', X-One = '' }}, remove = ['X-Two', 'cookie'] }}
+        response_headers = {{ add = {{ Via = '1.1 x' }}, remove = ['x-request-id'] }}"
+    ));
+    let forwarding = &config.forwarding;
+    assert_eq!(forwarding.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!((forwarding.via.as_ref(), forwarding.trace_sample), (None, Some(0.5)));
+    let changes = config.services[0].request_headers.as_ref().unwrap();
+    assert_eq!(changes.set.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["host", "x-one"]);
+    assert_eq!(changes.remove, ["x-two", "cookie"]);
+    assert_eq!(config.services[0].response_headers.as_ref().unwrap().add.len(), 1);
+}
+
+#[test]
+fn a_header_value_never_appears_in_a_problem() {
+    let said = problems(&format!(
+        "{SHOP}endpoints = ['http://a']\n[services.shop.request_headers]\nset = {{ authorization = \"hunter2\\n\" }}\n"
+    ));
+    assert!(said.contains("authorization") && !said.contains("hunter2"), "{said}");
 }
 
 #[test]

@@ -9,8 +9,11 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use crate::model::{BackendName, Coding, ContentTypes, Page, RouteMatch, RuleMatch, ServiceName, Sticky, Weight};
-use crate::tls::{CertifiedPair, UpstreamTls};
+use crate::model::{
+    BackendName, Coding, ContentTypes, HeaderChanges, Page, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky,
+    Weight,
+};
+use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
 /// One whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -23,9 +26,11 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
+    pub forwarding: Arc<ForwardingConfig>,
     pub admin: Option<AdminConfig>,
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
+    pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
     pub shutdown: ShutdownConfig,
     pub access_log: AccessLogOutput,
@@ -53,6 +58,27 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Empty: plain text. The first pair answers clients that name no host, or one that no certificate names.
     pub tls: Vec<Arc<CertifiedPair>>,
+    /// Client connections open at once.
+    pub connections: Option<u64>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
+    /// Clients show certificates.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Who is believed about clients, and what is told on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForwardingConfig {
+    /// Peers whose word about clients is believed.
+    pub trusted: Vec<IpNet>,
+    /// Our name in `Via`, a token; `None`: there is no `Via` of ours.
+    pub via: Option<String>,
+    /// Requests have `Forwarded`, too.
+    pub forwarded: bool,
+    /// Endpoints' responses have `x-request-id`.
+    pub return_request_id: bool,
+    /// The share of traces started by us that is recorded, from 0 to 1; `None`: none is started.
+    pub trace_sample: Option<f64>,
 }
 
 /// The address of the admin API.
@@ -100,6 +126,8 @@ pub struct ServiceConfig {
     /// Tried in order, before the split.
     pub rules: Vec<RuleConfig>,
     pub timeouts: UpstreamTimeouts,
+    pub request_headers: Option<HeaderChanges>,
+    pub response_headers: Option<HeaderChanges>,
     pub errors: ErrorPages,
     /// `None` while everybody gets through.
     pub maintenance: Option<MaintenanceConfig>,
@@ -149,6 +177,8 @@ pub struct BackendConfig {
     /// At least one.
     pub endpoints: Vec<EndpointConfig>,
     pub protocol: UpstreamProtocol,
+    /// Each connection begins with a PROXY header, and carries one client's request.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// For `https` endpoints; shared by all of them. Equal files give the same `Arc` across reloads, so that
     /// connections survive.
     pub tls: Option<Arc<UpstreamTls>>,
@@ -191,6 +221,25 @@ pub struct PoolConfig {
     pub idle_max: usize,
     /// Kept below the keep-alive time of common servers (5 s in Node.js), so that they rarely close first.
     pub idle_timeout: Duration,
+}
+
+/// How much clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Open at once, on all listeners; `None`: what the limit of open files allows.
+    pub connections: Option<u64>,
+    /// Open at once from one IPv4 address or one IPv6 /64.
+    pub connections_per_client: Option<u32>,
+    pub requests_per_connection: u64,
+    /// One request's head: its size in HTTP/1, whatever the protocol.
+    pub header_bytes: u32,
+    /// Fields of one head, each cookie crumb of HTTP/2 for itself.
+    pub headers: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// What a client may send before we have passed it on, per HTTP/2 request and in all.
+    pub stream_window: u32,
+    pub connection_window: u32,
 }
 
 /// How long a client may take.

@@ -6,15 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::connection;
-use crate::proxy::Client;
-use crate::state::ListenerKey;
-use crate::worker::{Signal, Worker};
+use super::admission::{Admission, Place};
+use super::connection::{self, Arrival};
+use super::proxied;
+use crate::model::Ends;
+use crate::observe::{ConnectionError, ConnectionLimit};
+use crate::state::{Listener, ListenerKey};
+use crate::worker::{Lifeline, Signal, Worker};
 
 /// How long to wait after the system ran out of something: file descriptors come back as connections end, and
 /// asking again at once would only burn the processor that ends them.
@@ -23,13 +25,14 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// Accepts until told to stop, then what is still waiting, then closes the socket and drains its connections.
 pub(super) async fn run(
     worker: Rc<Worker>,
+    admission: Arc<Admission>,
     key: ListenerKey,
     listener: TcpListener,
     stop: oneshot::Receiver<()>,
     stopped: Rc<tokio::sync::Notify>,
 ) {
     let mut stop = stop;
-    let mut tls = None;
+    let mut door = Door { worker, admission, key, listener: None };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -37,9 +40,9 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => start(&worker, key, &mut tls, stream, address),
+            Ok((stream, address)) => door.let_in(stream, address),
             Err(error) => {
-                worker.cell().accept_errors.add(1);
+                door.worker.cell().accept_errors.add(1);
                 if is_exhaustion(&error) {
                     warn!(%error, address = %key.address, "can't accept connections; trying again");
                     tokio::time::sleep(EXHAUSTED_WAIT).await;
@@ -53,34 +56,64 @@ pub(super) async fn run(
         while let Ok((stream, address)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                start(&worker, key, &mut tls, stream, address);
+                door.let_in(stream, address);
             }
         }
     }
-    worker.signal(Signal::Drain, |lifeline| lifeline.listener() == key);
+    door.worker.signal(Signal::Drain, |lifeline| lifeline.listener() == key);
     stopped.notify_one();
 }
 
-/// `tls` is how this listener was last known to be.
-fn start(
-    worker: &Rc<Worker>,
+/// What every connection of a listener comes through.
+struct Door {
+    worker: Rc<Worker>,
+    admission: Arc<Admission>,
     key: ListenerKey,
-    tls: &mut Option<Arc<ServerConfig>>,
-    stream: TcpStream,
-    address: SocketAddr,
-) {
-    worker.cell().connections_accepted.add(1);
-    // Without this a small answer may wait for the client's delayed acknowledgement. It fails only on a
-    // connection that is gone already, which reading will find out.
-    let _ = stream.set_nodelay(true);
-    let view = worker.view();
-    // A listener that a reload has just removed is still accepted from until its socket is empty.
-    if let Some(listener) = view.snapshot.listener(key) {
-        tls.clone_from(&listener.tls);
+    /// How the listener was last known to be.
+    listener: Option<Arc<Listener>>,
+}
+
+impl Door {
+    /// Begins a connection, or closes it.
+    fn let_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(limit) = self.start(stream, peer) {
+            self.worker.cell().connections_refused[limit as usize].add(1);
+        }
     }
-    let client = Client::new(Rc::clone(worker), address, tls.is_some(), key);
-    let registration = worker.register(&client.lifeline);
-    tokio::task::spawn_local(connection::run(stream, tls.clone(), client, registration));
+
+    fn start(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), ConnectionLimit> {
+        let worker = &self.worker;
+        let view = worker.view();
+        // A listener that a reload has just removed is still accepted from until its socket is empty.
+        if let Some(listener) = view.snapshot.listener(self.key) {
+            self.listener = Some(Arc::clone(listener));
+        }
+        let Some(listener) = self.listener.clone() else { return Ok(()) };
+        let mut place = Place::take(&self.admission, &listener, &view.snapshot)?;
+        if listener.proxy_protocol.is_empty() {
+            place.claim(peer.ip(), &view.snapshot)?;
+        } else if !proxied::is_trusted(&listener.proxy_protocol, peer) {
+            // Nobody else may say who they are, and nobody may leave it out here.
+            worker.cell().connection_errors[ConnectionError::ProxyUntrusted as usize].add(1);
+            return Ok(());
+        }
+        worker.cell().connections_accepted.add(1);
+        // Without this a small answer may wait for the client's delayed acknowledgement. It fails only on a
+        // connection that is gone already, which reading will find out.
+        let _ = stream.set_nodelay(true);
+        let lifeline = Lifeline::new(self.key);
+        let ends = Ends { client: peer, server: stream.local_addr().unwrap_or(listener.address) };
+        let arrival = Arrival {
+            worker: Rc::clone(worker),
+            listener,
+            ends,
+            _registration: worker.register(&lifeline),
+            lifeline,
+            place,
+        };
+        tokio::task::spawn_local(connection::run(stream, arrival));
+        Ok(())
+    }
 }
 
 /// The process or the system is out of file descriptors or memory.

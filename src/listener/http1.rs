@@ -24,7 +24,9 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::io::Io;
+use super::refusal;
 use crate::config::ClientTimeouts;
+use crate::observe::ConnectionError;
 use crate::proxy::{Client, Stage, serve};
 use crate::timers::Timer;
 use crate::worker::Signal;
@@ -32,6 +34,8 @@ use crate::worker::Signal;
 /// How long a connection idles before it is parked: longer than a busy client pauses.
 const PARK_AFTER: Duration = Duration::from_millis(500);
 
+/// Header fields that hyper takes unless told otherwise.
+const HEADERS_DEFAULT: usize = 100;
 /// How long a client may take to take its last bytes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a drain waits for the first request of a connection that has had none: it may be on its way.
@@ -76,6 +80,7 @@ where
                 return;
             }
             Ended::HeadTimeout(mut stream) => {
+                refusal::record(&client, "HTTP/1.1", ConnectionError::HeaderTimeout, Some(408));
                 return close(&mut stream, &client, TIMEOUT_ANSWER).await;
             }
         }
@@ -142,12 +147,20 @@ where
         move |request| serve(Rc::clone(&client), request)
     });
     let io = Io::new(stream, first, Rc::clone(client));
-    let mut connection = http1::Builder::new()
+    let view = client.worker.view();
+    let (limits, timeouts) = (view.snapshot.limits, view.snapshot.timeouts);
+    drop(view);
+    let mut builder = http1::Builder::new();
+    builder
         .auto_date_header(false)
+        .max_header_size(limits.header_bytes as usize)
         // Ours: hyper's runs while a connection idles, too.
-        .header_read_timeout(None)
-        .serve_connection(io, service);
-    let timeouts = client.worker.view().snapshot.timeouts;
+        .header_read_timeout(None);
+    // Asking for hyper's own number would cost it an allocation a head.
+    if limits.headers != HEADERS_DEFAULT {
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, told: false, begun: client.activity.begun() };
     let stopped = poll_fn(|cx| {
         loop {
@@ -171,6 +184,9 @@ where
         Stopped::Ended(ended) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, client = %client.address, "connection ended");
+                if let Some((cause, status)) = refusal::http1(&error) {
+                    refusal::record(client, "HTTP/1.1", cause, status);
+                }
             }
             Ended::Closed
         }

@@ -14,19 +14,16 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
+use super::refusal;
 use crate::executor::LocalExecutor;
 use crate::proxy::{Client, serve};
 use crate::worker::Signal;
 
-/// Requests of one client at once, as Envoy's edge guide and nginx (128) have it.
-const STREAMS_MAX: u32 = 100;
-/// What a client may send before we have passed it on, per request and in all.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// A response's bytes that wait in one stream for its client.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// A head's fields, decoded.
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// h2 answers 431 to larger heads by itself, and nobody learns of it. So it is given twice the limit: nearly all heads
+/// over it are answered, counted and logged as requests, and memory stays bounded for the others.
+const HEADER_BYTES_FACTOR: u32 = 2;
 /// A silent client is asked for a sign of life this often, and given this long.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -43,22 +40,24 @@ where
         move |request| serve(Rc::clone(&client), request)
     });
     let io = Io::new(stream, first, Rc::clone(&client));
+    let view = client.worker.view();
+    let (limits, keep_alive) = (view.snapshot.limits, view.snapshot.timeouts.keep_alive);
+    drop(view);
     let mut connection = Box::pin(
         http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .enable_connect_protocol()
-            .max_concurrent_streams(STREAMS_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
             .max_send_buf_size(SEND_BUFFER_BYTES)
-            .max_header_list_size(HEADER_LIST_BYTES)
+            .max_header_list_size(limits.header_bytes.saturating_mul(HEADER_BYTES_FACTOR))
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service),
     );
     let timer = client.worker.timers.timer();
-    let keep_alive = client.worker.view().snapshot.timeouts.keep_alive;
     timer.set(keep_alive);
     let mut going = false;
     let ended = poll_fn(|cx| {
@@ -76,7 +75,8 @@ where
             if signal == Signal::Close || (going && timer.poll(cx).is_ready()) {
                 return Poll::Ready(Ok(()));
             }
-            if going || (signal == Signal::Serve && timer.poll(cx).is_pending()) {
+            let spent = client.activity.begun() >= limits.requests_per_connection;
+            if going || (signal == Signal::Serve && !spent && timer.poll(cx).is_pending()) {
                 return Poll::Pending;
             }
             going = true;
@@ -89,5 +89,8 @@ where
     .await;
     if let Err(error) = ended {
         tracing::debug!(%error, client = %client.address, "connection ended");
+        if let Some(cause) = refusal::http2(&error) {
+            refusal::record(&client, "HTTP/2", cause, None);
+        }
     }
 }

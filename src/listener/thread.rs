@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::accept;
+use super::admission::Admission;
 use crate::observe::{AccessLog, ProcessMetrics};
 use crate::state::{ListenerKey, Snapshot};
 use crate::timers::TICK;
@@ -49,6 +50,7 @@ pub struct WorkerThreadConfig {
     pub process: Arc<ProcessMetrics>,
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
+    pub admission: Arc<Admission>,
 }
 
 /// A running worker.
@@ -124,6 +126,7 @@ struct Accepting {
 async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
     let worker = Worker::new(config.index, config.snapshot, config.process, config.cookie_key, config.access_log);
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    let admission = config.admission;
     let mut accepting = HashMap::new();
     loop {
         let command = tokio::select! {
@@ -132,7 +135,7 @@ async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
         };
         match command {
             Some(Command::Listen { key, socket }) => {
-                if let Some(started) = listen(&worker, key, socket) {
+                if let Some(started) = listen(&worker, &admission, key, socket) {
                     accepting.insert(key, started);
                 }
             }
@@ -156,7 +159,7 @@ async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
     worker.tick();
 }
 
-fn listen(worker: &Rc<Worker>, key: ListenerKey, socket: TcpListener) -> Option<Accepting> {
+fn listen(worker: &Rc<Worker>, admission: &Arc<Admission>, key: ListenerKey, socket: TcpListener) -> Option<Accepting> {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -166,7 +169,14 @@ fn listen(worker: &Rc<Worker>, key: ListenerKey, socket: TcpListener) -> Option<
     };
     let (stop, told) = oneshot::channel();
     let stopped = Rc::new(Notify::new());
-    tokio::task::spawn_local(accept::run(Rc::clone(worker), key, listener, told, Rc::clone(&stopped)));
+    tokio::task::spawn_local(accept::run(
+        Rc::clone(worker),
+        Arc::clone(admission),
+        key,
+        listener,
+        told,
+        Rc::clone(&stopped),
+    ));
     Some(Accepting { stop, stopped })
 }
 

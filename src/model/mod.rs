@@ -3,19 +3,27 @@
 mod cohort;
 mod content_type;
 mod facts;
+mod forwarded;
+mod header_changes;
 mod matching;
 mod name;
 mod page;
 mod preference;
+mod proxy_header;
 mod units;
+mod via;
 mod weight;
 
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
+pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
+pub use header_changes::HeaderChanges;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
 pub use page::{Page, PageKind, PageValues};
 pub use preference::{Coding, Format};
+pub use proxy_header::{Ends, NoProxyHeader, ProxyHeader, ProxyVersion, read_proxy_header, write_proxy_header};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
-pub use weight::{Split, Weight, WeightError};
+pub use via::{Via, is_loop};
+pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -48,9 +48,13 @@ impl Format {
             let Some(quality) = quality else { continue };
             let hear = |wish: &mut Wish, clarity| wish.hear(clarity, quality, position);
             if range == b"*/*" {
-                [&mut text, &mut html, &mut json].into_iter().for_each(|wish| hear(wish, 1));
+                for wish in [&mut text, &mut html, &mut json] {
+                    hear(wish, 1);
+                }
             } else if range.eq_ignore_ascii_case(b"text/*") {
-                [&mut text, &mut html].into_iter().for_each(|wish| hear(wish, 2));
+                for wish in [&mut text, &mut html] {
+                    hear(wish, 2);
+                }
             } else if range.eq_ignore_ascii_case(b"application/*") {
                 hear(&mut json, 2);
             } else if range.eq_ignore_ascii_case(b"text/plain") {

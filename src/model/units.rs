@@ -151,7 +151,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
 #[must_use]
 pub fn format_bytes(bytes: u64) -> String {
     let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.into_iter().find(|(_, size)| bytes >= *size && bytes % size == 0);
+    let unit = units.into_iter().find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
     let (unit, size) = unit.unwrap_or(("B", 1));
     format!("{}{unit}", bytes / size)
 }

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::{BackendName, ServiceName};
+
 /// The largest weight. Weights are relative, so anything sensible fits; the bound keeps sums exact.
 const WEIGHT_MAX: f64 = 1e9;
 
@@ -87,6 +89,17 @@ impl Split {
         *index as usize
     }
 }
+
+/// Live weights of one service, all of them, and the file's that they replaced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveWeights {
+    pub service: ServiceName,
+    pub weights: NamedWeights,
+    pub replaced: NamedWeights,
+}
+
+/// Every backend of a service with a weight, in the order of the file.
+pub type NamedWeights = Vec<(BackendName, Weight)>;
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,10 @@ pub struct AccessLine<'a> {
     /// RFC 3339, UTC, when the request began.
     pub time: String,
     pub client: IpAddr,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     pub protocol: &'a str,
     pub method: &'a str,
     pub host: &'a str,
@@ -57,6 +61,9 @@ pub struct AccessLine<'a> {
     pub first_byte_ms: Option<f64>,
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// SHA-256 of the certificate that the client showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<&'a str>,
 }
@@ -206,6 +213,8 @@ mod tests {
         AccessLine {
             time: "2026-01-01T00:00:00.000Z".to_owned(),
             client: [127, 0, 0, 1].into(),
+            request_id: "1",
+            trace_id: None,
             protocol: "HTTP/1.1",
             method: "GET",
             host: "shop.test",
@@ -219,6 +228,7 @@ mod tests {
             first_byte_ms: None,
             received_bytes: 0,
             sent_bytes: 5,
+            client_cert: None,
             user_agent: None,
         }
     }

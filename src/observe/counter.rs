@@ -38,3 +38,29 @@ impl Gauge {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Goes up and down under many hands, up to a limit. On cache lines of its own, and for what happens rarely: a
+/// connection's begin and end, never a request's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct SharedGauge(AtomicU64);
+
+impl SharedGauge {
+    /// Adds one, unless there are `max` already.
+    pub fn enter(&self, max: u64) -> bool {
+        let entered = self.0.fetch_add(1, Ordering::Relaxed) < max;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -9,7 +9,10 @@ mod render;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
-pub use counter::{Counter, Gauge};
+pub use counter::{Counter, Gauge, SharedGauge};
 pub use histogram::{Histogram, HistogramTotals};
-pub use process::{ListenerTotals, ProcessMetrics, ReloadOutcome, WorkerCell};
+pub use process::{
+    ConnectionError, ConnectionLimit, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics, ReloadOutcome,
+    WorkerCell,
+};
 pub use render::Renderer;

@@ -1,7 +1,7 @@
 //! What belongs to no backend: connections, requests that found no service, reloads, the access log's drops.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::{Counter, Gauge};
@@ -12,10 +12,14 @@ use super::{Counter, Gauge};
 pub struct WorkerCell {
     pub connections_open: Gauge,
     pub connections_accepted: Counter,
-    pub tls_handshake_errors: Counter,
-    /// Requests refused before they reached a service, by the status sent: 400, 404, others.
+    pub connections_refused: [Counter; ConnectionLimit::COUNT],
+    pub connection_errors: [Counter; ConnectionError::COUNT],
+    pub tls_handshake_errors: [Counter; HandshakeError::COUNT],
+    /// Requests refused before they reached a service, by the status sent: 400, 404, 408, 431, others.
     pub refused_bad_request: Counter,
     pub refused_not_found: Counter,
+    pub refused_timeout: Counter,
+    pub refused_head_too_large: Counter,
     pub refused_other: Counter,
     /// Requests answered in place of a service under maintenance.
     pub maintenance_answers: Counter,
@@ -29,6 +33,74 @@ pub struct WorkerCell {
     pub accept_errors: Counter,
 }
 
+/// Names the causes of something counted by cause: each has a counter in every [`WorkerCell`] and a label.
+macro_rules! causes {
+    ($(#[$meta:meta])* $name:ident { $($(#[$cause_meta:meta])* $cause:ident = $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$cause_meta])* $cause,)+ }
+
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$cause),+];
+            pub(super) const COUNT: usize = Self::ALL.len();
+
+            /// Stable, for logs and metrics.
+            #[must_use]
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$cause => $label,)+ }
+            }
+        }
+    };
+}
+
+causes! {
+    /// A limit that a new connection was over.
+    ConnectionLimit {
+        Total = "connections",
+        Listener = "listener",
+        Client = "connections_per_client",
+    }
+}
+
+causes! {
+    /// Why a client's connection was ended, other than by the client or a limit of time while it idled.
+    ConnectionError {
+        /// No HTTP/1 head: answered 400.
+        MalformedHead = "malformed_head",
+        /// Answered 431, or 414.
+        HeadTooLarge = "head_too_large",
+        /// Answered 408.
+        HeaderTimeout = "header_timeout",
+        /// HTTP/2 frames that make no sense.
+        Protocol = "protocol_error",
+        /// HTTP/2 frames that only cost us: ENHANCE_YOUR_CALM.
+        Flood = "flood",
+        /// No PROXY header, or none that makes sense.
+        ProxyHeader = "proxy_header",
+        ProxyTimeout = "proxy_timeout",
+        /// From an address that may not send PROXY headers.
+        ProxyUntrusted = "proxy_untrusted",
+    }
+}
+
+causes! {
+    /// Why a TLS handshake with a client failed.
+    HandshakeError {
+        Timeout = "timeout",
+        /// The client left.
+        Closed = "closed",
+        /// The first bytes were no TLS, or broken.
+        NotTls = "not_tls",
+        /// No common version, cipher or protocol.
+        Incompatible = "incompatible",
+        /// The client's certificate is missing or not good.
+        ClientCertificate = "client_certificate",
+        /// The client refused us, most often our certificate.
+        Alert = "alert",
+        Other = "other",
+    }
+}
+
 /// Sums of [`WorkerCell`]s.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ListenerTotals {
@@ -36,6 +108,19 @@ pub struct ListenerTotals {
     pub connections_accepted: u64,
     pub connections_parked: u64,
     pub tunnels_open: u64,
+}
+
+/// Counts of the journal; its thread writes them.
+#[derive(Debug, Default)]
+pub struct JournalMetrics {
+    pub written: AtomicU64,
+    pub errors: AtomicU64,
+    /// Entries that wait for another try.
+    pub backlog: AtomicU64,
+    /// Events that were given up because too many waited.
+    pub dropped: AtomicU64,
+    /// The file could be opened.
+    pub usable: AtomicBool,
 }
 
 /// How a reload ended.
@@ -54,6 +139,7 @@ pub struct ProcessMetrics {
     pub last_reload: Mutex<Option<(SystemTime, ReloadOutcome)>>,
     pub access_log_dropped: AtomicU64,
     pub resolve_errors: AtomicU64,
+    pub journal: Arc<JournalMetrics>,
     pub started: SystemTime,
 }
 
@@ -67,6 +153,7 @@ impl ProcessMetrics {
             last_reload: Mutex::new(None),
             access_log_dropped: AtomicU64::new(0),
             resolve_errors: AtomicU64::new(0),
+            journal: Arc::default(),
             started: SystemTime::now(),
         }
     }

@@ -13,7 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use metrics::{Label, counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use super::{BackendTotals, CodeClass, HistogramTotals, ProcessMetrics};
+use super::{
+    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, ProcessMetrics,
+};
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
 
@@ -62,10 +64,23 @@ impl Renderer {
         gauge!("tidegate_tunnels_open").set(totals.tunnels_open as f64);
         counter!("tidegate_connections_accepted_total").absolute(totals.connections_accepted);
         counter!("tidegate_accept_errors_total").absolute(process.sum(|w| w.accept_errors.value()));
-        counter!("tidegate_tls_handshake_errors_total").absolute(process.sum(|w| w.tls_handshake_errors.value()));
+        for cause in ConnectionLimit::ALL {
+            let count = process.sum(|w| w.connections_refused[*cause as usize].value());
+            counter!("tidegate_connections_refused_total", "limit" => cause.label()).absolute(count);
+        }
+        for cause in ConnectionError::ALL {
+            let count = process.sum(|w| w.connection_errors[*cause as usize].value());
+            counter!("tidegate_connection_errors_total", "reason" => cause.label()).absolute(count);
+        }
+        for cause in HandshakeError::ALL {
+            let count = process.sum(|w| w.tls_handshake_errors[*cause as usize].value());
+            counter!("tidegate_tls_handshake_errors_total", "reason" => cause.label()).absolute(count);
+        }
         let refused = "tidegate_requests_refused_total";
         counter!(refused, "code" => "400").absolute(process.sum(|w| w.refused_bad_request.value()));
         counter!(refused, "code" => "404").absolute(process.sum(|w| w.refused_not_found.value()));
+        counter!(refused, "code" => "408").absolute(process.sum(|w| w.refused_timeout.value()));
+        counter!(refused, "code" => "431").absolute(process.sum(|w| w.refused_head_too_large.value()));
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
         counter!("tidegate_maintenance_answers_total").absolute(process.sum(|w| w.maintenance_answers.value()));
         gauge!("tidegate_compressions").set(process.sum(|w| w.compressions.value()) as f64);
@@ -79,6 +94,12 @@ impl Renderer {
             gauge!("tidegate_last_reload_successful").set(f64::from(u8::from(applied)));
             gauge!("tidegate_last_reload_time_seconds").set(unix_seconds(*at));
         }
+        let journal = &process.journal;
+        counter!("tidegate_journal_written_total").absolute(journal.written.load(Ordering::Relaxed));
+        counter!("tidegate_journal_errors_total").absolute(journal.errors.load(Ordering::Relaxed));
+        counter!("tidegate_journal_dropped_total").absolute(journal.dropped.load(Ordering::Relaxed));
+        gauge!("tidegate_journal_backlog").set(journal.backlog.load(Ordering::Relaxed) as f64);
+        gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
     }
@@ -134,11 +155,21 @@ fn describe() {
     gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");
     counter!("tidegate_connections_accepted_total", "Client connections accepted.");
     counter!("tidegate_accept_errors_total", "Failed accepts: the system ran out of something.");
-    counter!("tidegate_tls_handshake_errors_total", "TLS handshakes with clients that failed.");
+    counter!("tidegate_connections_refused_total", "Client connections closed at once, by the limit they were over.");
+    counter!("tidegate_connection_errors_total", "Client connections ended for what came on them, by reason.");
+    counter!("tidegate_tls_handshake_errors_total", "TLS handshakes with clients that failed, by reason.");
     gauge!("tidegate_tunnels_open", "WebSockets and other upgraded connections open.");
     counter!("tidegate_reloads_total", "Reloads of the configuration, by result.");
     gauge!("tidegate_last_reload_successful", "1 if the last reload was applied, 0 if it was refused.");
     gauge!("tidegate_last_reload_time_seconds", "Unix time of the last reload.");
+    counter!("tidegate_journal_written_total", "Events written to the journal.");
+    counter!("tidegate_journal_errors_total", "Failed tries to write to the journal.");
+    counter!("tidegate_journal_dropped_total", "Events given up because too many waited to be written.");
+    gauge!("tidegate_journal_backlog", "Events that wait to be written.");
+    gauge!(
+        "tidegate_journal_usable",
+        "1 if the journal is in use; 0: everything goes to stable, nothing can be changed."
+    );
     gauge!("tidegate_snapshot_version", "Version of what requests see.");
     gauge!("tidegate_build_info", "Always 1; the version is in the label.");
     gauge!("tidegate_start_time_seconds", "Unix time at which the process started.");

@@ -4,18 +4,20 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::HeaderValue;
-
 use super::Tunnel;
 use super::headers::ForwardedClient;
-use crate::state::ListenerKey;
+use crate::model::Ends;
+use crate::tls::ClientCertificate;
 use crate::worker::{Lifeline, Worker};
 
 /// What all requests of a connection share.
 #[derive(Debug)]
 pub struct Client {
     pub worker: Rc<Worker>,
+    /// The peer's; a request's client may be another (`Origin`).
     pub address: SocketAddr,
+    /// For endpoints that are told in a PROXY header.
+    pub ends: Ends,
     pub lifeline: Rc<Lifeline>,
     pub activity: Activity,
     /// HTTP/1: what the connection becomes once its 101 is written.
@@ -24,19 +26,37 @@ pub struct Client {
 }
 
 impl Client {
+    /// `port` is the one that the client connected to.
     #[must_use]
-    pub fn new(worker: Rc<Worker>, address: SocketAddr, secure: bool, listener: ListenerKey) -> Rc<Self> {
+    pub fn new(
+        worker: Rc<Worker>,
+        lifeline: Rc<Lifeline>,
+        ends: Ends,
+        secure: bool,
+        certificate: Option<ClientCertificate>,
+    ) -> Rc<Self> {
         // A client on a dual-stack socket is the IPv4 client it really is.
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let forwarded_for = HeaderValue::try_from(address.ip().to_string()).expect("an address is plain ASCII");
+        let address = SocketAddr::new(ends.client.ip().to_canonical(), ends.client.port());
         Rc::new(Self {
             worker,
             address,
-            lifeline: Lifeline::new(listener),
+            ends,
+            lifeline,
             activity: Activity::default(),
             tunnel: RefCell::default(),
-            forwarded: ForwardedClient { address: forwarded_for, secure },
+            forwarded: ForwardedClient::new(address.ip(), secure, ends.server.port(), certificate),
         })
+    }
+
+    /// The fingerprint of the certificate that the client showed.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&str> {
+        self.forwarded.certificate.as_ref().map(|certificate| certificate.fingerprint.as_str())
+    }
+
+    /// An upgrade that was agreed on but never begun holds the client, and the client holds it.
+    pub fn forget_tunnel(&self) {
+        drop(self.tunnel.borrow_mut().take());
     }
 }
 

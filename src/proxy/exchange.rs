@@ -9,6 +9,10 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
+use super::headers::ResponseAdditions;
+use super::identifiers::{Trace, given_id, given_trace, new_id, new_trace, trace_id};
+use super::names::RequestNames;
+use super::origin::Origin;
 use super::reply::Reason;
 use super::select::Selection;
 use super::{Client, compress, target};
@@ -25,6 +29,9 @@ pub(crate) struct Exchange {
     view: Rc<View>,
     /// The service that takes it, once known.
     routed: Option<usize>,
+    origin: Origin,
+    request_id: HeaderValue,
+    trace: Trace,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     started: Instant,
@@ -58,10 +65,25 @@ struct Logged {
     version: Version,
     host: String,
     user_agent: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
 }
 
 impl Exchange {
-    pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>) -> Self {
+    pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
+        let view = client.worker.view();
+        let forwarding = &view.snapshot.forwarding;
+        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
+        let request_id = given.unwrap_or_else(|| {
+            let mut random = [0; 16];
+            client.worker.fill(&mut random);
+            new_id(random)
+        });
+        let trace = if names.traces == 0 && forwarding.trace_sample.is_none() {
+            Trace::Untouched
+        } else {
+            trace(&client, forwarding.trace_sample, request)
+        };
         client.activity.request(!request.body().is_empty());
         let logged = client.worker.access_log.as_ref().map(|_| {
             Box::new(Logged {
@@ -71,12 +93,20 @@ impl Exchange {
                 version: request.version(),
                 host: target::host(request).into_owned(),
                 user_agent: request.headers().get(USER_AGENT).cloned(),
+                traceparent: match &trace {
+                    Trace::Untouched if names.traces > 0 => given_trace(request.headers()).cloned(),
+                    Trace::Untouched | Trace::Broken => None,
+                    Trace::Started(parent) => Some((**parent).clone()),
+                },
             })
         });
         Self {
-            view: client.worker.view(),
+            view,
             client,
             routed: None,
+            origin,
+            request_id,
+            trace,
             target: None,
             started: Instant::now(),
             first_byte: None,
@@ -89,12 +119,17 @@ impl Exchange {
             is_grpc: *request.method() == Method::POST
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
             is_head: *request.method() == Method::HEAD,
-            format: Format::Text,
+            format: names.format,
             coding: None,
             cookie: None,
             endpoint: None,
             logged,
         }
+    }
+
+    /// The connection has carried all it may with this request, and HTTP/1 says so in the answer.
+    pub(super) fn is_last(&self, version: Version) -> bool {
+        self.client.activity.begun() >= self.view.snapshot.limits.requests_per_connection && version != Version::HTTP_2
     }
 
     pub(super) fn client(&self) -> &Rc<Client> {
@@ -103,11 +138,6 @@ impl Exchange {
 
     pub(super) fn view(&self) -> &View {
         &self.view
-    }
-
-    /// What `Accept` says.
-    pub(super) fn prefers(&mut self, format: Format) {
-        self.format = format;
     }
 
     pub(super) fn format(&self) -> Format {
@@ -142,6 +172,33 @@ impl Exchange {
 
     pub(super) fn is_head(&self) -> bool {
         self.is_head
+    }
+
+    /// Who asks.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What the request is called, here and at its endpoint.
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    pub(super) fn request_id_text(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// What the selected service's responses get on their way.
+    pub(super) fn additions(&self) -> ResponseAdditions<'_> {
+        ResponseAdditions {
+            via: self.view.via.as_ref(),
+            request_id: self.view.snapshot.forwarding.return_request_id.then_some(&self.request_id),
+            changes: self.service().response_headers.as_ref(),
+        }
     }
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
@@ -259,6 +316,7 @@ impl Exchange {
                 match self.status {
                     _ if self.reason == Some(Reason::Maintenance) => cell.maintenance_answers.add(1),
                     Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
+                    Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => cell.refused_head_too_large.add(1),
                     Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
                     _ => cell.refused_other.add(1),
                 }
@@ -275,7 +333,9 @@ impl Exchange {
         let backend = self.target.map(|(index, backend)| service(index).backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
-            client: self.client.address.ip(),
+            client: self.origin.address,
+            request_id: self.request_id_text(),
+            trace_id: logged.traceparent.as_ref().and_then(trace_id),
             protocol: target::protocol(logged.version),
             method: logged.method.as_str(),
             host: &logged.host,
@@ -289,6 +349,7 @@ impl Exchange {
             first_byte_ms: self.first_byte.map(millis),
             received_bytes: self.received(),
             sent_bytes: self.sent,
+            client_cert: self.client.certificate(),
             user_agent: logged.user_agent.as_ref().and_then(|value| value.to_str().ok()),
         });
     }
@@ -302,6 +363,21 @@ impl Drop for Exchange {
         }
         self.client.activity.request_ended(self.request_read());
         self.record();
+    }
+}
+
+/// What becomes of the trace of a request that has one, or gets one.
+fn trace(client: &Client, sample: Option<f64>, request: &Request<RequestBody>) -> Trace {
+    match (given_trace(request.headers()), sample) {
+        (Some(_), _) => Trace::Untouched,
+        (None, None) => Trace::Broken,
+        (None, Some(share)) => {
+            let mut random = [0; 24];
+            client.worker.fill(&mut random);
+            // The 53 bits that a float between 0 and 1 can hold.
+            let drawn = (client.worker.draw() >> 11) as f64 / (1_u64 << 53) as f64;
+            Trace::Started(Box::new(new_trace(random, drawn < share)))
+        }
     }
 }
 

@@ -41,11 +41,12 @@ pub(super) fn answer(exchange: &Exchange, response: Response<Incoming>, lease: L
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
+    let received = response.version();
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
     *response.version_mut() = Version::HTTP_11;
     let client = exchange.client();
-    rewrite_response(response.headers_mut(), || client.worker.date());
+    rewrite_response(response.headers_mut(), received, &exchange.additions(), || client.worker.date());
     if let Some(compression) = exchange.compression() {
         compress::apply(exchange, compression, &mut response);
     }
@@ -98,7 +99,7 @@ pub(super) async fn send(
         let mut lease = match lease(exchange, &avoid, freshness).await {
             Ok(lease) => lease,
             Err((failure, Some(endpoint))) if attempts < ATTEMPTS_MAX => {
-                debug!(reason = failure.name(), "trying another endpoint");
+                debug!(reason = failure.name(), request_id = %exchange.request_id_text(), "trying another endpoint");
                 avoid.push(endpoint);
                 attempts += 1;
                 continue;
@@ -127,7 +128,8 @@ pub(super) async fn send(
             }
             Err(Broken::Late) => return Err(Reason::ResponseTimeout.into()),
             Err(Broken::Connection(error)) => {
-                debug!(error = %error.error(), endpoint = %lease.endpoint().endpoint.display(), "no answer");
+                let endpoint = lease.endpoint().endpoint.display();
+                debug!(error = %error.error(), %endpoint, request_id = %exchange.request_id_text(), "no answer");
                 request = again(exchange, *error, copy, attempts, reused)?;
             }
         }
@@ -153,7 +155,8 @@ async fn lease(
     };
     exchange.attempts(endpoint.endpoint.identity.address);
     let limit = exchange.service().service.config.timeouts.connect;
-    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness).await;
+    let ends = &exchange.client().ends;
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends).await;
     match leased {
         Ok(lease) => {
             if !lease.reused() {

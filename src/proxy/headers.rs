@@ -1,91 +1,63 @@
 //! What changes in the headers on their way: what is about one connection only goes, what tells the endpoint
-//! about its client comes. Removal first, then ours, so that a client can't name ours in its `Connection`.
+//! about its client comes. Removal first, then ours, so that a client can't name ours in its `Connection`; last,
+//! what the service wants changed.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use std::net::IpAddr;
 
+use http::header::{CONNECTION, COOKIE, DATE, FORWARDED, HOST, HeaderName, TE};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+
+use super::identifiers::{TRACEPARENT, TRACESTATE, Trace, X_REQUEST_ID};
+use super::names::{Kind, RequestNames};
+use super::origin::Origin;
 use super::target::without_user;
-use crate::model::Format;
+use crate::model::{HeaderChanges, Via, write_forwarded};
+use crate::tls::ClientCertificate;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What an endpoint is told about the client that a request comes from.
+/// What an endpoint is told about the connection that a request comes on, written once for all of its requests.
 #[derive(Debug, Clone)]
 pub struct ForwardedClient {
-    /// The client's address, formatted once for all of its requests.
-    pub address: HeaderValue,
-    /// The client speaks TLS to us.
-    pub secure: bool,
+    pub(super) ip: IpAddr,
+    pub(super) address: HeaderValue,
+    /// The port that the client connected to.
+    pub(super) port: HeaderValue,
+    /// The peer speaks TLS to us.
+    pub(super) secure: bool,
+    /// What the client showed in its handshake.
+    pub(super) certificate: Option<Box<ClientCertificate>>,
 }
 
-/// How often a request's head has the names that matter, counted in one pass: asking the map for each would cost a
-/// hash a name.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct RequestNames {
-    pub(super) hosts: u16,
-    pub(super) upgrades: u16,
-    pub(super) connections: u16,
-    tes: u16,
-    cookies: u16,
-    /// What our own answers had better be: not text where any line of `Accept` wants that.
-    pub(super) format: Format,
-    /// Those and others that don't go on.
-    dropped: u16,
-}
-
-impl RequestNames {
+impl ForwardedClient {
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        // A map holds at most 32,768 fields.
-        let mut names = Self::default();
-        for (name, value) in headers {
-            let name = name.as_str();
-            match name {
-                "host" => names.hosts += 1,
-                "cookie" => names.cookies += 1,
-                "connection" => names.connections += 1,
-                "te" => names.tes += 1,
-                "upgrade" => names.upgrades += 1,
-                "accept" if names.format == Format::Text => names.format = Format::wanted_by(value.as_bytes()),
-                _ => {}
-            }
-            names.dropped += u16::from(is_dropped_from_request(name));
-        }
-        names
+    pub fn new(ip: IpAddr, secure: bool, port: u16, certificate: Option<ClientCertificate>) -> Self {
+        let address = HeaderValue::try_from(ip.to_string()).expect("an address is plain ASCII");
+        Self { ip, address, port: port.into(), secure, certificate: certificate.map(Box::new) }
     }
 }
 
-/// Headers about the client's connection, and headers that claim what only we can know. `te` is put back for
-/// trailers; `expect` is answered by us, with a 100 as soon as the endpoint's connection takes the body.
-fn is_dropped_from_request(name: &str) -> bool {
-    matches!(
-        name,
-        "expect"
-            | "forwarded"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "x-forwarded-for"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "x-forwarded-proto"
-            | "x-real-ip"
-    )
-}
-
-fn is_dropped_from_response(name: &str) -> bool {
-    matches!(name, "keep-alive" | "proxy-authenticate" | "proxy-connection" | "transfer-encoding" | "upgrade")
+/// How a request is introduced to its endpoint.
+#[derive(Debug)]
+pub struct Introduction<'a> {
+    pub client: &'a ForwardedClient,
+    pub origin: &'a Origin,
+    pub request_id: &'a HeaderValue,
+    pub trace: &'a Trace,
+    pub via: Option<&'a Via>,
+    /// `Forwarded` is wanted, too.
+    pub forwarded: bool,
+    /// The service's.
+    pub changes: Option<&'a HeaderChanges>,
 }
 
 /// Makes a client's request head into what any endpoint may see; `names` are the head's own.
-pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client: &ForwardedClient) {
+pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, introduction: &Introduction<'_>) {
+    let received = request.version();
     if let Some(authority) = request.uri().authority() {
         // Bytes of a URI's authority are all allowed in a header.
         if let Ok(host) = HeaderValue::try_from(without_user(authority.as_str())) {
@@ -96,10 +68,15 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client:
     let headers = request.headers_mut();
     let takes_trailers = names.tes > 0 && headers.get(TE).is_some_and(names_trailers);
     if names.connections > 0 {
-        remove_connection(headers);
+        remove_connection(headers, |name| Kind::of(name).is_removable());
     }
     if names.dropped > 0 {
-        remove(headers, is_dropped_from_request);
+        let trusted = introduction.origin.told.is_some();
+        remove(headers, |name| match Kind::of(name) {
+            Kind::Dropped | Kind::Te | Kind::Upgrade | Kind::Forwarded => true,
+            Kind::Claim => !trusted,
+            _ => false,
+        });
     }
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -108,15 +85,92 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, client:
     if names.cookies > 1 {
         join_cookies(headers);
     }
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(FORWARDED_HOST, host);
+    tell(headers, introduction);
+    match introduction.trace {
+        Trace::Untouched => {}
+        Trace::Broken => {
+            headers.remove(TRACEPARENT);
+            headers.remove(TRACESTATE);
+        }
+        Trace::Started(parent) => {
+            if names.traces > 0 {
+                headers.remove(TRACESTATE);
+            }
+            headers.insert(TRACEPARENT, (**parent).clone());
+        }
     }
-    headers.insert(FORWARDED_FOR, client.address.clone());
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
+    if let Some(via) = introduction.via {
+        via.add(headers, received);
+    }
+    if let Some(changes) = introduction.changes {
+        changes.apply(headers);
+    }
 }
 
-/// Makes an endpoint's response head into what any client may see; `date` is for endpoints without a clock.
-pub fn rewrite_response(headers: &mut HeaderMap, date: impl FnOnce() -> HeaderValue) {
+/// Tells the endpoint who asks, and by what name the request is known.
+fn tell(headers: &mut HeaderMap, introduction: &Introduction<'_>) {
+    let Introduction { client, origin, .. } = introduction;
+    let told = origin.told.as_deref();
+    let host = told.and_then(|told| told.host.as_ref()).or_else(|| headers.get(HOST)).cloned();
+    if introduction.forwarded {
+        headers.insert(FORWARDED, forwarded(client, origin, host.as_ref()));
+    }
+    match host {
+        Some(host) => headers.insert(X_FORWARDED_HOST, host),
+        None => headers.remove(X_FORWARDED_HOST),
+    };
+    let (address, port) = told.map_or((&client.address, &client.port), |told| (&told.forwarded_for, &told.port));
+    headers.insert(X_FORWARDED_FOR, address.clone());
+    headers.insert(X_FORWARDED_PORT, port.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(origin.secure)));
+    headers.insert(X_REQUEST_ID, introduction.request_id.clone());
+    if let Some(certificate) = &client.certificate {
+        headers.insert(CLIENT_CERT, certificate.header.clone());
+    }
+}
+
+fn proto(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
+/// What a peer that speaks `Forwarded` said and about itself; otherwise about the client and, where that is another,
+/// about the peer.
+fn forwarded(client: &ForwardedClient, origin: &Origin, host: Option<&HeaderValue>) -> HeaderValue {
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let about = Some((host, proto(origin.secure)));
+    let said = origin.told.as_deref().and_then(|told| told.forwarded.as_deref());
+    let mut text = said.unwrap_or_default().to_owned();
+    if said.is_some() || origin.address == client.ip {
+        write_forwarded(&mut text, client.ip, about);
+    } else {
+        write_forwarded(&mut text, origin.address, about);
+        write_forwarded(&mut text, client.ip, None);
+    }
+    HeaderValue::try_from(text).expect("an authority, addresses and what was a header make one")
+}
+
+fn is_dropped_from_response(name: &str) -> bool {
+    matches!(name, "keep-alive" | "proxy-authenticate" | "proxy-connection" | "transfer-encoding" | "upgrade")
+}
+
+/// What a response gets on its way.
+#[derive(Debug, Default)]
+pub struct ResponseAdditions<'a> {
+    pub via: Option<&'a Via>,
+    /// Clients learn it.
+    pub request_id: Option<&'a HeaderValue>,
+    /// The service's.
+    pub changes: Option<&'a HeaderChanges>,
+}
+
+/// Makes an endpoint's response head, which came in `received`, into what any client may see; `date` is for
+/// endpoints without a clock.
+pub fn rewrite_response(
+    headers: &mut HeaderMap,
+    received: Version,
+    additions: &ResponseAdditions<'_>,
+    date: impl FnOnce() -> HeaderValue,
+) {
     let (mut connection, mut dropped, mut dated) = (false, false, false);
     for name in headers.keys() {
         match name.as_str() {
@@ -126,26 +180,34 @@ pub fn rewrite_response(headers: &mut HeaderMap, date: impl FnOnce() -> HeaderVa
         }
     }
     if connection {
-        remove_connection(headers);
+        remove_connection(headers, |name| !matches!(Kind::of(name), Kind::Kept | Kind::Te | Kind::Upgrade));
     }
     if dropped {
-        remove(headers, is_dropped_from_response);
+        remove(headers, |name| is_dropped_from_response(name.as_str()));
     }
     if !dated {
         headers.insert(DATE, date());
     }
+    if let Some(via) = additions.via {
+        via.add(headers, received);
+    }
+    if let Some(id) = additions.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    if let Some(changes) = additions.changes {
+        changes.apply(headers);
+    }
 }
 
-/// Removes `Connection` and the headers that it names. `Host` and the headers that frame the message are not the
-/// sender's to drop.
-fn remove_connection(headers: &mut HeaderMap) {
+/// Removes `Connection` and, of the headers that it names, those that are the sender's to drop.
+fn remove_connection(headers: &mut HeaderMap, removable: impl Fn(&HeaderName) -> bool) {
     let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
     let listed: Vec<HeaderName> = lines
         // Nearly every line is one of these two.
         .filter(|line| !line.eq_ignore_ascii_case(b"keep-alive") && !line.eq_ignore_ascii_case(b"close"))
         .flat_map(|line| line.split(|b| *b == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        .filter(|name| !matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | UPGRADE | TE))
+        .filter(|name| removable(name))
         .collect();
     headers.remove(CONNECTION);
     for name in listed {
@@ -153,9 +215,10 @@ fn remove_connection(headers: &mut HeaderMap) {
     }
 }
 
-fn remove(headers: &mut HeaderMap, dropped: impl Fn(&str) -> bool) {
-    // The names that can be dropped are few, so this ends soon whatever the head.
-    while let Some(name) = headers.keys().find(|name| dropped(name.as_str())).cloned() {
+/// In one pass, since a client may send any number of names that go.
+fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
+    for name in gone {
         headers.remove(name);
     }
 }
@@ -198,9 +261,11 @@ mod tests {
     #[test]
     fn names_listed_in_connection_go_with_it() {
         let mut headers = map(&[("connection", "close, X-One"), ("x-one", "1"), ("x-two", "2"), ("host", "a")]);
-        headers.append(CONNECTION, HeaderValue::from_static("x-two, host, content-length"));
+        headers.append(CONNECTION, HeaderValue::from_static("x-two, content-length"));
         headers.insert("content-length", HeaderValue::from_static("3"));
-        rewrite_response(&mut headers, || HeaderValue::from_static("now"));
+        rewrite_response(&mut headers, Version::HTTP_11, &ResponseAdditions::default(), || {
+            HeaderValue::from_static("now")
+        });
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3"), ("date", "now")]));
     }
 
@@ -208,7 +273,8 @@ mod tests {
     fn an_endpoints_own_date_is_kept() {
         let mut headers = map(&[("date", "then"), ("set-cookie", "a=1"), ("keep-alive", "timeout=5")]);
         headers.append("set-cookie", HeaderValue::from_static("b=2"));
-        rewrite_response(&mut headers, || unreachable!("there is a date"));
+        let additions = ResponseAdditions::default();
+        rewrite_response(&mut headers, Version::HTTP_11, &additions, || unreachable!("there is a date"));
         assert_eq!(headers.get("date").unwrap(), "then");
         assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
         assert!(!headers.contains_key("keep-alive"));

@@ -7,6 +7,9 @@ mod compress;
 mod exchange;
 mod forward;
 mod headers;
+mod identifiers;
+mod names;
+mod origin;
 mod pages;
 mod reply;
 mod select;
@@ -17,15 +20,19 @@ mod upgrade;
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 pub use body::{BodyError, ResponseBody};
 pub use client::{Activity, Client, Stage};
-pub use headers::{ForwardedClient, RequestNames, rewrite_request, rewrite_response};
+pub use headers::{ForwardedClient, Introduction, ResponseAdditions, rewrite_request, rewrite_response};
+pub use identifiers::{Trace, new_id};
+pub use names::RequestNames;
+pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::RequestFacts;
+use crate::model::{RequestFacts, is_loop};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -39,9 +46,9 @@ use upgrade::Upgrade;
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let mut request = request.map(RequestBody::new);
-    let mut exchange = Exchange::begin(client, &request);
     let names = RequestNames::of(request.headers());
-    exchange.prefers(names.format);
+    let mut exchange = Exchange::begin(client, &request, names);
+    let last = exchange.is_last(request.version());
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
@@ -51,15 +58,24 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
         Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
         Err(failure) => Err(failure),
     };
-    Ok(match answered {
+    let mut response = match answered {
         Ok(answer) => answer.into_response(exchange),
         Err(failure) => failure.into_response(exchange),
-    })
+    };
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// Finds the service and the backend.
 fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    check_size(exchange, request, names)?;
     target::check(request, names)?;
+    let forwarding = &exchange.view().snapshot.forwarding;
+    if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
+        return Err(Reason::Loop.into());
+    }
     let host = target::host(request);
     let facts = RequestFacts {
         host: &host,
@@ -67,18 +83,18 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         query: request.uri().query(),
         method: request.method(),
         headers: request.headers(),
-        client: exchange.client().address.ip(),
+        client: exchange.origin().address,
     };
     let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
     exchange.routed(index, request);
     let client = exchange.client();
     let service = &exchange.view().snapshot.services[index];
     if let Some(maintenance) = &service.config.maintenance
-        && !maintenance.allow.iter().any(|network| network.contains(&facts.client))
+        && !maintenance.allow.iter().any(|network| network.contains(&exchange.origin().address))
     {
         return Err(Reason::Maintenance.into());
     }
-    match select::select(&client.worker, service, &facts, client.forwarded.secure) {
+    match select::select(&client.worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             Ok(())
@@ -92,6 +108,19 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     }
 }
 
+/// HTTP/1 heads are measured while they are read.
+fn check_size(exchange: &Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let limits = &exchange.view().snapshot.limits;
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if request.headers().len() > limits.headers || names.bytes + path > limits.header_bytes as usize {
+        return Err(Reason::HeadTooLarge.into());
+    }
+    Ok(())
+}
+
 /// Makes the head fit for any endpoint; what it asked for besides an answer is taken out of it.
 fn rewrite(
     exchange: &Exchange,
@@ -99,6 +128,15 @@ fn rewrite(
     names: RequestNames,
 ) -> Result<Option<Upgrade>, Failure> {
     let upgrade = Upgrade::asked_by(request, names)?;
-    rewrite_request(request, names, &exchange.client().forwarded);
+    let introduction = Introduction {
+        client: &exchange.client().forwarded,
+        origin: exchange.origin(),
+        request_id: exchange.request_id(),
+        trace: exchange.trace(),
+        via: exchange.view().via.as_ref(),
+        forwarded: exchange.view().snapshot.forwarding.forwarded,
+        changes: exchange.service().request_headers.as_ref(),
+    };
+    rewrite_request(request, names, &introduction);
     Ok(upgrade)
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
+use super::identifiers::X_REQUEST_ID;
 use super::pages::{self, Configured};
 use super::tunnel::Opening;
 use crate::config::MaintenanceConfig;
@@ -17,10 +18,14 @@ const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// No `Host`, several, or one that contradicts the authority.
+    /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
+    /// The head has more bytes or more fields than [limits] allows.
+    HeadTooLarge,
     /// A request to upgrade that contradicts itself.
     BadUpgrade,
+    /// It came by again and again, as its `Via` says.
+    Loop,
     /// CONNECT.
     MethodNotAllowed,
     NoRoute,
@@ -53,7 +58,9 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
+            Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::Maintenance => "maintenance",
@@ -75,6 +82,8 @@ impl Reason {
     fn status(self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             // Unless configured otherwise.
@@ -116,6 +125,7 @@ impl Failure {
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
+        let id = exchange.request_id().clone();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response = match page {
@@ -124,6 +134,7 @@ impl Failure {
         };
         let headers = response.headers_mut();
         headers.insert(DATE, date);
+        headers.insert(X_REQUEST_ID, id);
         // What is wrong now may be mended at the next request.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(retry_after) = retry_after {
@@ -145,7 +156,7 @@ fn page(exchange: &Exchange, maintenance: Option<&MaintenanceConfig>, status: St
         html: maintenance.and_then(|m| m.html.as_ref()).or(errors.html.as_ref()),
         json: maintenance.and_then(|m| m.json.as_ref()).or(errors.json.as_ref()),
     };
-    pages::write(exchange.format(), configured, status, None)
+    pages::write(exchange.format(), configured, status, exchange.request_id_text())
 }
 
 /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
@@ -223,9 +234,11 @@ impl Answer {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 17] = [
+    const ALL: [Reason; 19] = [
         Reason::BadHost,
+        Reason::HeadTooLarge,
         Reason::BadUpgrade,
+        Reason::Loop,
         Reason::MethodNotAllowed,
         Reason::NoRoute,
         Reason::Maintenance,

@@ -1,14 +1,15 @@
 //! What a request asks for: its host and its path, and whether it says so in one way only.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use http::header::HOST;
 use http::{Method, Request, Version};
 
-use super::headers::RequestNames;
+use super::names::RequestNames;
 use super::reply::{Failure, Reason};
 
-/// Refuses requests that name their target in two ways or in none.
+/// Refuses requests that name their target in two ways, in none, or by what can't be a name.
 pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), Failure> {
     let authority = request.uri().authority();
     let version = request.version();
@@ -17,7 +18,9 @@ pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), 
         return Err(Reason::BadHost.into());
     }
     let host = if names.hosts == 0 { None } else { request.headers().get(HOST) };
-    if host.is_some_and(|host| host.to_str().is_err()) {
+    if host.is_some_and(|host| !is_authority_of_bytes(host.as_bytes()))
+        || authority.is_some_and(|authority| !is_authority(authority.as_str()))
+    {
         return Err(Reason::BadHost.into());
     }
     if version == Version::HTTP_2
@@ -33,14 +36,41 @@ pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), 
     Ok(())
 }
 
-/// The host asked for, in lower case, without port and trailing dot; empty when there is none. In a request with
-/// an absolute URI, the URI wins over the `Host` header (RFC 9112, 3.2.2).
-pub(super) fn host<B>(request: &Request<B>) -> Cow<'_, str> {
-    let named = match request.uri().authority() {
+/// Whether a text is a host and perhaps a port, without a user. Stricter than RFC 3986: percent signs and most
+/// punctuation are in no name that exists, and what they mean to an endpoint is anybody's guess.
+pub(super) fn is_authority(text: &str) -> bool {
+    is_authority_of_bytes(text.as_bytes())
+}
+
+fn is_authority_of_bytes(text: &[u8]) -> bool {
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    let (host, rest) = match text {
+        [b'[', after @ ..] => {
+            let Some(end) = after.iter().position(|b| *b == b']') else { return false };
+            let is_address = std::str::from_utf8(&after[..end]).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            if !is_address {
+                return false;
+            }
+            (&after[..end], &after[end + 1..])
+        }
+        _ => text.split_at(text.iter().position(|b| !is_name(b)).unwrap_or(text.len())),
+    };
+    let is_port = |port: &[u8]| port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    !host.is_empty() && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))
+}
+
+/// The authority asked for, as received; empty when there is none. In a request with an absolute URI, the URI wins
+/// over the `Host` header (RFC 9112, 3.2.2).
+pub(super) fn authority<B>(request: &Request<B>) -> &str {
+    match request.uri().authority() {
         Some(authority) => authority.as_str(),
         None => request.headers().get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default(),
-    };
-    canonical(named)
+    }
+}
+
+/// The host asked for, in lower case, without port and trailing dot; empty when there is none.
+pub(super) fn host<B>(request: &Request<B>) -> Cow<'_, str> {
+    canonical(authority(request))
 }
 
 fn canonical(authority: &str) -> Cow<'_, str> {
@@ -65,11 +95,18 @@ pub(super) fn without_user(authority: &str) -> &str {
 }
 
 fn without_port(host: &str) -> &str {
-    match host.bytes().rposition(|b| matches!(b, b':' | b']')) {
-        // The colons of an IPv6 address stand within brackets.
-        Some(colon) if host.as_bytes()[colon] == b':' => &host[..colon],
-        _ => host,
-    }
+    port_colon(host).map_or(host, |colon| &host[..colon])
+}
+
+/// The text of an authority's port.
+pub(super) fn port(authority: &str) -> Option<&str> {
+    port_colon(authority).map(|colon| &authority[colon + 1..])
+}
+
+fn port_colon(authority: &str) -> Option<usize> {
+    // The colons of an IPv6 address stand within brackets.
+    let colon = authority.bytes().rposition(|b| matches!(b, b':' | b']'))?;
+    (authority.as_bytes()[colon] == b':').then_some(colon)
 }
 
 /// The name of a protocol version, as logs have it.
@@ -126,6 +163,46 @@ mod tests {
         assert!(checked(&request(Version::HTTP_2, "https://a/", &["a"])).is_ok());
         assert!(checked(&request(Version::HTTP_2, "https://a/", &["b"])).is_err());
         assert!(checked(&request(Version::HTTP_2, "/", &[])).is_err());
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in ["a", "Shop.Test", "shop.test.:80", "a_b~c-1", "192.0.2.1:1", "[::1]", "[2001:db8::1]:65535", "a:"]
+        {
+            assert!(is_authority(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "u@a",
+            "u:p@a",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a,b",
+            "a:b",
+            "a:1:2",
+            "a:123456",
+            "a%20b",
+            "[::1",
+            "[]",
+            "[a]",
+            "[::1]x",
+            "::1",
+            "[fe80::1%25lo]",
+            "caf\u{e9}",
+            "a\\b",
+            "a\"",
+            "a;b",
+            "a[::1]",
+            "*",
+        ] {
+            assert!(!is_authority(bad), "{bad}");
+            assert!(checked(&request(Version::HTTP_11, "/", &[bad])).is_err(), "{bad}");
+        }
+        assert!(checked(&request(Version::HTTP_2, "https://u:p@a/", &[])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "http://u@a/", &["a"])).is_err());
     }
 
     #[test]

@@ -17,7 +17,8 @@ use hyper::upgrade::OnUpgrade;
 use super::body::Source;
 use super::exchange::Exchange;
 use super::forward::{Need, answer, send};
-use super::headers::{RequestNames, rewrite_response};
+use super::headers::rewrite_response;
+use super::names::RequestNames;
 use super::reply::{Answer, Failure, Reason};
 use super::tunnel::{ClientEnd, EndpointEnd, Opening};
 use crate::config::UpstreamProtocol;
@@ -161,11 +162,12 @@ fn switched_head(
     protocol: HeaderValue,
     accepted: Option<HeaderValue>,
 ) -> Response<Source> {
+    let received = response.version();
     let mut response = response.map(|_| Source::Ended);
     *response.version_mut() = Version::HTTP_11;
     let worker = &exchange.client().worker;
     let headers = response.headers_mut();
-    rewrite_response(headers, || worker.date());
+    rewrite_response(headers, received, &exchange.additions(), || worker.date());
     headers.remove(CONTENT_LENGTH);
     match client {
         ClientEnd::Http1 => {

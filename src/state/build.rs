@@ -9,9 +9,9 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
-use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, Scheme, ServiceConfig};
+use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, Scheme, ServiceConfig};
 use crate::model::{BackendName, ServiceName, Weight};
-use crate::observe::BackendMetrics;
+use crate::observe::{BackendMetrics, SharedGauge};
 use crate::tls::ServerTls;
 use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
 
@@ -26,11 +26,19 @@ pub(super) struct Registry {
     endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
     metrics: HashMap<(ServiceName, BackendName), Arc<BackendMetrics>>,
     server_tls: ServerTls,
+    open: HashMap<ListenerKey, Arc<SharedGauge>>,
 }
 
 impl Registry {
     pub(super) fn new(workers: usize, server_tls: ServerTls) -> Self {
-        Self { workers, next_endpoint_id: 0, endpoints: HashMap::new(), metrics: HashMap::new(), server_tls }
+        Self {
+            workers,
+            next_endpoint_id: 0,
+            endpoints: HashMap::new(),
+            metrics: HashMap::new(),
+            server_tls,
+            open: HashMap::new(),
+        }
     }
 
     /// A service with its live backends; `weights` is an override of the file's.
@@ -38,12 +46,13 @@ impl Registry {
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
+        revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
-        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some()))
+        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some(), revision))
     }
 
     fn backend(
@@ -91,8 +100,13 @@ impl Registry {
             host,
             address,
             protocol: backend.protocol,
+            proxy_protocol: backend.proxy_protocol,
             tls_fingerprint: tls.map(|tls| tls.fingerprint),
-            pool: backend.pool.into(),
+            // A connection that begins with one client's address isn't another's.
+            pool: match backend.proxy_protocol {
+                None => backend.pool.into(),
+                Some(_) => PoolConfig { idle_max: 0, ..backend.pool }.into(),
+            },
         };
         if let Some(known) = self.endpoints.get(&identity) {
             return Arc::clone(known);
@@ -126,13 +140,23 @@ impl Registry {
     ///
     /// # Errors
     /// When rustls refuses a certificate that was fine when it was read.
-    pub(super) fn listeners(&self, config: &Config) -> Result<Arc<[Listener]>, rustls::Error> {
-        ListenerKey::all(config)
-            .map(|(key, listener)| {
-                let tls = (!listener.tls.is_empty()).then(|| self.server_tls.config(&listener.tls)).transpose()?;
-                Ok(Listener { key, address: listener.address, tls })
-            })
-            .collect()
+    pub(super) fn listeners(&mut self, config: &Config) -> Result<Arc<[Arc<Listener>]>, rustls::Error> {
+        self.open.retain(|key, open| open.value() > 0 || ListenerKey::all(config).any(|(other, _)| other == *key));
+        let listeners = ListenerKey::all(config).map(|(key, listener)| {
+            let tls = (!listener.tls.is_empty())
+                .then(|| self.server_tls.config(&listener.tls, listener.client_auth.as_ref()))
+                .transpose()?;
+            let open = Arc::clone(self.open.entry(key).or_default());
+            Ok(Arc::new(Listener {
+                key,
+                address: listener.address,
+                tls,
+                connections: listener.connections,
+                open,
+                proxy_protocol: Arc::clone(&listener.proxy_protocol),
+            }))
+        });
+        listeners.collect()
     }
 }
 

@@ -7,4 +7,4 @@ mod store;
 
 pub use routes::RouteTable;
 pub use snapshot::{Backend, Listener, Service, Snapshot};
-pub use store::{Change, ListenerKey, Refused, Store, WeightsChange};
+pub use store::{Applied, Change, History, ListenerKey, Refused, Store, WeightsChange, WeightsPlan};

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientTimeouts, ErrorPages, ServiceConfig};
+use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
-use crate::observe::BackendMetrics;
+use crate::observe::{BackendMetrics, SharedGauge};
 use crate::upstream::Endpoint;
 
 /// Everything requests see, at one version.
@@ -19,10 +20,12 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,
-    pub listeners: Arc<[Listener]>,
+    pub listeners: Arc<[Arc<Listener>]>,
+    pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
     /// For requests that no service takes.
     pub errors: Arc<ErrorPages>,
+    pub forwarding: Arc<ForwardingConfig>,
 }
 
 impl Snapshot {
@@ -32,17 +35,23 @@ impl Snapshot {
     }
 
     #[must_use]
-    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+    pub fn listener(&self, key: ListenerKey) -> Option<&Arc<Listener>> {
         self.listeners.iter().find(|l| l.key == key)
     }
 }
 
 /// A listener as connections see it; its sockets belong to the workers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Listener {
     pub key: ListenerKey,
     pub address: SocketAddr,
     pub tls: Option<Arc<ServerConfig>>,
+    /// Connections begin with a PROXY header, and may come only from here; empty: they don't.
+    pub proxy_protocol: Arc<[IpNet]>,
+    /// The most of `open`.
+    pub connections: Option<u64>,
+    /// Its client connections, across reloads.
+    pub open: Arc<SharedGauge>,
 }
 
 /// A service with its live backends.
@@ -52,6 +61,8 @@ pub struct Service {
     pub backends: Box<[Backend]>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// Version of the snapshot in which its configuration or its weights last changed.
+    pub revision: u64,
     /// Over the effective weights; `None` when no backend can take anything.
     split: Option<Split>,
     arms: Box<[Arm]>,
@@ -73,10 +84,10 @@ pub struct Backend {
 
 impl Service {
     #[must_use]
-    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool) -> Self {
+    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool, revision: u64) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, overridden }
+        Self { config, split: Split::new(&weights), arms, backends, overridden, revision }
     }
 
     #[must_use]

@@ -11,12 +11,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
-use tracing::info;
 
 use super::build::{Registry, Resolved, routes};
 use super::{Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
-use crate::model::{BackendName, ServiceName, Weight};
+use crate::model::{BackendName, LiveWeights, NamedWeights, ServiceName, Weight};
 use crate::tls::ServerTls;
 use crate::upstream::host_names;
 
@@ -47,6 +46,10 @@ pub enum Change {
         resolved: HashMap<String, Vec<IpAddr>>,
     },
     Weights(WeightsChange),
+    /// The file's weights again.
+    Reset {
+        service: String,
+    },
     /// New addresses of host names.
     Resolved(HashMap<String, Vec<IpAddr>>),
 }
@@ -56,6 +59,52 @@ pub enum Change {
 pub struct WeightsChange {
     pub service: String,
     pub weights: Vec<(String, f64)>,
+}
+
+/// A change that was applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The new version of what requests see.
+    pub version: u64,
+    /// Live weights that the change ended.
+    pub ended: Vec<LiveWeights>,
+}
+
+/// What changing a service's weights would do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightsPlan {
+    pub service: ServiceName,
+    /// What the file or an override says now.
+    pub from: NamedWeights,
+    pub to: NamedWeights,
+    /// What the file says.
+    pub configured: NamedWeights,
+    /// Index of the stable backend.
+    pub stable: usize,
+    /// Version of the service's weights, as [`Service::revision`].
+    pub revision: u64,
+}
+
+impl WeightsPlan {
+    /// Nobody but stable gets a larger share than before: safe even if nothing could be written down.
+    #[must_use]
+    pub fn is_toward_stable(&self) -> bool {
+        let shares = |weights: &NamedWeights| {
+            let total: f64 = weights.iter().map(|(_, weight)| weight.value()).sum();
+            weights.iter().map(|(_, weight)| weight.value() / total).collect::<Vec<_>>()
+        };
+        let pairs = shares(&self.from).into_iter().zip(shares(&self.to)).enumerate();
+        pairs.filter(|(index, _)| *index != self.stable).all(|(_, (from, to))| to <= from)
+    }
+}
+
+/// What a start knows of earlier live changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum History {
+    /// All of it.
+    Known(Vec<LiveWeights>),
+    /// Nothing: what was drained or shifted can't be known, so stable gets everything.
+    Unknown,
 }
 
 /// Why a change was not applied. Nothing of it was.
@@ -110,43 +159,52 @@ pub struct Store {
 struct Writer {
     config: Arc<Config>,
     /// By service.
-    overrides: HashMap<ServiceName, Override>,
+    overrides: HashMap<ServiceName, LiveWeights>,
+    /// See [`History::Unknown`].
+    stable_only: bool,
     resolved: Resolved,
     registry: Registry,
     retired: Vec<Arc<Snapshot>>,
 }
 
-/// Live weights, and the file's that they replaced.
-#[derive(Debug)]
-struct Override {
-    weights: Vec<Weight>,
-    replaced: Vec<(BackendName, Weight)>,
-}
-
 impl Store {
-    /// The first snapshot, of a configuration and of host names resolved so far.
+    /// The first snapshot, of a configuration, of host names resolved so far, and of earlier live changes; with it, live
+    /// weights that ended because the file's have changed since.
     ///
     /// # Errors
     /// When a certificate can't be used.
     pub fn new(
-        config: Arc<Config>,
+        config: &Arc<Config>,
         resolved: HashMap<String, Vec<IpAddr>>,
         workers: usize,
         server_tls: ServerTls,
-    ) -> Result<Self, Refused> {
-        let mut registry = Registry::new(workers, server_tls);
-        let services =
-            config.services.iter().map(|s| registry.service(&Arc::new(s.clone()), None, &resolved)).collect();
+        history: History,
+    ) -> Result<(Self, Vec<LiveWeights>), Refused> {
+        let stable_only = history == History::Unknown;
+        let kept = match history {
+            History::Known(kept) => kept,
+            History::Unknown => Vec::new(),
+        };
+        let mut writer = Writer {
+            overrides: kept.into_iter().map(|live| (live.service.clone(), live)).collect(),
+            stable_only,
+            resolved,
+            registry: Registry::new(workers, server_tls),
+            retired: Vec::new(),
+            config: Arc::clone(config),
+        };
+        let ended = writer.end_overrides(config);
         let snapshot = Snapshot {
             version: 1,
-            routes: Arc::new(routes(&config)),
-            services,
-            listeners: registry.listeners(&config).map_err(|e| Refused::Tls(e.to_string()))?,
+            routes: Arc::new(routes(config)),
+            services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
+            listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
+            limits: config.limits,
             timeouts: config.timeouts,
             errors: Arc::new(config.errors.clone()),
+            forwarding: Arc::clone(&config.forwarding),
         };
-        let writer = Writer { config, overrides: HashMap::new(), resolved, registry, retired: Vec::new() };
-        Ok(Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) })
+        Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) }, ended))
     }
 
     /// What requests see now. For control threads; workers keep a cache of [`Store::shared`].
@@ -167,16 +225,45 @@ impl Store {
         Arc::clone(&self.writer().config)
     }
 
-    /// Changes what requests see, whole or not at all; returns the new version.
+    /// What new weights would do, or the file's where none are given. Nothing is changed.
+    ///
+    /// # Errors
+    /// When they make no sense for the current configuration.
+    pub fn plan(&self, service: &str, weights: Option<&[(String, f64)]>) -> Result<WeightsPlan, Refused> {
+        let _writer = self.writer();
+        let current = self.current();
+        let found = named_service(&current, service)?;
+        let configured = file_weights(&found.config);
+        let to = match weights {
+            None => configured.clone(),
+            Some(given) => named(&found.config, checked_weights(&found.config, given)?),
+        };
+        Ok(WeightsPlan {
+            service: found.name().clone(),
+            from: found.backends.iter().map(|b| (b.name.clone(), b.wanted)).collect(),
+            to,
+            configured,
+            stable: found.config.stable,
+            revision: found.revision,
+        })
+    }
+
+    /// Changes what requests see, whole or not at all.
     ///
     /// # Errors
     /// When the change makes no sense for the current configuration.
-    pub fn apply(&self, change: Change) -> Result<u64, Refused> {
+    pub fn apply(&self, change: Change) -> Result<Applied, Refused> {
         let mut writer = self.writer();
         let current = self.current.load_full();
+        let mut ended = Vec::new();
         let next = match change {
-            Change::Config { config, resolved } => writer.with_config(&current, &config, resolved)?,
+            Change::Config { config, resolved } => writer.with_config(&current, &config, resolved, &mut ended)?,
             Change::Weights(change) => writer.with_weights(&current, &change)?,
+            Change::Reset { service } => {
+                let config = Arc::clone(&named_service(&current, &service)?.config);
+                ended.extend(writer.overrides.remove(&config.name));
+                writer.with_weights_rebuilt(&current, &config.name)
+            }
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
         };
         let version = next.version;
@@ -184,7 +271,7 @@ impl Store {
         drop(current);
         writer.retired.push(old);
         writer.sweep();
-        Ok(version)
+        Ok(Applied { version, ended })
     }
 
     /// Frees snapshots that no worker holds any more. Call it now and then.
@@ -204,52 +291,60 @@ impl Writer {
         current: &Snapshot,
         config: &Arc<Config>,
         resolved: Resolved,
+        ended: &mut Vec<LiveWeights>,
     ) -> Result<Snapshot, Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
         let names = host_names(config);
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
-        self.overrides.retain(|name, kept| {
-            let survives = config.services.iter().any(|s| s.name == *name && kept.replaced == file_weights(s));
-            if !survives {
-                info!(service = %name, "live weights ended: the file's weights for this service changed");
-            }
-            survives
-        });
+        ended.extend(self.end_overrides(config));
         self.config = Arc::clone(config);
-        let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()))).collect();
+        let version = current.version + 1;
+        let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()), version)).collect();
         self.registry.prune(&services);
         Ok(Snapshot {
             version: current.version + 1,
             routes: Arc::new(routes(config)),
             services,
             listeners,
+            limits: config.limits,
             timeouts: config.timeouts,
             errors: Arc::new(config.errors.clone()),
+            forwarding: Arc::clone(&config.forwarding),
         })
     }
 
+    /// Lets go of live weights whose service is gone, or whose file's weights are others than those they replaced.
+    fn end_overrides(&mut self, config: &Config) -> Vec<LiveWeights> {
+        let holds = |live: &LiveWeights| {
+            config.services.iter().any(|s| s.name == live.service && live.replaced == file_weights(s))
+        };
+        self.overrides.extract_if(|_, live| !holds(live)).map(|(_, live)| live).collect()
+    }
+
     fn with_weights(&mut self, current: &Snapshot, change: &WeightsChange) -> Result<Snapshot, Refused> {
-        let index = current.services.iter().position(|s| s.name().as_str() == change.service);
-        let index = index.ok_or_else(|| Refused::NoService {
-            name: change.service.clone(),
-            known: current.services.iter().map(|s| s.name().clone()).collect(),
-        })?;
-        let config = Arc::clone(&current.services[index].config);
-        let weights = checked_weights(&config, &change.weights)?;
+        let config = Arc::clone(&named_service(current, &change.service)?.config);
+        let weights = named(&config, checked_weights(&config, &change.weights)?);
         let replaced = file_weights(&config);
-        if weights.iter().eq(replaced.iter().map(|(_, w)| w)) {
+        if weights == replaced {
             self.overrides.remove(&config.name);
         } else {
-            self.overrides.insert(config.name.clone(), Override { weights, replaced });
+            let live = LiveWeights { service: config.name.clone(), weights, replaced };
+            self.overrides.insert(config.name.clone(), live);
         }
-        Ok(self.with_services_rebuilt(current, |service| service.name() == &config.name))
+        Ok(self.with_weights_rebuilt(current, &config.name))
+    }
+
+    fn with_weights_rebuilt(&mut self, current: &Snapshot, name: &ServiceName) -> Snapshot {
+        let version = current.version + 1;
+        self.with_services_rebuilt(current, |service| (service.name() == name).then_some(version))
     }
 
     fn with_resolved(&mut self, current: &Snapshot, resolved: &Resolved) -> Snapshot {
         let uses_one = |service: &Service| {
             let mut endpoints = service.config.backends.iter().flat_map(|b| &b.endpoints);
-            endpoints.any(|e| matches!(&e.host, EndpointHost::Name(name) if resolved.contains_key(name)))
+            let uses = endpoints.any(|e| matches!(&e.host, EndpointHost::Name(name) if resolved.contains_key(name)));
+            uses.then_some(service.revision)
         };
         self.resolved.extend(resolved.clone());
         let next = self.with_services_rebuilt(current, uses_one);
@@ -257,22 +352,33 @@ impl Writer {
         next
     }
 
-    fn with_services_rebuilt(&mut self, current: &Snapshot, changed: impl Fn(&Service) -> bool) -> Snapshot {
+    /// `changed`: the revision of those to rebuild.
+    fn with_services_rebuilt(&mut self, current: &Snapshot, changed: impl Fn(&Service) -> Option<u64>) -> Snapshot {
         let services = current.services.iter();
-        let services = services.map(|s| if changed(s) { self.build(&s.config) } else { Arc::clone(s) });
+        let services = services.map(|s| match changed(s) {
+            Some(revision) => self.build(&s.config, revision),
+            None => Arc::clone(s),
+        });
         Snapshot {
             version: current.version + 1,
             routes: Arc::clone(&current.routes),
             services: services.collect(),
             listeners: Arc::clone(&current.listeners),
+            limits: current.limits,
             timeouts: current.timeouts,
             errors: Arc::clone(&current.errors),
+            forwarding: Arc::clone(&current.forwarding),
         }
     }
 
-    fn build(&mut self, config: &Arc<ServiceConfig>) -> Arc<Service> {
-        let weights = self.overrides.get(&config.name).map(|o| o.weights.as_slice());
-        self.registry.service(config, weights, &self.resolved)
+    fn build(&mut self, config: &Arc<ServiceConfig>, revision: u64) -> Arc<Service> {
+        let live = self.overrides.get(&config.name).map(|live| live.weights.iter().map(|(_, weight)| *weight));
+        let weights = match live {
+            Some(live) => Some(live.collect()),
+            None if self.stable_only => Some(stable_alone(config)),
+            None => None,
+        };
+        self.registry.service(config, weights.as_deref(), revision, &self.resolved)
     }
 
     fn sweep(&mut self) {
@@ -280,8 +386,24 @@ impl Writer {
     }
 }
 
-fn file_weights(service: &ServiceConfig) -> Vec<(BackendName, Weight)> {
+fn file_weights(service: &ServiceConfig) -> NamedWeights {
     service.backends.iter().map(|b| (b.name.clone(), b.weight)).collect()
+}
+
+fn named(service: &ServiceConfig, weights: Vec<Weight>) -> NamedWeights {
+    service.backends.iter().map(|b| b.name.clone()).zip(weights).collect()
+}
+
+fn stable_alone(service: &ServiceConfig) -> Vec<Weight> {
+    let one = Weight::new(1.0).expect("1 is a weight");
+    (0..service.backends.len()).map(|index| if index == service.stable { one } else { Weight::ZERO }).collect()
+}
+
+fn named_service<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Service>, Refused> {
+    snapshot.service(name).ok_or_else(|| Refused::NoService {
+        name: name.to_owned(),
+        known: snapshot.services.iter().map(|s| s.name().clone()).collect(),
+    })
 }
 
 /// The weights in the order of the service's backends.

@@ -4,6 +4,7 @@
 //! depends on who installed what first.
 
 mod certified_pair;
+mod client_auth;
 mod pem_file;
 mod roots;
 mod server;
@@ -16,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use certified_pair::CertifiedPair;
+pub use client_auth::{ClientAuth, ClientCertificate};
 pub use pem_file::TlsFileError;
 pub use roots::Roots;
 pub use server::ServerTls;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{
-    ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+    StoresServerSessions,
 };
 use rustls::sign::CertifiedKey;
 
-use super::{ALPN_HTTP1, ALPN_HTTP2, CertifiedPair, provider};
+use super::{ALPN_HTTP1, ALPN_HTTP2, CertifiedPair, ClientAuth, provider};
 
 /// Sessions kept for TLS 1.2 clients that know no tickets; a few hundred bytes each.
 const SESSIONS_MAX: usize = 4096;
@@ -38,14 +39,27 @@ impl ServerTls {
     ///
     /// # Errors
     /// When the cryptography at hand speaks neither version.
-    pub fn config(&self, pairs: &[Arc<CertifiedPair>]) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(ByName::new(pairs)));
+    pub fn config(
+        &self,
+        pairs: &[Arc<CertifiedPair>],
+        client_auth: Option<&ClientAuth>,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder = match client_auth {
+            None => builder.with_no_client_auth(),
+            Some(auth) => builder.with_client_cert_verifier(auth.verifier()?),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(pairs)));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
-        config.ticketer = Arc::clone(&self.ticketer);
-        config.session_storage = Arc::clone(&self.sessions);
+        if client_auth.is_none() {
+            config.ticketer = Arc::clone(&self.ticketer);
+            config.session_storage = Arc::clone(&self.sessions);
+        } else {
+            // A session stands for the certificate that began it: one from elsewhere would be no proof, and one from
+            // here would outlive the authority's removal.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Arc::new(config))
     }
 }
@@ -115,7 +129,7 @@ mod tests {
         let first = load(shop.pair("first", &["first.example"]));
         let wildcard = load(shop.pair("wildcard", &["*.example.com"]));
         let exact = load(shop.pair("exact", &["shop.example.com"]));
-        let server = ServerTls::new().unwrap().config(&[first.clone(), wildcard.clone(), exact.clone()]).unwrap();
+        let server = ServerTls::new().unwrap().config(&[first.clone(), wildcard.clone(), exact.clone()], None).unwrap();
         for (host, wanted) in [
             ("first.example", &first),
             ("shop.example.com", &exact),
@@ -139,10 +153,10 @@ mod tests {
         for version in [&rustls::version::TLS13, &TLS12] {
             let client = trusting_client(version);
             let (first, _) =
-                handshake(&client, &tls.config(std::slice::from_ref(&pair)).unwrap(), "a.example").unwrap();
+                handshake(&client, &tls.config(std::slice::from_ref(&pair), None).unwrap(), "a.example").unwrap();
             assert_eq!(first.handshake_kind(), Some(HandshakeKind::Full));
             let (second, _) =
-                handshake(&client, &tls.config(std::slice::from_ref(&pair)).unwrap(), "a.example").unwrap();
+                handshake(&client, &tls.config(std::slice::from_ref(&pair), None).unwrap(), "a.example").unwrap();
             assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed), "{version:?}");
         }
     }
@@ -154,15 +168,15 @@ mod tests {
         let first = ServerTls::new().unwrap();
         let forgetful = ServerTls { sessions: ServerSessionMemoryCache::new(1), ..first.clone() };
         let client = trusting_client(&rustls::version::TLS13);
-        handshake(&client, &first.config(std::slice::from_ref(&pair)).unwrap(), "a.example").unwrap();
-        let server = forgetful.config(std::slice::from_ref(&pair)).unwrap();
+        handshake(&client, &first.config(std::slice::from_ref(&pair), None).unwrap(), "a.example").unwrap();
+        let server = forgetful.config(std::slice::from_ref(&pair), None).unwrap();
         let (second, _) = handshake(&client, &server, "a.example").unwrap();
         assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
     }
 
     #[test]
     fn without_certificates_every_handshake_is_refused() {
-        let server = ServerTls::new().unwrap().config(&[]).unwrap();
+        let server = ServerTls::new().unwrap().config(&[], None).unwrap();
         assert!(handshake(&trusting_client(&TLS12), &server, "a.example").is_err());
     }
 }

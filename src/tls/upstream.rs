@@ -101,7 +101,8 @@ mod tests {
         let shop = Workshop::new();
         let (cert, key) = shop.pair("a", &["a.example"]);
         let (other, _) = shop.pair("b", &["a.example"]);
-        let server = ServerTls::new().unwrap().config(&[Arc::new(CertifiedPair::load(&cert, &key).unwrap())]).unwrap();
+        let server =
+            ServerTls::new().unwrap().config(&[Arc::new(CertifiedPair::load(&cert, &key).unwrap())], None).unwrap();
         let trusting = UpstreamTls::build(source(ALPN_HTTP2, None), &Roots::from_file(&cert).unwrap(), None);
         let (client, _) = handshake(&trusting.client, &server, "a.example").unwrap();
         assert_eq!(client.alpn_protocol(), Some(ALPN_HTTP2));

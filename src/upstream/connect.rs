@@ -23,6 +23,7 @@ use super::body::RequestBody;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::pool::Http1Connection;
 use crate::executor::LocalExecutor;
+use crate::model::{Ends, write_proxy_header};
 use crate::stream::{HyperStream, keep_alive};
 
 /// Receive windows of an HTTP/2 connection to an endpoint: a stream may hold this much that a slow client
@@ -80,8 +81,12 @@ impl fmt::Debug for UpgradedStream {
 /// Where the task that drives a connection delivers the stream after a 101; empty when nobody asked for one.
 pub(super) type UpgradeSlot = RefCell<Option<oneshot::Sender<UpgradedStream>>>;
 
-pub(super) async fn http1(endpoint: &Endpoint) -> Result<Http1Connection, ConnectError> {
-    let tcp = tcp(endpoint).await?;
+pub(super) async fn http1(endpoint: &Endpoint, ends: Ends) -> Result<Http1Connection, ConnectError> {
+    let mut tcp = tcp(endpoint).await?;
+    if let Some(version) = endpoint.identity.proxy_protocol {
+        let header = write_proxy_header(version, ends);
+        tcp.write_all(&header).await.map_err(ConnectError::Tcp)?;
+    }
     match &endpoint.tls {
         None => http1_over(tcp).await,
         Some(tls) => http1_over(handshake(tls, tcp).await?).await,

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
+use crate::model::ProxyVersion;
 use crate::tls::UpstreamTls;
 
 /// Everything needed to open a connection that may carry requests for this endpoint. Two endpoints with equal
@@ -23,6 +24,7 @@ pub struct EndpointIdentity {
     /// Host and port, for requests that name none.
     pub authority: HeaderValue,
     pub protocol: UpstreamProtocol,
+    pub proxy_protocol: Option<ProxyVersion>,
     pub tls_fingerprint: Option<[u8; 32]>,
     pub pool: PoolKey,
 }

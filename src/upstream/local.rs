@@ -175,6 +175,7 @@ pub(super) mod tests {
             address: ([127, 0, 0, 1], 9000).into(),
             authority: http::HeaderValue::from_static("127.0.0.1:9000"),
             protocol: UpstreamProtocol::Http1,
+            proxy_protocol: None,
             tls_fingerprint: None,
             pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
         };

@@ -17,6 +17,7 @@ use super::connect::{self, ConnectError, Http2Connection, UpgradeSlot, UpgradedS
 use super::endpoint::PoolKey;
 use super::local::LocalEndpoint;
 use crate::config::UpstreamProtocol;
+use crate::model::Ends;
 use crate::timers::Timers;
 
 /// Requests on one HTTP/2 connection before another is opened, where the endpoint allows more.
@@ -146,7 +147,8 @@ enum Connection {
 }
 
 impl Lease {
-    /// An idle connection if there is one and `freshness` allows it, else a new one.
+    /// An idle connection if there is one and `freshness` allows it, else a new one, which may be told of the client's
+    /// `ends`.
     ///
     /// # Errors
     /// When connecting fails or takes longer than `limit`.
@@ -155,6 +157,7 @@ impl Lease {
         timers: &Rc<Timers>,
         limit: Duration,
         freshness: Freshness,
+        ends: &Ends,
     ) -> Result<Self, ConnectError> {
         let in_flight = InFlight::begin(endpoint);
         let idle = match (endpoint.endpoint.identity.protocol, freshness) {
@@ -167,7 +170,7 @@ impl Lease {
             Some(connection) => (connection, true),
             None => {
                 // Boxed: the large future of a rare path would be moved about with every request.
-                let opened = Box::pin(timers.timeout(limit, open(endpoint, timers))).await;
+                let opened = Box::pin(timers.timeout(limit, open(endpoint, timers, *ends))).await;
                 opened.unwrap_or(Err(ConnectError::Timeout))?
             }
         };
@@ -271,9 +274,9 @@ impl LocalEndpoint {
 }
 
 /// A new connection, or one that somebody else opened meanwhile; the flag tells the latter.
-async fn open(endpoint: &LocalEndpoint, timers: &Timers) -> Result<(Connection, bool), ConnectError> {
+async fn open(endpoint: &LocalEndpoint, timers: &Timers, ends: Ends) -> Result<(Connection, bool), ConnectError> {
     match endpoint.endpoint.identity.protocol {
-        UpstreamProtocol::Http1 => Ok((Connection::Http1(connect::http1(&endpoint.endpoint).await?), false)),
+        UpstreamProtocol::Http1 => Ok((Connection::Http1(connect::http1(&endpoint.endpoint, ends).await?), false)),
         UpstreamProtocol::Http2 => {
             let (shared, waited) = open_shared(endpoint, timers).await?;
             Ok((Connection::Http2(shared), waited))

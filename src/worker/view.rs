@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use crate::model::{HeaderChanges, Via};
 use crate::state::{Service, Snapshot};
 use crate::upstream::{Endpoint, LocalEndpoint};
 
@@ -15,6 +16,8 @@ use crate::upstream::{Endpoint, LocalEndpoint};
 #[derive(Debug)]
 pub struct View {
     pub snapshot: Arc<Snapshot>,
+    /// This worker's own, as what `ServiceView` has is.
+    pub via: Option<Via>,
     services: Box<[OnceCell<ServiceView>]>,
 }
 
@@ -24,6 +27,9 @@ pub struct ServiceView {
     pub service: Arc<Service>,
     /// In the order of the service's backends.
     pub backends: Box<[BackendView]>,
+    /// Names and values that no other worker counts the references of.
+    pub request_headers: Option<HeaderChanges>,
+    pub response_headers: Option<HeaderChanges>,
 }
 
 /// One backend's endpoints, as this worker sees them.
@@ -35,7 +41,8 @@ pub struct BackendView {
 impl View {
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
         let services = snapshot.services.iter().map(|_| OnceCell::new()).collect();
-        Self { snapshot, services }
+        let via = snapshot.forwarding.via.as_deref().map(Via::new);
+        Self { snapshot, via, services }
     }
 
     pub(super) fn service(&self, index: usize, endpoints: &Endpoints) -> &ServiceView {
@@ -45,7 +52,9 @@ impl View {
             let backends = backends
                 .map(|b| BackendView { endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect() })
                 .collect();
-            ServiceView { service, backends }
+            let request_headers = service.config.request_headers.as_ref().map(HeaderChanges::unshared);
+            let response_headers = service.config.response_headers.as_ref().map(HeaderChanges::unshared);
+            ServiceView { service, backends, request_headers, response_headers }
         })
     }
 }

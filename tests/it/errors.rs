@@ -2,7 +2,7 @@
 //! status.
 
 use crate::support::http2::{Http2, get as http2_get};
-use crate::support::{OK, Proxy, Refusing, Setup, Upstream, get};
+use crate::support::{Answer, OK, Proxy, Refusing, Setup, Upstream, get};
 
 const BROWSER: &str = "accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
 const SCRIPT: &str = "accept: application/json, text/plain, */*\r\n";
@@ -22,7 +22,7 @@ async fn a_failure_comes_in_the_format_that_the_client_wants() {
         ("accept: */*\r\n", "text/plain; charset=utf-8", "502 Bad Gateway\n"),
         ("accept: image/avif,*/*;q=0.8\r\n", "text/plain; charset=utf-8", "502 Bad Gateway\n"),
         (BROWSER, "text/html; charset=utf-8", "<title>502 Bad Gateway</title>"),
-        (SCRIPT, "application/problem+json", r#"{"type":"about:blank","title":"Bad Gateway","status":502}"#),
+        (SCRIPT, "application/problem+json", r#"{"type":"about:blank","title":"Bad Gateway","status":502,"#),
         ("accept: image/png\r\naccept: text/html\r\n", "text/html; charset=utf-8", "<h1>Bad Gateway</h1>"),
     ] {
         let answer = proxy.exchange(&get("/", fields)).await;
@@ -31,6 +31,8 @@ async fn a_failure_comes_in_the_format_that_the_client_wants() {
         assert_eq!(answer.head.value("cache-control"), Some("no-store"));
         assert_eq!(answer.head.value("tidegate-error"), None);
         assert!(answer.text().contains(part), "{}", answer.text());
+        let id = answer.head.value("x-request-id").unwrap();
+        assert_eq!(answer.text().contains(id), !kind.starts_with("text/plain"), "{}", answer.text());
     }
 }
 
@@ -66,10 +68,11 @@ async fn a_service_has_pages_of_its_own_and_takes_the_rest_from_all() {
         .start()
         .await;
     let answer = proxy.exchange(&get("/", BROWSER)).await;
-    assert_eq!((answer.status(), answer.text()), (502, "<p>shop Bad Gateway"));
+    let id = |answer: &Answer| answer.head.value("x-request-id").unwrap().to_owned();
+    assert_eq!((answer.status(), answer.text()), (502, &*format!("<p>shop Bad Gateway{}", id(&answer))));
     assert_eq!(answer.head.value("tidegate-error"), Some("connect_failed"));
     let answer = proxy.exchange(&get("/", SCRIPT)).await;
-    assert_eq!(answer.text(), r#"{"status":502,"title":"Bad Gateway","id":""}"#);
+    assert_eq!(answer.text(), format!(r#"{{"status":502,"title":"Bad Gateway","id":"{}"}}"#, id(&answer)));
     assert_eq!(answer.head.value("content-type"), Some("application/json"));
     let answer = proxy.exchange(&format!("GET / HTTP/1.1\r\nhost: other.test\r\n{BROWSER}\r\n")).await;
     assert_eq!((answer.status(), answer.text()), (404, "<p>all 404"));

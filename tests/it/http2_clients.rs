@@ -149,6 +149,14 @@ async fn the_authority_becomes_the_host() {
     assert_eq!(head.value("x-forwarded-host"), Some("shop.test:81"));
     let request = Request::get("http://shop.test/").header("host", "other.test").body(()).unwrap();
     assert_eq!(client.exchange(request).await.0, 400, "two names for one target");
+    for uri in ["http://user@shop.test/", "http://a%20b/", "http://a;b/"] {
+        let request = uri.parse().ok().and_then(|uri: http::Uri| Request::get(uri).body(()).ok());
+        if let Some(request) = request {
+            assert_eq!(client.exchange(request).await.0, 400, "{uri}");
+        }
+    }
+    let request = Request::get("http://shop.test/").header("host", "shop.test@evil").body(()).unwrap();
+    assert_eq!(client.exchange(request).await.0, 400);
     assert_eq!(upstream.requests().len(), 1);
 }
 

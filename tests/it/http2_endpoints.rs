@@ -65,6 +65,22 @@ async fn the_endpoint_sees_an_http2_request() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_none_never_becomes_the_endpoints_own_name() {
+    let upstream = http2_endpoint(None, |stream| async move {
+        let authority = stream.request.uri().authority().map(ToString::to_string);
+        stream.answer(&authority.unwrap_or_default());
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    for host in ["a b", "user@a", "a/b", "a\"b", "[::1", "caf\u{e9}", ""] {
+        assert_eq!(proxy.exchange(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await.status(), 400, "{host}");
+    }
+    for host in ["[2001:db8::1]:81", "Shop.Test.:81", "a_b"] {
+        assert_eq!(proxy.exchange(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await.text(), host);
+    }
+}
+
+#[tokio::test]
 async fn an_https_endpoint_agrees_to_http2_by_alpn() {
     let authority = Authority::new();
     let pair = authority.pair(&["127.0.0.1"]);

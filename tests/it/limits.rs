@@ -8,7 +8,9 @@ use crate::support::{Load, OK, Proxy, Setup, Upstream, Wire, backend, eventually
 const DESCRIPTORS: &str = "--nofile=80:80";
 
 async fn in_want(upstream: &Upstream) -> Proxy {
-    Setup::new().run_by(&["prlimit", DESCRIPTORS]).settings(&backend("blue", 1.0, upstream)).start().await
+    // By itself it would let in no more clients than it has descriptors for.
+    let settings = format!("[limits]\nconnections = 1000\n{}", backend("blue", 1.0, upstream));
+    Setup::new().run_by(&["prlimit", DESCRIPTORS]).settings(&settings).start().await
 }
 
 fn descriptors(proxy: &Proxy) -> usize {

@@ -46,7 +46,7 @@ async fn count(proxy: &Proxy, connections: usize, requests: usize) -> HashMap<St
 async fn a_hundred_thousand_requests_split_as_the_weights_say() {
     let (blue, green, canary) = (named("blue").await, named("green").await, named("canary").await);
     let proxy = shop(2, &[("blue", 90.0, &blue), ("green", 9.5, &green), ("canary", 0.5, &canary)]).await;
-    let counts = count(&proxy, 8, 12_500).await;
+    let counts = count(&proxy, 20, 5_000).await;
     assert_eq!(counts.values().sum::<usize>(), 100_000);
     assert_share(counts["blue"], 100_000, 0.9);
     assert_share(counts["green"], 100_000, 0.095);

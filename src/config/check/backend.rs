@@ -1,10 +1,10 @@
 //! One deployment of a service: its weight, endpoints, protocol and connections.
 
 use super::{Check, Fault, endpoint};
-use crate::config::file::{BackendFile, PoolFile, ProtocolFile};
+use crate::config::file::{BackendFile, PoolFile, ProtocolFile, ProxyVersionFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
-use crate::model::{BackendName, Weight};
+use crate::model::{BackendName, ProxyVersion, Weight};
 
 impl Check<'_, '_> {
     pub(super) fn backend(&mut self, at: &KeyPath, name: &str, file: &BackendFile) -> Option<BackendConfig> {
@@ -16,6 +16,17 @@ impl Check<'_, '_> {
             ProtocolFile::H1 => UpstreamProtocol::Http1,
             ProtocolFile::H2 => UpstreamProtocol::Http2,
         };
+        let proxy_protocol = file.proxy_protocol.map(|version| match version {
+            ProxyVersionFile::V1 => ProxyVersion::V1,
+            ProxyVersionFile::V2 => ProxyVersion::V2,
+        });
+        if proxy_protocol.is_some() && protocol == UpstreamProtocol::Http2 {
+            self.report.problem(
+                &at.key("proxy_protocol"),
+                "a connection that begins with a PROXY header is one client's, and HTTP/2 shares connections",
+                "write protocol = \"h1\", or leave `proxy_protocol` out: x-forwarded-for names the client, too",
+            );
+        }
         let at_tls = at.key("tls");
         let tls = match endpoints.as_deref().and_then(<[_]>::first).map(|endpoint| endpoint.scheme) {
             Some(Scheme::Https) => self.upstream_tls(&at_tls, file.tls.as_ref(), protocol).map(Some),
@@ -27,7 +38,15 @@ impl Check<'_, '_> {
             _ => Some(None),
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
-        Some(BackendConfig { name: name?, weight: weight?, endpoints: endpoints?, protocol, tls: tls?, pool: pool? })
+        Some(BackendConfig {
+            name: name?,
+            weight: weight?,
+            endpoints: endpoints?,
+            protocol,
+            proxy_protocol,
+            tls: tls?,
+            pool: pool?,
+        })
     }
 
     fn endpoints(&mut self, at: &KeyPath, texts: &[String]) -> Option<Vec<EndpointConfig>> {

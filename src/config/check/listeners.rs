@@ -42,8 +42,26 @@ impl Check<'_, '_> {
         let address = self.address(&at.key("address"), &file.address);
         let pairs = file.tls.iter().flatten().enumerate();
         let tls: Vec<_> = pairs.map(|(index, pair)| self.listener_pair(&at.key("tls").index(index), pair)).collect();
+        let proxy_protocol = file.proxy_protocol.as_deref().unwrap_or_default().iter().enumerate();
+        let proxy_protocol: Vec<_> =
+            proxy_protocol.map(|(index, text)| self.network(&at.key("proxy_protocol").index(index), text)).collect();
+        let at_auth = at.key("client_auth");
+        if file.client_auth.is_some() && file.tls.is_none() {
+            self.report.problem(
+                &at_auth,
+                "`client_auth` is given without `tls`",
+                "clients show certificates in a TLS handshake: add `tls`, or remove it",
+            );
+        }
+        let client_auth = file.client_auth.as_ref().map(|auth| self.client_auth(&at_auth, auth));
         // Without its certificates the listener still has its address, which may clash with another.
-        Some(ListenerConfig { address: address?, tls: tls.into_iter().flatten().collect() })
+        Some(ListenerConfig {
+            address: address?,
+            tls: tls.into_iter().flatten().collect(),
+            connections: file.connections,
+            proxy_protocol: proxy_protocol.into_iter().flatten().collect(),
+            client_auth: client_auth.flatten(),
+        })
     }
 }
 

@@ -9,7 +9,10 @@ mod compression;
 mod conditions;
 mod endpoint;
 mod fault;
+mod forwarding;
+mod header_changes;
 mod host;
+mod limits;
 mod listeners;
 mod outputs;
 mod pages;
@@ -20,6 +23,7 @@ mod tls_files;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::model::{parse_bytes, parse_duration};
@@ -59,9 +63,11 @@ impl<'c, 'a> Check<'c, 'a> {
     /// The checked configuration; `None` when a part of it was reported.
     pub(super) fn config(mut self, file: &File) -> Option<Config> {
         let root = KeyPath::root();
+        let limits = self.limits(&root.key("limits"), &file.limits);
         let client_timeouts = self.client_timeouts(&root.key("timeouts"), &file.timeouts);
         let upstream_timeouts = self.upstream_timeouts(&root.key("timeouts"), &file.timeouts);
         let listeners = self.listeners(&root.key("listeners"), &file.listeners);
+        let forwarding = self.forwarding(&root, file);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
         let errors = self.error_pages(&root.key("errors"), &file.errors, &ErrorPages::default());
@@ -77,8 +83,10 @@ impl<'c, 'a> Check<'c, 'a> {
             state_dir: state_dir?,
             workers: file.workers.and_then(NonZeroUsize::new),
             listeners: listeners.into_iter().collect::<Option<_>>()?,
+            forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
             services: services?,
+            limits: limits?,
             timeouts: client_timeouts?,
             shutdown: shutdown?,
             access_log: access_log?,

@@ -46,13 +46,17 @@ impl Check<'_, '_> {
         let stable = self.stable(at, file);
         let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
         let rules = self.rules(at, file);
-        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
         let errors = match &file.errors {
             Some(errors) => self.error_pages(&at.key("errors"), errors, &defaults.errors),
             None => Some(defaults.errors.clone()),
         };
         let maintenance = file.maintenance.as_ref().map(|file| self.maintenance(&at.key("maintenance"), file));
         let compression = file.compression.as_ref().map(|file| self.compression(&at.key("compression"), file));
+        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
+        let request_headers =
+            file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
+        let response_headers =
+            file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         Some(ServiceConfig {
             name: name?,
             routes: routes?,
@@ -64,6 +68,8 @@ impl Check<'_, '_> {
             errors: errors?,
             maintenance: unless_reported(maintenance)?.flatten(),
             compression: unless_reported(compression)?,
+            request_headers: unless_reported(request_headers)?,
+            response_headers: unless_reported(response_headers)?,
         })
     }
 

@@ -2,16 +2,16 @@
 //! where nothing changed, and kept from it where the new file is bad: a broken renewal must not stop a reload.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
 use super::{Check, unless_reported};
-use crate::config::file::{BackendTlsFile, PairFile};
+use crate::config::file::{BackendTlsFile, ClientAuthFile, ClientAuthModeFile, PairFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{Config, UpstreamProtocol};
-use crate::tls::{self, CertifiedPair, Roots, TlsFileError, UpstreamTls, UpstreamTlsSource};
+use crate::tls::{self, CertifiedPair, ClientAuth, Roots, TlsFileError, UpstreamTls, UpstreamTlsSource};
 
 type Read<T> = Result<T, TlsFileError>;
 
@@ -51,6 +51,14 @@ impl<'c> TlsFiles<'c> {
         pairs.into_iter().find(|pair| pair.cert_path == *cert && pair.key_path == *key).cloned()
     }
 
+    fn previous_client_roots(&self, ca: &Path) -> Option<Roots> {
+        let listeners = self.previous.into_iter().flat_map(|config| &config.listeners);
+        listeners
+            .filter_map(|listener| listener.client_auth.as_ref())
+            .find(|auth| auth.ca == ca)
+            .map(|auth| auth.roots.clone())
+    }
+
     fn previous_upstream(&self, wanted: impl Fn(&UpstreamTls) -> bool) -> Option<Arc<UpstreamTls>> {
         let backends =
             self.previous.into_iter().flat_map(|config| &config.services).flat_map(|service| &service.backends);
@@ -77,6 +85,24 @@ impl Check<'_, '_> {
             (Err(error), None) => {
                 self.unusable(&at.key(key_of(&error, &paths)), error);
                 None
+            }
+        }
+    }
+
+    /// Which certificates clients show.
+    pub(super) fn client_auth(&mut self, at: &KeyPath, file: &ClientAuthFile) -> Option<ClientAuth> {
+        let at = at.key("ca");
+        let ca = self.file_path(&at, &file.ca)?;
+        let required = file.mode == ClientAuthModeFile::Required;
+        match self.tls_files.roots(Some(&ca)) {
+            Ok(roots) => Some(ClientAuth { ca, roots, required }),
+            Err(error) => {
+                let previous = self.tls_files.previous_client_roots(&ca);
+                match previous {
+                    Some(_) => self.keep(&at, &error),
+                    None => self.unusable(&at, error),
+                }
+                previous.map(|roots| ClientAuth { ca, roots, required })
             }
         }
     }

@@ -24,7 +24,8 @@ const GZIP_LEVEL: u32 = 5;
 
 pub(super) enum Encoder {
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
-    Brotli(CompressorWriter<Vec<u8>>),
+    /// Boxed: larger than the others by kilobytes.
+    Brotli(Box<CompressorWriter<Vec<u8>>>),
     Gzip(GzEncoder<Vec<u8>>),
 }
 
@@ -41,8 +42,8 @@ impl Encoder {
                 Self::Zstd(encoder)
             }
             Coding::Brotli => {
-                let buffer = BROTLI_BUFFER_BYTES;
-                Self::Brotli(CompressorWriter::new(Vec::new(), buffer, BROTLI_QUALITY, BROTLI_WINDOW_LOG))
+                let encoder = CompressorWriter::new(Vec::new(), BROTLI_BUFFER_BYTES, BROTLI_QUALITY, BROTLI_WINDOW_LOG);
+                Self::Brotli(Box::new(encoder))
             }
             Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL))),
         })

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -61,6 +61,22 @@ impl Authority {
     /// For clients that trust this authority alone and offer `alpn`.
     pub fn client(&self, alpn: &[&str]) -> ClientConfig {
         let mut config = ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
+    }
+
+    /// The same, for clients that show a certificate of their own.
+    pub fn client_showing(
+        &self,
+        shown: Option<&Pair>,
+        alpn: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let config = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(self.roots());
+        let mut config = match shown.map(Pair::parsed) {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).expect("the pair fits"),
+            None => config.with_no_client_auth(),
+        };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }

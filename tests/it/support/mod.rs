@@ -31,7 +31,7 @@ pub use head::Head;
 pub use load::Load;
 pub use nginx::Nginx;
 pub use proxy::{Proxy, Setup, Signal};
-pub use upstream::{Refusing, Upstream};
+pub use upstream::{Received, Refusing, Upstream};
 pub use wire::{Answer, Wire};
 
 /// What takes longer has failed.

@@ -1,0 +1,39 @@
+//! `tidegate diff` and `tidegate reset`: where live weights differ from the file, and back to the file.
+
+use super::args::{DiffArgs, ResetArgs};
+use super::client::{Client, segment};
+use super::{CliError, print, status};
+use crate::admin::view::{ServiceView, ServicesView};
+
+pub(super) async fn diff(args: &DiffArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.admin);
+    let services: Vec<ServiceView> = match &args.service {
+        Some(name) => vec![client.get(&format!("/v1/services/{}", segment(name))).await?],
+        None => client.get::<ServicesView>("/v1/services").await?.services,
+    };
+    let drifted: Vec<&ServiceView> = services.iter().filter(|service| service.overridden).collect();
+    if args.json {
+        return print(&serde_json::to_string_pretty(&drifted).map_err(CliError::failed)?);
+    }
+    if drifted.is_empty() {
+        return print("every service has the weights of its file");
+    }
+    let lines = drifted.iter().flat_map(|service| {
+        let weights = service.backends.iter().map(|backend| {
+            let (file, live) = (backend.weight.configured, backend.weight.wanted);
+            let mark = if file.to_bits() == live.to_bits() { ' ' } else { '~' };
+            format!("{mark} {:<16} {live:>10}  (file: {file})", backend.name)
+        });
+        [service.name.clone()].into_iter().chain(weights).chain([format!("  back: tidegate reset {}", service.name)])
+    });
+    print(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+pub(super) async fn reset(args: &ResetArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.admin);
+    let view: ServiceView = client.delete(&format!("/v1/services/{}/weights", segment(&args.service))).await?;
+    if args.json {
+        return print(&serde_json::to_string_pretty(&view).map_err(CliError::failed)?);
+    }
+    print(status::service(&view).trim_end())
+}

@@ -1,0 +1,201 @@
+//! Live changes, one at a time: each is checked, written down and put in force, in the order that is safe for it.
+//!
+//! A move toward a candidate is written first and refused if that fails: once it is acknowledged, a crash doesn't lose
+//! it. A move toward stable is made first and written when the disk lets it: whoever takes traffic away from a
+//! failing backend at 3 a.m. doesn't wait for a full disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tracing::info;
+
+use crate::config::Config;
+use crate::journal::{Entry, Fact, Journal, OverrideChange, WriteError};
+use crate::model::{LiveWeights, NamedWeights};
+use crate::state::{Applied, Change, Refused, Store, WeightsChange, WeightsPlan};
+
+/// Who tidegate is in its own history.
+const SELF: &str = "tidegate";
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub enum ControlError {
+    Refused(Refused),
+    /// The service has changed since the caller looked.
+    Outdated {
+        now: u64,
+    },
+    /// It couldn't be written down.
+    Journal(WriteError),
+    /// The journal can't be used at all.
+    ReadOnly {
+        reason: String,
+    },
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refused) => refused.fmt(f),
+            Self::Outdated { now } => {
+                write!(f, "the service has changed since you looked (it is at \"{now}\" now); look again, then decide")
+            }
+            Self::Journal(error) => {
+                write!(f, "not changed: {error} (what moves traffic toward stable is made all the same)")
+            }
+            Self::ReadOnly { reason } => {
+                write!(
+                    f,
+                    "nothing can be changed and stable gets everything, because the journal can't be used: {reason}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+impl From<Refused> for ControlError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// The one way to change things while they run.
+#[derive(Debug)]
+pub struct Control {
+    store: Arc<Store>,
+    /// Or why there is none.
+    journal: Result<Journal, String>,
+    /// Held through a whole change, so that what was checked is still so when it is made.
+    turn: Mutex<()>,
+}
+
+impl Control {
+    #[must_use]
+    pub fn new(store: Arc<Store>, journal: Result<Journal, String>) -> Self {
+        Self { store, journal, turn: Mutex::new(()) }
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The history.
+    ///
+    /// # Errors
+    /// When it can't be used: why.
+    pub fn journal(&self) -> Result<&Journal, ControlError> {
+        self.journal.as_ref().map_err(|reason| ControlError::ReadOnly { reason: reason.clone() })
+    }
+
+    /// Sets all weights of a service; the file's, when none are given. Once this returns, the next request on every
+    /// worker sees them. Weights that are in force already change nothing. `expected`: the service's revision that
+    /// the caller has seen.
+    ///
+    /// # Errors
+    /// When the weights make no sense, the caller has seen an older state, or a move toward a candidate can't be
+    /// written down.
+    pub async fn set_weights(
+        &self,
+        service: &str,
+        weights: Option<Vec<(String, f64)>>,
+        by: &str,
+        expected: Option<u64>,
+    ) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let plan = self.store.plan(service, weights.as_deref())?;
+        if expected.is_some_and(|expected| expected != plan.revision) {
+            return Err(ControlError::Outdated { now: plan.revision });
+        }
+        if plan.from == plan.to {
+            return Ok(());
+        }
+        let entry = entry(&plan, by);
+        if plan.is_toward_stable() {
+            self.apply(weights, &plan, by)?;
+            journal.write_later(entry);
+        } else {
+            journal.write(entry).await.map_err(ControlError::Journal)?;
+            self.apply(weights, &plan, by)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, weights: Option<Vec<(String, f64)>>, plan: &WeightsPlan, by: &str) -> Result<(), Refused> {
+        let service = plan.service.to_string();
+        let change = match weights {
+            Some(weights) => Change::Weights(WeightsChange { service, weights }),
+            None => Change::Reset { service },
+        };
+        let version = self.store.apply(change)?.version;
+        let weights: Vec<String> = plan.to.iter().map(|(name, weight)| format!("{name}={}", weight.value())).collect();
+        info!(service = %plan.service, weights = %weights.join(" "), by, version, "weights changed");
+        Ok(())
+    }
+
+    /// Puts a new file in force, already checked.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
+        let _turn = self.turn.lock().await;
+        let Applied { version, ended } = self.store.apply(Change::Config { config, resolved })?;
+        self.note_ended(&ended);
+        Ok(version)
+    }
+
+    /// Writes down that live weights ended because the file's changed.
+    pub fn note_ended(&self, ended: &[LiveWeights]) {
+        for live in ended {
+            info!(service = %live.service, "live weights ended: the file's weights for this service changed");
+            let now = self.store.current();
+            let now = now.service(live.service.as_str());
+            let to = now.map(|s| s.backends.iter().map(|b| (b.name.clone(), b.configured)).collect());
+            let fact = Fact::OverrideEnded {
+                service: live.service.to_string(),
+                from: told(&live.weights),
+                to: told(&to.unwrap_or_default()),
+            };
+            self.note_entry(Entry::now(SELF, fact).with(OverrideChange::End(live.service.clone())));
+        }
+    }
+
+    /// Writes down something that tidegate itself did.
+    pub fn note(&self, fact: Fact) {
+        self.note_entry(Entry::now(SELF, fact));
+    }
+
+    fn note_entry(&self, entry: Entry) {
+        if let Ok(journal) = &self.journal {
+            journal.write_later(entry);
+        }
+    }
+
+    /// Has the history end in order.
+    pub fn finish(&self) {
+        if let Ok(journal) = &self.journal {
+            journal.finish();
+        }
+    }
+}
+
+fn entry(plan: &WeightsPlan, by: &str) -> Entry {
+    let (service, from, to) = (plan.service.to_string(), told(&plan.from), told(&plan.to));
+    if plan.to == plan.configured {
+        let ended = OverrideChange::End(plan.service.clone());
+        return Entry::now(by, Fact::WeightsReset { service, from, to }).with(ended);
+    }
+    let live =
+        LiveWeights { service: plan.service.clone(), weights: plan.to.clone(), replaced: plan.configured.clone() };
+    Entry::now(by, Fact::WeightsChanged { service, from, to }).with(OverrideChange::Set(live))
+}
+
+fn told(weights: &NamedWeights) -> BTreeMap<String, f64> {
+    weights.iter().map(|(name, weight)| (name.to_string(), weight.value())).collect()
+}

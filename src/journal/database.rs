@@ -1,0 +1,434 @@
+//! The file: its tables, and every statement that touches them. Blocking; the journal's thread calls it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::event::{Entry, Event, OverrideChange};
+use crate::model::{LiveWeights, Weight};
+
+/// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
+const SCHEMA_VERSION: i64 = 1;
+/// Marks a SQLite file as ours ("tdgt").
+const APPLICATION_ID: i64 = 0x7464_6774;
+/// Events that are kept; the oldest go first.
+const EVENTS_MAX: u64 = 100_000;
+/// How often the oldest are looked for, in events.
+const PRUNE_EVERY: u64 = 1_000;
+
+const TABLES: &str = "
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms INTEGER NOT NULL,
+    by TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    service TEXT,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_of_service ON events (service, id);
+CREATE TABLE overrides (
+    service TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    backend TEXT NOT NULL,
+    weight REAL NOT NULL,
+    replaced REAL NOT NULL,
+    PRIMARY KEY (service, position)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Why a journal can't be used. The file is as it was.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Written by a newer tidegate.
+    Newer { path: PathBuf, version: i64 },
+    /// Not a journal of ours.
+    Foreign { path: PathBuf },
+    /// Damaged.
+    Corrupt { path: PathBuf, reason: String },
+    /// The disk or the system refuses.
+    Unusable { path: PathBuf, reason: String },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer { path, version } => write!(
+                f,
+                "{} was written by a newer tidegate (format {version}, this one knows {SCHEMA_VERSION})\n  \
+                 hint: run that version, or move the file away to begin a new history",
+                path.display()
+            ),
+            Self::Foreign { path } => write!(
+                f,
+                "{} is a database of another program\n  hint: give tidegate a state_dir of its own",
+                path.display()
+            ),
+            Self::Corrupt { path, reason } => write!(
+                f,
+                "{} is damaged: {reason}\n  hint: restore it from a backup, or move it away to begin a new history",
+                path.display()
+            ),
+            Self::Unusable { path, reason } => write!(
+                f,
+                "{} can't be used: {reason}\n  hint: is the disk full or read-only, or the file someone else's?",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Which events are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Only events after this id, oldest first.
+    pub after: Option<u64>,
+    /// Only events before this id.
+    pub before: Option<u64>,
+    pub service: Option<String>,
+    pub limit: usize,
+}
+
+/// Events in the order in which they happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub events: Vec<Event>,
+    /// There are more in the direction that was asked for.
+    pub more: bool,
+}
+
+/// An open journal file.
+#[derive(Debug)]
+pub(super) struct Database {
+    connection: Connection,
+}
+
+impl Database {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// When it is not ours to use; it is not touched then.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let fail = |error: &rusqlite::Error| unusable(path, error);
+        let connection = Connection::open(path).map_err(|e| fail(&e))?;
+        connection.busy_timeout(Duration::from_secs(1)).map_err(|e| fail(&e))?;
+        let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (application, version) = (pragma("application_id"), pragma("user_version"));
+        let (application, version) = (application.map_err(|e| fail(&e))?, version.map_err(|e| fail(&e))?);
+        let is_new = application == 0 && version == 0 && is_empty(&connection).map_err(|e| fail(&e))?;
+        if !is_new {
+            if application != APPLICATION_ID {
+                return Err(OpenError::Foreign { path: path.to_owned() });
+            }
+            if version > SCHEMA_VERSION {
+                return Err(OpenError::Newer { path: path.to_owned(), version });
+            }
+            check(&connection, path)?;
+        }
+        let mut database = Self { connection };
+        database.prepare(is_new).map_err(|e| fail(&e))?;
+        Ok(database)
+    }
+
+    fn prepare(&mut self, is_new: bool) -> rusqlite::Result<()> {
+        // A commit is on the disk before it is acknowledged.
+        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        if is_new {
+            let transaction = self.connection.transaction()?;
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Writes an entry, whole or not at all; returns the event's id.
+    pub(super) fn write(&mut self, entry: &Entry) -> rusqlite::Result<u64> {
+        let transaction = self.connection.transaction()?;
+        let id = insert(&transaction, entry)?;
+        match &entry.change {
+            Some(OverrideChange::Set(live)) => set_override(&transaction, live)?,
+            Some(OverrideChange::End(service)) => end_override(&transaction, service.as_str())?,
+            None => {}
+        }
+        if id.is_multiple_of(PRUNE_EVERY) {
+            transaction.execute("DELETE FROM events WHERE id <= ?1", [to_sql(id.saturating_sub(EVENTS_MAX))])?;
+        }
+        transaction.commit()?;
+        Ok(id)
+    }
+
+    /// Every override that holds.
+    pub(super) fn overrides(&self) -> rusqlite::Result<Vec<LiveWeights>> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT service, backend, weight, replaced FROM overrides ORDER BY service, position")?;
+        let mut rows = statement.query([])?;
+        let mut found: Vec<LiveWeights> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let parsed = |index: usize| row.get::<_, String>(index);
+            let weight = |index: usize| Weight::new(row.get(index)?).map_err(invalid);
+            let service = parsed(0)?.parse().map_err(invalid)?;
+            let backend: crate::model::BackendName = parsed(1)?.parse().map_err(invalid)?;
+            let (weight, replaced) = ((backend.clone(), weight(2)?), (backend, weight(3)?));
+            match found.last_mut().filter(|last| last.service == service) {
+                Some(last) => {
+                    last.weights.push(weight);
+                    last.replaced.push(replaced);
+                }
+                None => found.push(LiveWeights { service, weights: vec![weight], replaced: vec![replaced] }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The id of the latest event ever written; 0 before the first.
+    pub(super) fn latest(&self) -> rusqlite::Result<u64> {
+        let latest = self
+            .connection
+            .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'events'", [], |row| row.get::<_, i64>(0));
+        Ok(latest.optional()?.map_or(0, from_sql))
+    }
+
+    /// A page of events.
+    pub(super) fn read(&self, query: &Query) -> rusqlite::Result<Page> {
+        let forward = query.after.is_some();
+        let order = if forward { "ASC" } else { "DESC" };
+        let mut statement = self.connection.prepare(&format!(
+            "SELECT id, at_ms, by, kind, service, detail FROM events \
+             WHERE id > ?1 AND id < ?2 AND (?3 IS NULL OR service = ?3) ORDER BY id {order} LIMIT ?4"
+        ))?;
+        let after = to_sql(query.after.unwrap_or(0));
+        let before = query.before.map_or(i64::MAX, to_sql);
+        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX - 1);
+        let rows = statement.query_map(params![after, before, query.service, limit + 1], |row| {
+            let detail: String = row.get(5)?;
+            Ok(Event {
+                id: from_sql(row.get(0)?),
+                at: told(row.get(1)?),
+                by: row.get(2)?,
+                kind: row.get(3)?,
+                service: row.get(4)?,
+                detail: serde_json::from_str(&detail).map_err(invalid)?,
+            })
+        })?;
+        let mut events = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        let more = events.len() > query.limit;
+        events.truncate(query.limit);
+        if !forward {
+            events.reverse();
+        }
+        Ok(Page { events, more })
+    }
+}
+
+/// What a file says about itself: a damaged one must be found before it is trusted.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let said = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match said {
+        Ok(said) if said == "ok" => Ok(()),
+        Ok(reason) => Err(OpenError::Corrupt { path: path.to_owned(), reason }),
+        Err(error) => Err(unusable(path, &error)),
+    }
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).map(|count| count == 0)
+}
+
+fn unusable(path: &Path, error: &rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let (path, reason) = (path.to_owned(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => OpenError::Corrupt { path, reason },
+        _ => OpenError::Unusable { path, reason },
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<u64> {
+    let mut detail = serde_json::to_value(&entry.fact).map_err(invalid)?;
+    let kind = detail.as_object_mut().and_then(|object| object.remove("kind"));
+    let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+    let at = entry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    transaction.execute(
+        "INSERT INTO events (at_ms, by, kind, service, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![i64::try_from(at).unwrap_or(i64::MAX), entry.by, kind, entry.fact.service(), detail.to_string()],
+    )?;
+    Ok(from_sql(transaction.last_insert_rowid()))
+}
+
+fn set_override(transaction: &Transaction<'_>, live: &LiveWeights) -> rusqlite::Result<()> {
+    end_override(transaction, live.service.as_str())?;
+    let mut statement = transaction.prepare("INSERT INTO overrides VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (position, ((backend, weight), (_, replaced))) in live.weights.iter().zip(&live.replaced).enumerate() {
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        statement.execute(params![
+            live.service.as_str(),
+            position,
+            backend.as_str(),
+            weight.value(),
+            replaced.value()
+        ])?;
+    }
+    Ok(())
+}
+
+fn end_override(transaction: &Transaction<'_>, service: &str) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM overrides WHERE service = ?1", [service]).map(|_| ())
+}
+
+/// What is in the file but can't be.
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+}
+
+/// SQLite's integers have a sign; ids and counts stay far below the difference.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn told(at_ms: i64) -> String {
+    let at: SystemTime = UNIX_EPOCH + Duration::from_millis(from_sql(at_ms));
+    humantime::format_rfc3339_millis(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::journal::Fact;
+
+    fn live(service: &str, weights: &[(&str, f64, f64)]) -> LiveWeights {
+        let side = |pick: fn(&(&str, f64, f64)) -> f64| {
+            weights.iter().map(|w| (w.0.parse().unwrap(), Weight::new(pick(w)).unwrap())).collect()
+        };
+        LiveWeights { service: service.parse().unwrap(), weights: side(|w| w.1), replaced: side(|w| w.2) }
+    }
+
+    fn changed(service: &str) -> Entry {
+        let fact = Fact::WeightsChanged { service: service.into(), from: [].into(), to: [("a".into(), 0.1)].into() };
+        Entry::now("test", fact)
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Database {
+        Database::open(&folder.path().join("journal.db")).unwrap()
+    }
+
+    fn query(limit: usize) -> Query {
+        Query { limit, ..Query::default() }
+    }
+
+    #[test]
+    fn what_was_written_is_there_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let shop = live("shop", &[("blue", 0.1, 90.0), ("canary", 1e-9, 10.0)]);
+        let entry = changed("shop").with(OverrideChange::Set(shop.clone()));
+        assert_eq!(open(&folder).write(&entry).unwrap(), 1);
+        let database = open(&folder);
+        assert_eq!(database.overrides().unwrap(), [shop]);
+        assert_eq!(database.latest().unwrap(), 1);
+        let page = database.read(&query(10)).unwrap();
+        assert_eq!((page.events.len(), page.more), (1, false));
+        assert_eq!(page.events[0].kind, "weights_changed");
+        assert_eq!(page.events[0].detail["to"]["a"], 0.1);
+        assert!(page.events[0].detail.get("kind").is_none());
+    }
+
+    #[test]
+    fn an_override_replaces_the_one_before_and_ends_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = open(&folder);
+        for weights in [&[("a", 1.0, 1.0), ("b", 2.0, 1.0), ("c", 3.0, 1.0)][..], &[("a", 5.0, 1.0), ("b", 0.0, 1.0)]] {
+            database.write(&changed("shop").with(OverrideChange::Set(live("shop", weights)))).unwrap();
+        }
+        database.write(&changed("api").with(OverrideChange::Set(live("api", &[("x", 1.0, 2.0)])))).unwrap();
+        let kept = live("shop", &[("a", 5.0, 1.0), ("b", 0.0, 1.0)]);
+        assert_eq!(database.overrides().unwrap(), [live("api", &[("x", 1.0, 2.0)]), kept.clone()]);
+        database.write(&changed("api").with(OverrideChange::End("api".parse().unwrap()))).unwrap();
+        assert_eq!(database.overrides().unwrap(), [kept]);
+    }
+
+    #[test]
+    fn pages_go_both_ways_and_know_whether_there_is_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = open(&folder);
+        for n in 0..5 {
+            database.write(&changed(if n % 2 == 0 { "even" } else { "odd" })).unwrap();
+        }
+        let ids = |query: &Query| {
+            let page = database.read(query).unwrap();
+            (page.events.iter().map(|event| event.id).collect::<Vec<_>>(), page.more)
+        };
+        assert_eq!(ids(&query(2)), (vec![4, 5], true));
+        assert_eq!(ids(&Query { before: Some(4), ..query(2) }), (vec![2, 3], true));
+        assert_eq!(ids(&Query { before: Some(2), ..query(2) }), (vec![1], false));
+        assert_eq!(ids(&Query { after: Some(1), ..query(2) }), (vec![2, 3], true));
+        assert_eq!(ids(&Query { after: Some(3), ..query(2) }), (vec![4, 5], false));
+        assert_eq!(ids(&Query { service: Some("odd".into()), ..query(9) }), (vec![2, 4], false));
+    }
+
+    #[test]
+    fn the_oldest_events_go_and_their_ids_are_not_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = open(&folder);
+        database.write(&changed("shop")).unwrap();
+        let near = EVENTS_MAX + PRUNE_EVERY - 1;
+        database.connection.execute("UPDATE sqlite_sequence SET seq = ?1", [to_sql(near)]).unwrap();
+        assert_eq!(database.write(&changed("shop")).unwrap(), near + 1);
+        let page = database.read(&query(9)).unwrap();
+        assert_eq!(page.events.iter().map(|event| event.id).collect::<Vec<_>>(), [near + 1]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_to_use_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        drop(connection);
+        let before = fs::read(&path).unwrap();
+        assert!(matches!(Database::open(&path), Err(OpenError::Foreign { .. })));
+        assert_eq!(fs::read(&path).unwrap(), before);
+
+        fs::remove_file(&path).unwrap();
+        drop(open(&folder));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = Database::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::Newer { version: 99, .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+
+        fs::write(&path, "this is no database, and long enough to be looked at".repeat(100)).unwrap();
+        let error = Database::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+        assert!(fs::read(&path).unwrap().starts_with(b"this is no"));
+    }
+
+    #[test]
+    fn a_damaged_page_is_found_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let mut database = open(&folder);
+        (0..200).for_each(|_| {
+            database.write(&changed("shop")).unwrap();
+        });
+        drop(database);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 2048].fill(0xa5);
+        fs::write(&path, &bytes).unwrap();
+        let error = Database::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+}

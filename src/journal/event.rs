@@ -1,0 +1,91 @@
+//! One line of history.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::{LiveWeights, ServiceName};
+
+/// Backends and their weights, as events tell them.
+type WeightsTold = BTreeMap<String, f64>;
+
+/// Something that happened, about to be written down.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fact {
+    /// The process began.
+    Started { version: String, config: String, pid: u32 },
+    /// The process ended in order.
+    Stopped,
+    /// A new file is in force.
+    Reloaded { warnings: Vec<String> },
+    /// A new file has problems; the old one stays in force.
+    ReloadRefused { problems: String },
+    /// Somebody changed the weights of a service.
+    WeightsChanged { service: String, from: WeightsTold, to: WeightsTold },
+    /// Somebody put a service's weights back to the file's.
+    WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
+    /// Live weights ended, because the file's own changed.
+    OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+}
+
+impl Fact {
+    /// The service it is about.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Started { .. } | Self::Stopped | Self::Reloaded { .. } | Self::ReloadRefused { .. } => None,
+            Self::WeightsChanged { service, .. }
+            | Self::WeightsReset { service, .. }
+            | Self::OverrideEnded { service, .. } => Some(service),
+        }
+    }
+}
+
+/// An event as it is read back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one or more with each event; never used twice.
+    pub id: u64,
+    /// RFC 3339, UTC, to the millisecond.
+    pub at: String,
+    /// Who or what decided.
+    pub by: String,
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// What the kind of event tells: an object.
+    pub detail: Value,
+}
+
+/// What an entry does to the overrides that hold after a restart.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OverrideChange {
+    Set(LiveWeights),
+    End(ServiceName),
+}
+
+/// An event and what it changes, written in one transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub at: SystemTime,
+    pub by: String,
+    pub fact: Fact,
+    pub change: Option<OverrideChange>,
+}
+
+impl Entry {
+    /// Something that happens now.
+    #[must_use]
+    pub fn now(by: impl Into<String>, fact: Fact) -> Self {
+        Self { at: SystemTime::now(), by: by.into(), fact, change: None }
+    }
+
+    #[must_use]
+    pub fn with(mut self, change: OverrideChange) -> Self {
+        self.change = Some(change);
+        self
+    }
+}

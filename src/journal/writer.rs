@@ -1,0 +1,278 @@
+//! The journal's thread, and the handle on it. SQLite blocks, so nothing else waits on that thread's disk but who
+//! must.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::database::{Database, OpenError, Page, Query};
+use super::event::Entry;
+use crate::model::LiveWeights;
+use crate::observe::JournalMetrics;
+
+/// Jobs that may wait for the thread. People and deciders make a handful a second.
+const JOBS_MAX: usize = 1024;
+/// Entries that wait for a disk that refuses them; the oldest that only tell something go first.
+const BACKLOG_MAX: usize = 4096;
+/// How long until a refused entry is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why something was not written or read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteError(String);
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the journal can't be used: {}; is the disk of state_dir full or read-only?", self.0)
+    }
+}
+
+impl std::error::Error for WriteError {}
+
+enum Job {
+    /// Acknowledged once it is on the disk.
+    Write(Box<Entry>, oneshot::Sender<Result<u64, WriteError>>),
+    /// Written sooner or later.
+    Later(Box<Entry>),
+    Read(Query, oneshot::Sender<Result<Page, WriteError>>),
+    Finish,
+}
+
+/// The durable history. Clones share one thread.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    jobs: SyncSender<Job>,
+    latest: watch::Receiver<u64>,
+    metrics: Arc<JournalMetrics>,
+}
+
+impl Journal {
+    /// Opens the journal at `path` and starts its thread; also returns the overrides that hold, and the thread, which
+    /// ends after [`Journal::finish`].
+    ///
+    /// # Errors
+    /// When the file can't be used; it is left as it is.
+    pub fn open(
+        path: &Path,
+        metrics: Arc<JournalMetrics>,
+    ) -> Result<(Self, Vec<LiveWeights>, JoinHandle<()>), OpenError> {
+        let unusable = |reason: String| OpenError::Unusable { path: path.to_owned(), reason };
+        let database = Database::open(path)?;
+        let corrupt = |error: rusqlite::Error| OpenError::Corrupt { path: path.to_owned(), reason: error.to_string() };
+        let overrides = database.overrides().map_err(corrupt)?;
+        let (latest_is, latest) = watch::channel(database.latest().map_err(corrupt)?);
+        let (jobs, inbox) = sync_channel(JOBS_MAX);
+        let writer = Writer { database, backlog: VecDeque::new(), latest: latest_is, metrics: Arc::clone(&metrics) };
+        let thread = std::thread::Builder::new().name("tidegate-journal".to_owned());
+        let thread = thread.spawn(move || writer.run(&inbox)).map_err(|error| unusable(error.to_string()))?;
+        Ok((Self { jobs, latest, metrics }, overrides, thread))
+    }
+
+    /// Writes an entry; once this returns, it is on the disk. Returns the event's id.
+    ///
+    /// # Errors
+    /// When it is not written, and won't be.
+    pub async fn write(&self, entry: Entry) -> Result<u64, WriteError> {
+        let (done, heard) = oneshot::channel();
+        self.jobs.try_send(Job::Write(Box::new(entry), done)).map_err(|error| busy(&error))?;
+        heard.await.unwrap_or_else(|_| Err(WriteError("its thread has ended".to_owned())))
+    }
+
+    /// Writes an entry when the disk lets it, in the order of calls; nobody waits.
+    pub fn write_later(&self, entry: Entry) {
+        if self.jobs.try_send(Job::Later(Box::new(entry))).is_err() {
+            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads events.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub async fn read(&self, query: Query) -> Result<Page, WriteError> {
+        let (done, heard) = oneshot::channel();
+        self.jobs.try_send(Job::Read(query, done)).map_err(|error| busy(&error))?;
+        heard.await.unwrap_or_else(|_| Err(WriteError("its thread has ended".to_owned())))
+    }
+
+    /// The id of the latest event, and word of each new one.
+    #[must_use]
+    pub fn latest(&self) -> watch::Receiver<u64> {
+        self.latest.clone()
+    }
+
+    /// Has the thread write what it can, and end.
+    pub fn finish(&self) {
+        // One that is gone has ended already.
+        let _ = self.jobs.send(Job::Finish);
+    }
+}
+
+fn busy(error: &TrySendError<Job>) -> WriteError {
+    WriteError(match error {
+        TrySendError::Full(_) => "too much waits to be written".to_owned(),
+        TrySendError::Disconnected(_) => "its thread has ended".to_owned(),
+    })
+}
+
+struct Writer {
+    database: Database,
+    /// Entries that were refused, oldest first.
+    backlog: VecDeque<Box<Entry>>,
+    latest: watch::Sender<u64>,
+    metrics: Arc<JournalMetrics>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        loop {
+            let job = if self.backlog.is_empty() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(RETRY_INTERVAL)
+            };
+            match job {
+                Ok(Job::Write(entry, done)) => {
+                    // What happened before stands before it.
+                    let written = self.catch_up().and_then(|()| self.write(&entry));
+                    // A caller that has given up needs no answer.
+                    let _ = done.send(written);
+                }
+                Ok(Job::Later(entry)) => {
+                    self.keep(entry);
+                    let _ = self.catch_up();
+                }
+                Ok(Job::Read(query, done)) => {
+                    let read = self.database.read(&query).map_err(|error| WriteError(error.to_string()));
+                    let _ = done.send(read);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = self.catch_up();
+                }
+                Ok(Job::Finish) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if self.catch_up().is_err() {
+            warn!(entries = self.backlog.len(), "the journal ends without its last entries: they could not be written");
+        }
+    }
+
+    fn keep(&mut self, entry: Box<Entry>) {
+        if self.backlog.len() >= BACKLOG_MAX {
+            // What must hold after a restart is kept; what only tells something may go.
+            let oldest = self.backlog.iter().position(|waiting| waiting.change.is_none()).unwrap_or(0);
+            self.backlog.remove(oldest);
+            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        self.backlog.push_back(entry);
+        self.note_backlog();
+    }
+
+    /// Writes what waits, in order, up to the first that is refused.
+    fn catch_up(&mut self) -> Result<(), WriteError> {
+        let waited = self.backlog.len();
+        while let Some(entry) = self.backlog.pop_front() {
+            if let Err(error) = self.write(&entry) {
+                self.backlog.push_front(entry);
+                self.note_backlog();
+                return Err(error);
+            }
+        }
+        self.note_backlog();
+        if waited > 1 {
+            info!(entries = waited, "the journal has caught up");
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<u64, WriteError> {
+        match self.database.write(entry) {
+            Ok(id) => {
+                self.metrics.written.fetch_add(1, Ordering::Relaxed);
+                self.latest.send_replace(id);
+                Ok(id)
+            }
+            Err(error) => {
+                if self.metrics.errors.fetch_add(1, Ordering::Relaxed) == 0 {
+                    error!(%error, "the journal can't be written; trying again each second");
+                }
+                Err(WriteError(error.to_string()))
+            }
+        }
+    }
+
+    fn note_backlog(&self) {
+        self.metrics.backlog.store(self.backlog.len() as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Fact;
+
+    fn entry() -> Entry {
+        Entry::now("test", Fact::Stopped)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_can_be_read_and_is_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, overrides, thread) = Journal::open(&folder.path().join("journal.db"), Arc::default()).unwrap();
+        assert_eq!(overrides, []);
+        let mut latest = journal.latest();
+        journal.write_later(entry());
+        assert_eq!(journal.write(entry()).await, Ok(2));
+        latest.changed().await.unwrap();
+        assert_eq!(*latest.borrow_and_update(), 2);
+        let page = journal.read(Query { limit: 10, ..Query::default() }).await.unwrap();
+        assert_eq!(page.events.len(), 2);
+        journal.finish();
+        thread.join().unwrap();
+        assert!(journal.write(entry()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_refuses_is_tried_again_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let (journal, _, thread) = Journal::open(&path, Arc::default()).unwrap();
+        // Somebody else's exclusive lock is as good as a full disk.
+        let blocker = rusqlite::Connection::open(&path).unwrap();
+        blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        journal.write_later(Entry { by: "first".into(), ..entry() });
+        let refused = journal.write(Entry { by: "refused".into(), ..entry() }).await;
+        assert!(refused.unwrap_err().to_string().contains("journal can't be used"));
+        assert_eq!(journal.metrics.backlog.load(Ordering::Relaxed), 1);
+        blocker.execute_batch("ROLLBACK").unwrap();
+        journal.write(Entry { by: "second".into(), ..entry() }).await.unwrap();
+        let page = journal.read(Query { limit: 10, ..Query::default() }).await.unwrap();
+        let by: Vec<_> = page.events.iter().map(|event| event.by.as_str()).collect();
+        assert_eq!(by, ["first", "second"]);
+        assert_eq!(journal.metrics.backlog.load(Ordering::Relaxed), 0);
+        journal.finish();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_backlog_keeps_what_must_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("journal.db")).unwrap();
+        let (latest, _) = watch::channel(0);
+        let mut writer = Writer { database, backlog: VecDeque::new(), latest, metrics: Arc::default() };
+        let ending = entry().with(crate::journal::OverrideChange::End("shop".parse().unwrap()));
+        writer.keep(Box::new(ending.clone()));
+        (0..BACKLOG_MAX).for_each(|_| writer.keep(Box::new(entry())));
+        assert_eq!(writer.backlog.len(), BACKLOG_MAX);
+        assert_eq!(*writer.backlog[0], ending);
+        assert_eq!(writer.metrics.dropped.load(Ordering::Relaxed), 1);
+    }
+}
