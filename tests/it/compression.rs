@@ -2,22 +2,54 @@
 
 use std::io::Read;
 
-use crate::support::{Answer, Proxy, Setup, Upstream, Wire, get};
+use crate::support::http2::{Http2, collect, get as http2_get};
+use crate::support::{Answer, Gate, Proxy, Setup, Upstream, Wire, curl, get, within};
+
+const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
 
 async fn proxy(upstream: &Upstream) -> Proxy {
     Setup::new().settings("[services.shop]\ncompression = {}").backend(&[upstream.url()], "").start().await
 }
 
-fn decoded(answer: &Answer) -> Vec<u8> {
-    let (mut out, bytes) = (Vec::new(), &answer.body[..]);
-    match answer.head.value("content-encoding") {
-        Some("zstd") => zstd::stream::read::Decoder::new(bytes).unwrap().read_to_end(&mut out),
-        Some("br") => brotli::Decompressor::new(bytes, 4096).read_to_end(&mut out),
-        Some("gzip") => flate2::read::GzDecoder::new(bytes).read_to_end(&mut out),
-        other => panic!("{other:?}"),
+/// What can be read of a compressed body, whole or not, up to `limit` bytes.
+fn readable(coding: &str, bytes: &[u8], limit: usize) -> Vec<u8> {
+    let mut decoder: Box<dyn Read> = match coding {
+        "zstd" => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
+        // Brotli's decoder wants to fill its buffer, or the end.
+        "br" => Box::new(brotli::Decompressor::new(bytes, 1)),
+        "gzip" => Box::new(flate2::read::GzDecoder::new(bytes)),
+        other => panic!("{other}"),
+    };
+    let (mut out, mut byte) = (Vec::new(), [0]);
+    while out.len() < limit && matches!(decoder.read(&mut byte), Ok(1)) {
+        out.push(byte[0]);
+    }
+    out
+}
+
+fn decode(coding: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    match coding {
+        "zstd" => zstd::stream::read::Decoder::new(bytes).unwrap().read_to_end(&mut out),
+        "br" => brotli::Decompressor::new(bytes, 4096).read_to_end(&mut out),
+        "gzip" => flate2::read::GzDecoder::new(bytes).read_to_end(&mut out),
+        other => panic!("{other}"),
     }
     .unwrap();
     out
+}
+
+fn decoded(answer: &Answer) -> Vec<u8> {
+    decode(answer.head.value("content-encoding").expect("it is compressed"), &answer.body)
+}
+
+/// Text of two thousand bytes, all the same.
+async fn text() -> Upstream {
+    Upstream::responding(|_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2000\r\n\r\n";
+        format!("{head}{}", "x".repeat(2000)).into_bytes()
+    })
+    .await
 }
 
 #[tokio::test]
@@ -38,7 +70,7 @@ async fn a_body_comes_back_byte_for_byte_in_every_coding_and_framing() {
     })
     .await;
     let proxy = proxy(&upstream).await;
-    for coding in ["zstd", "br", "gzip"] {
+    for coding in CODINGS {
         for target in ["/chunked/0", "/chunked/1", "/chunked/1023", "/chunked/1048576", "/cl/1024", "/cl/1048576"] {
             let answer = proxy.exchange(&get(target, &format!("accept-encoding: {coding}\r\nte: trailers\r\n"))).await;
             assert_eq!(answer.head.value("content-encoding"), Some(coding), "{target}");
@@ -84,39 +116,202 @@ async fn what_must_not_be_compressed_is_not() {
 }
 
 #[tokio::test]
-async fn what_the_endpoint_has_sent_is_not_held_back_and_a_broken_answer_is_seen() {
-    for coding in ["zstd", "br", "gzip"] {
+async fn what_the_endpoint_has_sent_is_not_held_back() {
+    for coding in CODINGS {
+        let gate = Gate::shut().await;
+        let proxy = proxy(&gate.upstream).await;
+        let mut client = proxy.connect().await;
+        client.send(get("/lines", &format!("accept-encoding: {coding}\r\n"))).await;
+        assert_eq!(client.head().await.value("content-encoding"), Some(coding));
+        let mut seen = Vec::new();
+        while readable(coding, &seen, 6) != b"first\n" {
+            let chunk = client.chunk().await;
+            assert!(!chunk.is_empty(), "{coding}: the line never comes");
+            seen.extend_from_slice(&chunk);
+        }
+        // Only now does the endpoint go on.
+        gate.open();
+        seen.extend_from_slice(&client.chunked().await.0);
+        assert_eq!(decode(coding, &seen), b"first\nafter\n", "{coding}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_made_whole() {
+    for coding in CODINGS {
         let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
             wire.head().await;
-            wire.send(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n6\r\nfirst\n\r\n",
-            )
-            .await;
-            // The client answers for the endpoint's going on: it asks for the rest by closing nothing.
-            wire.until_silent(std::time::Duration::from_millis(300)).await;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+            wire.send(format!("{head}6\r\nfirst\n\r\n")).await;
         })
         .await;
         let proxy = proxy(&upstream).await;
         let mut client = proxy.connect().await;
         client.send(get("/", &format!("accept-encoding: {coding}\r\n"))).await;
         assert_eq!(client.head().await.value("content-encoding"), Some(coding));
-        let mut seen = Vec::new();
-        let mut line = [0; 6];
-        loop {
-            let chunk = client.chunk().await;
-            assert!(!chunk.is_empty(), "{coding}: the line never comes");
-            seen.extend_from_slice(&chunk);
-            let read = match coding {
-                "zstd" => zstd::stream::read::Decoder::new(&seen[..]).unwrap().read_exact(&mut line),
-                "br" => brotli::Decompressor::new(&seen[..], 1).read_exact(&mut line),
-                _ => flate2::read::GzDecoder::new(&seen[..]).read_exact(&mut line),
-            };
-            if read.is_ok() {
-                break;
-            }
-        }
-        assert_eq!(&line, b"first\n");
         let rest = client.rest().await;
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{coding}: a broken answer looks whole");
+        let client = Http2::over(proxy.connect().await).await;
+        let response = within("an answer", client.ask(http2_request("/", coding)).await).await.expect("a head comes");
+        let broken = collect(response.into_body()).await.expect_err("a broken answer looks whole");
+        assert!(broken.is_reset(), "{broken}");
+        proxy.metric_becomes("tidegate_compressions", "", 0).await;
     }
+}
+
+fn http2_request(target: &str, coding: &'static str) -> http::Request<()> {
+    let mut request = http2_get(target);
+    request.headers_mut().insert("accept-encoding", http::HeaderValue::from_static(coding));
+    request
+}
+
+#[tokio::test]
+async fn http2_clients_get_data_and_trailers() {
+    let upstream = Upstream::responding(|_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntrailer: x-end\r\ntransfer-encoding: chunked\r\n";
+        format!("{head}\r\n30d40\r\n{}\r\n0\r\nx-end: 1\r\n\r\n", "x".repeat(200_000)).into_bytes()
+    })
+    .await;
+    let proxy = proxy(&upstream).await;
+    let client = Http2::over(proxy.connect().await).await;
+    for coding in CODINGS {
+        let (status, message) = client.exchange(http2_request("/", coding)).await;
+        assert_eq!((status.as_u16(), &message.headers["content-encoding"]), (200, &coding.parse().unwrap()));
+        assert!(!message.headers.contains_key("content-length"));
+        assert_eq!(decode(coding, &message.body), vec![b'x'; 200_000]);
+        assert_eq!(message.trailers.expect("there are trailers")["x-end"], "1", "{coding}");
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn curl_understands_every_coding() {
+    let upstream = text().await;
+    for coding in CODINGS {
+        let settings = format!("[services.shop]\ncompression = {{ algorithms = [{coding:?}] }}");
+        let proxy = Setup::new().settings(&settings).backend(&[upstream.url()], "").start().await;
+        let url = format!("http://{}/", proxy.http());
+        let shown = curl(&["--compressed", "--write-out", "\n%{size_download}", &url]).await;
+        let (body, size) = shown.rsplit_once('\n').unwrap();
+        assert_eq!(body, "x".repeat(2000), "{coding}");
+        assert!(size.parse::<usize>().unwrap() < 100, "{coding}: {size}");
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_stay_without_one() {
+    let upstream = Upstream::responding(|received| {
+        let head = match received.target() {
+            "/204" => "HTTP/1.1 204 No Content\r\n",
+            "/304" => "HTTP/1.1 304 Not Modified\r\n",
+            _ => "HTTP/1.1 200 OK\r\ncontent-length: 2000\r\naccept-ranges: bytes\r\n",
+        };
+        format!("{head}content-type: text/plain\r\netag: \"a\"\r\n\r\n").into_bytes()
+    })
+    .await;
+    let proxy = proxy(&upstream).await;
+    let mut client = proxy.connect().await;
+    for (method, target, etag, coding) in
+        [("HEAD", "/", "W/\"a\"", Some("br")), ("GET", "/204", "\"a\"", None), ("GET", "/304", "W/\"a\"", None)]
+    {
+        client.send(format!("{method} {target} HTTP/1.1\r\nhost: shop.test\r\naccept-encoding: br\r\n\r\n")).await;
+        // The next head follows at once: there is nothing between them.
+        let head = client.head().await;
+        assert_eq!((head.value("etag"), head.value("content-encoding")), (Some(etag), coding), "{target}");
+        assert_eq!(head.value("vary").is_some(), coding.is_some(), "{target}");
+        assert_eq!(head.content_length(), None, "{target}");
+    }
+    let client = Http2::over(proxy.connect().await).await;
+    let mut request = http2_request("/", "br");
+    *request.method_mut() = http::Method::HEAD;
+    let (_, message) = client.exchange(request).await;
+    assert_eq!((&message.headers["content-encoding"], message.body.len()), (&"br".parse().unwrap(), 0));
+    assert_eq!(upstream.connections(), 1);
+    assert_eq!(proxy.metric("tidegate_compressions", "").await, 0);
+}
+
+#[tokio::test]
+async fn a_client_gets_no_coding_that_it_did_not_ask_for() {
+    let upstream = text().await;
+    let proxy = proxy(&upstream).await;
+    for (field, coding) in [
+        ("accept-encoding: identity;q=0", None),
+        ("accept-encoding: identity;q=0, gzip;q=0.001", Some("gzip")),
+        ("accept-encoding: gzip;q=0, *", Some("zstd")),
+        ("accept-encoding: *;q=0", None),
+        ("accept-encoding: deflate", None),
+        ("accept-encoding: gzip\r\ncache-control: no-cache, no-transform", None),
+    ] {
+        let answer = proxy.exchange(&get("/", &format!("{field}\r\n"))).await;
+        assert_eq!((answer.status(), answer.head.value("content-encoding")), (200, coding), "{field}");
+        let body = if coding.is_some() { decoded(&answer) } else { answer.body };
+        assert_eq!(body, vec![b'x'; 2000], "{field}");
+    }
+    let old = proxy.exchange("GET / HTTP/1.0\r\nhost: shop.test\r\naccept-encoding: gzip\r\n\r\n").await;
+    assert_eq!((old.head.value("content-encoding"), old.head.content_length()), (None, Some(2000)));
+    assert_eq!(old.body.len(), 2000);
+}
+
+#[tokio::test]
+async fn more_answers_than_fit_at_once_are_sent_as_they_are() {
+    let gate = Gate::shut().await;
+    let settings = "[services.shop]\ncompression = { at_once = 2 }";
+    let proxy = Setup::new().settings(settings).backend(&[gate.upstream.url()], "").start().await;
+    let mut clients = Vec::new();
+    for coding in [Some("gzip"), Some("gzip"), None] {
+        let mut client = proxy.connect().await;
+        client.send(get("/lines", "accept-encoding: gzip\r\n")).await;
+        let head = client.head().await;
+        assert_eq!(head.value("content-encoding"), coding);
+        assert_eq!(head.value("vary"), Some("accept-encoding"));
+        clients.push(client);
+    }
+    assert_eq!(proxy.metric("tidegate_compressions", "").await, 2);
+    assert_eq!(proxy.metric("tidegate_compressions_skipped_total", "").await, 1);
+    gate.open();
+    let mut plain = clients.pop().unwrap();
+    assert_eq!(plain.chunked().await.0, b"first\nafter\n");
+    for client in &mut clients {
+        assert_eq!(decode("gzip", &client.chunked().await.0), b"first\nafter\n");
+    }
+    proxy.metric_becomes("tidegate_compressions", "", 0).await;
+    let answer = plain.exchange(get("/lines", "accept-encoding: gzip\r\n")).await;
+    assert_eq!(decoded(&answer), b"first\nafter\n");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
+    for coding in CODINGS {
+        let gate = Gate::shut().await;
+        let proxy = proxy(&gate.upstream).await;
+        let mut client = proxy.connect().await;
+        client.send(get("/lines", &format!("accept-encoding: {coding}\r\n"))).await;
+        client.head().await;
+        let other = Http2::over(proxy.connect().await).await;
+        let response = within("an answer", other.ask(http2_request("/lines", coding)).await).await.unwrap();
+        assert_eq!(proxy.metric("tidegate_compressions", "").await, 2);
+        drop((client, response));
+        proxy.metric_becomes("tidegate_compressions", "", 0).await;
+        proxy.metric_becomes("tidegate_requests_in_flight", "", 0).await;
+        // Half an answer is still on its way on those connections, so nobody else gets them.
+        gate.open();
+        let answer = proxy.exchange(&get("/lines", &format!("accept-encoding: {coding}\r\n"))).await;
+        assert_eq!(decoded(&answer), b"first\nafter\n");
+        assert_eq!(gate.upstream.connections(), 3);
+    }
+}
+
+#[tokio::test]
+async fn both_connections_are_used_again() {
+    let upstream = text().await;
+    let proxy = proxy(&upstream).await;
+    let mut client = proxy.connect().await;
+    for coding in CODINGS {
+        for fields in [&*format!("accept-encoding: {coding}\r\n"), ""] {
+            let answer = client.exchange(get("/", fields)).await;
+            let body = if fields.is_empty() { answer.body } else { decoded(&answer) };
+            assert_eq!(body, vec![b'x'; 2000], "{coding}");
+        }
+    }
+    assert_eq!((upstream.connections(), upstream.requests().len()), (1, 6));
 }

@@ -23,6 +23,10 @@ impl Check<'_, '_> {
             }
         }
         let min_bytes = self.size(&at.key("min_bytes"), &file.min_bytes);
+        if min_bytes == Some(0) {
+            let hint = "write \"1B\" to compress whatever has a body";
+            self.report.problem(&at.key("min_bytes"), "zero is no limit", hint);
+        }
         let types = match &file.types {
             None => Some(ContentTypes::compressible()),
             Some(texts) => {
