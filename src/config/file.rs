@@ -512,7 +512,7 @@ fn maintenance_status() -> u16 {
 impl Default for CompressionFile {
     fn default() -> Self {
         let algorithms = vec![AlgorithmFile::Zstd, AlgorithmFile::Br, AlgorithmFile::Gzip];
-        Self { algorithms, min_bytes: SizeText("1KiB".to_owned()), types: None, at_once: 128 }
+        Self { algorithms, min_bytes: SizeText("1KiB".to_owned()), types: None, at_once: 64 }
     }
 }
 
