@@ -14,16 +14,21 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
-use super::refusal;
+use super::{refusal, resets};
 use crate::executor::LocalExecutor;
+use crate::observe::ConnectionError;
 use crate::proxy::{Client, serve};
 use crate::worker::Signal;
 
 /// A response's bytes that wait in one stream for its client.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// h2 answers 431 to larger heads by itself, and nobody learns of it. So it is given twice the limit: nearly all heads
 /// over it are answered, counted and logged as requests, and memory stays bounded for the others.
 const HEADER_BYTES_FACTOR: u32 = 2;
+/// Requests taken back before we have seen them, at once; and requests reset because of the client's own faults, ever.
+/// One more of either, and h2 ends the connection.
+const UNSEEN_RESETS_MAX: usize = 20;
+const FAULTS_MAX: usize = 1024;
 /// A silent client is asked for a sign of life this often, and given this long.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -53,6 +58,8 @@ where
             .initial_connection_window_size(limits.connection_window)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_header_list_size(limits.header_bytes.saturating_mul(HEADER_BYTES_FACTOR))
+            .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
+            .max_local_error_reset_streams(FAULTS_MAX)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service),
@@ -64,6 +71,10 @@ where
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);
+            }
+            if resets::too_many(&client.activity) {
+                refusal::record(&client, "HTTP/2", ConnectionError::Resets, None);
+                return Poll::Ready(Ok(()));
             }
             let idle = client.activity.requests() == 0;
             if !idle {

@@ -8,6 +8,7 @@ mod http2;
 mod io;
 mod proxied;
 mod refusal;
+mod resets;
 mod sockets;
 mod thread;
 

@@ -75,6 +75,8 @@ causes! {
         Protocol = "protocol_error",
         /// HTTP/2 frames that only cost us: ENHANCE_YOUR_CALM.
         Flood = "flood",
+        /// Most of its HTTP/2 requests were taken back.
+        Resets = "resets",
         /// No PROXY header, or none that makes sense.
         ProxyHeader = "proxy_header",
         ProxyTimeout = "proxy_timeout",

@@ -74,6 +74,8 @@ pub struct Activity {
     read: Cell<bool>,
     /// A request began since somebody last asked.
     progress: Cell<bool>,
+    /// Requests that the client took back.
+    cut: Cell<u64>,
 }
 
 /// Where a connection stands between two polls.
@@ -129,6 +131,17 @@ impl Activity {
     #[must_use]
     pub fn take_progress(&self) -> bool {
         self.progress.replace(false)
+    }
+
+    /// A request was given up by its client, soon after it began.
+    pub(super) fn request_cut(&self) {
+        self.cut.set(self.cut.get() + 1);
+    }
+
+    /// Requests that were given up so.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.get()
     }
 
     /// Requests this connection has ever carried.

@@ -22,6 +22,9 @@ use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
+/// A client that gives a request up within this time hardly wanted its answer.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+
 /// One request on its way.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -360,6 +363,9 @@ impl Drop for Exchange {
         if self.status.is_none() {
             // Nobody waits for the answer any more: the client left, or we close its connection.
             self.failed(if self.client.lifeline.is_closed() { Reason::Shutdown } else { Reason::ClientLeft });
+        }
+        if self.reason == Some(Reason::ClientLeft) && self.started.elapsed() < CUT_WITHIN {
+            self.client.activity.request_cut();
         }
         self.client.activity.request_ended(self.request_read());
         self.record();

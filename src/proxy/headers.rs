@@ -73,7 +73,7 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, introdu
     if names.dropped > 0 {
         let trusted = introduction.origin.told.is_some();
         remove(headers, |name| match Kind::of(name) {
-            Kind::Dropped | Kind::Te | Kind::Upgrade | Kind::Forwarded => true,
+            Kind::Dropped | Kind::Te | Kind::TransferEncoding | Kind::Upgrade | Kind::Forwarded => true,
             Kind::Claim => !trusted,
             _ => false,
         });
@@ -180,7 +180,9 @@ pub fn rewrite_response(
         }
     }
     if connection {
-        remove_connection(headers, |name| !matches!(Kind::of(name), Kind::Kept | Kind::Te | Kind::Upgrade));
+        remove_connection(headers, |name| {
+            !matches!(Kind::of(name), Kind::Kept | Kind::Te | Kind::TransferEncoding | Kind::Upgrade)
+        });
     }
     if dropped {
         remove(headers, |name| is_dropped_from_response(name.as_str()));

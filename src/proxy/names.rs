@@ -11,6 +11,7 @@ pub struct RequestNames {
     pub(super) hosts: u16,
     pub(super) upgrades: u16,
     pub(super) connections: u16,
+    pub(super) transfer_encodings: u16,
     pub(super) tes: u16,
     pub(super) cookies: u16,
     pub(super) vias: u16,
@@ -34,6 +35,7 @@ pub(super) enum Kind {
     Cookie,
     Connection,
     Te,
+    TransferEncoding,
     Upgrade,
     Via,
     Trace,
@@ -73,6 +75,10 @@ impl RequestNames {
                 Kind::Trace => names.traces += 1,
                 Kind::Replaced => names.claims += 1,
                 Kind::Dropped => names.dropped += 1,
+                Kind::TransferEncoding => {
+                    names.transfer_encodings += 1;
+                    names.dropped += 1;
+                }
                 Kind::Te => {
                     names.tes += 1;
                     names.dropped += 1;
@@ -124,7 +130,7 @@ impl Kind {
             16 if name == b"proxy-connection" => Self::Dropped,
             17 if is(name, b"x-forwarded-proto") => Self::Replaced.unless_alias(name, b"x-forwarded-proto"),
             17 if is(name, b"client-cert-chain") => Self::Claim.unless_alias(name, b"client-cert-chain"),
-            17 if is(name, b"transfer-encoding") => Self::Dropped,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding.unless_alias(name, b"transfer-encoding"),
             19 if name == b"proxy-authorization" => Self::Dropped,
             13.. if is(&name[..12], FORWARDED_PREFIX) => Self::Claim.unless_alias(&name[..12], FORWARDED_PREFIX),
             _ => Self::Other,
@@ -188,10 +194,7 @@ mod tests {
                 Kind::Replaced,
             ),
             (&["client-cert", "client-cert-chain", "x-forwarded-user", "x-forwarded-prefix"], Kind::Claim),
-            (
-                &["proxy", "proxy-authorization", "keep-alive", "expect", "x-real-ip", "transfer-encoding"],
-                Kind::Dropped,
-            ),
+            (&["proxy", "proxy-authorization", "keep-alive", "expect", "x-real-ip"], Kind::Dropped),
             (&["traceparent", "tracestate"], Kind::Trace),
             (&["content-length", "authorization"], Kind::Kept),
         ] {

@@ -2,7 +2,9 @@
 //! has it, and people's alerts match it. The client learns the status and, unless configured, nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SET_COOKIE};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SET_COOKIE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
@@ -20,6 +22,10 @@ const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
 pub(crate) enum Reason {
     /// No `Host`, several, one that contradicts the authority, or one that is none.
     BadHost,
+    /// A `Transfer-Encoding` other than `chunked`.
+    BadFraming,
+    /// A host and port, or `*`, in the place of a path.
+    BadTarget,
     /// The head has more bytes or more fields than [limits] allows.
     HeadTooLarge,
     /// A request to upgrade that contradicts itself.
@@ -58,6 +64,8 @@ impl Reason {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
+            Self::BadFraming => "bad_framing",
+            Self::BadTarget => "bad_target",
             Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
             Self::Loop => "loop",
@@ -81,7 +89,9 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadUpgrade | Self::RequestBroken => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadUpgrade | Self::RequestBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -142,6 +152,10 @@ impl Failure {
         }
         if says_reason {
             headers.insert(ERROR, HeaderValue::from_static(self.reason.name()));
+        }
+        if matches!(self.reason, Reason::BadFraming | Reason::BadTarget) {
+            // Where this request ends, and so where the next one begins, is what we doubt.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(headers, cookie);
@@ -234,7 +248,9 @@ impl Answer {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 19] = [
+    const ALL: [Reason; 21] = [
+        Reason::BadFraming,
+        Reason::BadTarget,
         Reason::BadHost,
         Reason::HeadTooLarge,
         Reason::BadUpgrade,

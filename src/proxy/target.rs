@@ -3,15 +3,28 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use http::header::HOST;
-use http::{Method, Request, Version};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Version};
 
 use super::names::RequestNames;
 use super::reply::{Failure, Reason};
 
-/// Refuses requests that name their target in two ways, in none, or by what can't be a name.
+/// Refuses requests that name their target in two ways, in none, or by what can't be a name, and those whose body
+/// others may read differently.
 pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), Failure> {
+    // hyper lets anything pass that ends in `chunked`, and takes that off. What else was there would be lost, and
+    // whoever reads such lists differently would find the body's end elsewhere.
+    if names.transfer_encodings > 0 && (names.transfer_encodings > 1 || !is_chunked(request.headers())) {
+        return Err(Reason::BadFraming.into());
+    }
     let authority = request.uri().authority();
+    // A host and port alone are CONNECT's target and nobody else's, `*` is that of OPTIONS (RFC 9112, 3.2).
+    let bare_authority = authority.is_some() && request.uri().scheme().is_none();
+    if (bare_authority && *request.method() != Method::CONNECT)
+        || (request.uri().path() == "*" && *request.method() != Method::OPTIONS)
+    {
+        return Err(Reason::BadTarget.into());
+    }
     let version = request.version();
     let needed = version >= Version::HTTP_11 && (version == Version::HTTP_11 || authority.is_none());
     if names.hosts > 1 || (needed && names.hosts == 0) {
@@ -34,6 +47,10 @@ pub(super) fn check<B>(request: &Request<B>, names: RequestNames) -> Result<(), 
         return Err(Reason::MethodNotAllowed.into());
     }
     Ok(())
+}
+
+fn is_chunked(headers: &HeaderMap) -> bool {
+    headers.get(TRANSFER_ENCODING).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether a text is a host and perhaps a port, without a user. Stricter than RFC 3986: percent signs and most
@@ -163,6 +180,32 @@ mod tests {
         assert!(checked(&request(Version::HTTP_2, "https://a/", &["a"])).is_ok());
         assert!(checked(&request(Version::HTTP_2, "https://a/", &["b"])).is_err());
         assert!(checked(&request(Version::HTTP_2, "/", &[])).is_err());
+    }
+
+    #[test]
+    fn a_transfer_encoding_is_chunked_alone() {
+        for (values, good) in [
+            (&["chunked"][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["chunked, chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["identity", "chunked"], false),
+        ] {
+            let mut request = request(Version::HTTP_11, "/", &["a"]);
+            for value in values {
+                request.headers_mut().append(TRANSFER_ENCODING, http::HeaderValue::from_static(value));
+            }
+            assert_eq!(checked(&request).is_ok(), good, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_one_that_its_method_may_have() {
+        assert!(checked(&request(Version::HTTP_11, "*", &["a"])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "shop.test:80", &["a"])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "shop", &["a"])).is_err());
+        assert!(checked(&request(Version::HTTP_11, "http://shop.test:80", &["a"])).is_ok());
     }
 
     #[test]

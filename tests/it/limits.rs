@@ -117,6 +117,7 @@ async fn traffic_leaves_no_memory_and_no_descriptor_behind() {
         round().await;
     }
     let grown_kb = proxy.memory_kb().saturating_sub(memory_kb);
-    assert!(grown_kb < 2_048, "{grown_kb} KB more after three times the same");
+    // The allocator takes memory two megabytes at a time.
+    assert!(grown_kb < 4_096, "{grown_kb} KB more after three times the same");
     assert!(descriptors(&proxy) <= open + 4, "{} descriptors, then {open}", descriptors(&proxy));
 }

@@ -6,6 +6,7 @@ mod certificates;
 mod command;
 mod curl;
 mod exposition;
+pub mod frames;
 mod gate;
 mod head;
 pub mod http2;

@@ -68,7 +68,8 @@ impl Upstream {
             let (respond, known) = (Arc::clone(&respond), Arc::clone(&known));
             async move {
                 while let Some(head) = wire.next_head().await {
-                    let body = wire.request_body(&head).await;
+                    // One that breaks off is none.
+                    let Some(body) = wire.whole_request_body(&head).await else { return };
                     let received = Received { head, body };
                     known.requests.lock().unwrap().push(received.clone());
                     if wire.try_send(respond(&received)).await.is_err() {

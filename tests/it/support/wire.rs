@@ -186,6 +186,25 @@ impl Wire {
         if head.is_chunked() { self.chunked().await.0 } else { self.bytes(head.content_length().unwrap_or(0)).await }
     }
 
+    /// The body that belongs to a request's head; `None` when the connection ends before the body does.
+    pub async fn whole_request_body(&mut self, head: &Head) -> Option<Vec<u8>> {
+        loop {
+            let whole = if head.is_chunked() {
+                whole_chunks(&self.unread)
+            } else {
+                let length = head.content_length().unwrap_or(0);
+                (self.unread.len() >= length).then(|| (self.unread[..length].to_vec(), length))
+            };
+            if let Some((body, length)) = whole {
+                self.unread.drain(..length);
+                return Some(body);
+            }
+            if !within("more of a body", self.more()).await {
+                return None;
+            }
+        }
+    }
+
     /// Everything up to the end; a reset is an end, too.
     pub async fn rest(&mut self) -> Vec<u8> {
         while within("the end of the connection", self.more()).await {}
@@ -205,6 +224,31 @@ impl Wire {
         self.record.lock().unwrap().extend_from_slice(&buffer[..count]);
         self.unread.extend_from_slice(&buffer[..count]);
         count > 0
+    }
+}
+
+/// The data of a chunked body, and the number of bytes it takes with its trailers; `None` as long as it isn't whole.
+fn whole_chunks(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let line = |from: usize| bytes[from..].windows(2).position(|window| window == b"\r\n").map(|length| from + length);
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        let end = line(at)?;
+        let size = String::from_utf8_lossy(&bytes[at..end]).into_owned();
+        let size = usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("{size:?} is no chunk's size"));
+        at = end + 2;
+        if size == 0 {
+            break;
+        }
+        body.extend_from_slice(bytes.get(at..at + size)?);
+        assert_eq!(bytes.get(at + size..at + size + 2)?, b"\r\n", "a chunk ends with its line");
+        at += size + 2;
+    }
+    loop {
+        let end = line(at)?;
+        if end == at {
+            return Some((body, at + 2));
+        }
+        at = end + 2;
     }
 }
 
