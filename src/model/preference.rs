@@ -7,6 +7,8 @@ use http::header::ACCEPT_ENCODING;
 
 /// Items of one line that are looked at; longer lists are nobody's real preferences.
 const ITEMS_MAX: usize = 64;
+/// Also that of whatever stands there without one.
+const QUALITY_MAX: u16 = 1000;
 
 /// The formats that our own answers come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,25 +46,38 @@ impl Format {
             return Self::Text;
         }
         let (mut text, mut html, mut json) = <(Wish, Wish, Wish)>::default();
-        for (position, (range, quality)) in items(accept).enumerate() {
-            let Some(quality) = quality else { continue };
-            let hear = |wish: &mut Wish, clarity| wish.hear(clarity, quality, position);
-            if range == b"*/*" {
-                for wish in [&mut text, &mut html, &mut json] {
-                    hear(wish, 1);
-                }
-            } else if range.eq_ignore_ascii_case(b"text/*") {
-                for wish in [&mut text, &mut html] {
-                    hear(wish, 2);
-                }
-            } else if range.eq_ignore_ascii_case(b"application/*") {
-                hear(&mut json, 2);
-            } else if range.eq_ignore_ascii_case(b"text/plain") {
-                hear(&mut text, 3);
-            } else if range.eq_ignore_ascii_case(b"text/html") {
-                hear(&mut html, 3);
-            } else if is_json(range) {
-                hear(&mut json, 3);
+        for (position, (range, parameters)) in items(accept).enumerate() {
+            let named = match range.len() {
+                9 if range.eq_ignore_ascii_case(b"text/html") => Some(Self::Html),
+                10 if range.eq_ignore_ascii_case(b"text/plain") => Some(Self::Text),
+                16.. if is_json(range) => Some(Self::Json),
+                _ => None,
+            };
+            let ranges: &mut [&mut Wish] = match (named, range.len()) {
+                (Some(Self::Text), _) => &mut [&mut text],
+                (Some(Self::Html), _) => &mut [&mut html],
+                (Some(Self::Json), _) => &mut [&mut json],
+                (None, 3) if range == b"*/*" => &mut [&mut text, &mut html, &mut json],
+                (None, 6) if range.eq_ignore_ascii_case(b"text/*") => &mut [&mut text, &mut html],
+                (None, 13) if range.eq_ignore_ascii_case(b"application/*") => &mut [&mut json],
+                _ => continue,
+            };
+            let Some(quality) = quality_of(parameters) else { continue };
+            if let Some(format) = named
+                && quality == QUALITY_MAX
+            {
+                // Nothing after it could be wanted more, and pages' and scripts' lines begin like this.
+                return format;
+            }
+            let clarity = if named.is_some() {
+                3
+            } else if range.len() == 3 {
+                1
+            } else {
+                2
+            };
+            for wish in ranges {
+                wish.hear(clarity, quality, position);
             }
         }
         // Of equals, the last is found: text.
@@ -111,12 +126,14 @@ impl Coding {
         let lines = headers.get_all(ACCEPT_ENCODING);
         let wish = |is_it: &dyn Fn(&[u8]) -> bool, wildcard: bool| {
             let mut wish = Wish::default();
-            for (name, quality) in lines.iter().flat_map(|line| items(line.as_bytes())) {
-                let Some(quality) = quality else { continue };
-                if is_it(name) {
-                    wish.hear(2, quality, 0);
-                } else if wildcard && name == b"*" {
-                    wish.hear(1, quality, 0);
+            for (name, parameters) in lines.iter().flat_map(|line| items(line.as_bytes())) {
+                let clarity = match name {
+                    name if is_it(name) => 2,
+                    b"*" if wildcard => 1,
+                    _ => continue,
+                };
+                if let Some(quality) = quality_of(parameters) {
+                    wish.hear(clarity, quality, 0);
                 }
             }
             wish.quality
@@ -129,17 +146,21 @@ impl Coding {
     }
 }
 
-/// The items of a list with their qualities, in thousandths; `None` where one can't be read.
-fn items(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<u16>)> {
+/// The items of a list with their parameters.
+fn items(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     line.split(|b| *b == b',').take(ITEMS_MAX).map(|item| {
-        let mut parts = item.split(|b| *b == b';');
-        let name = parts.next().unwrap_or_default().trim_ascii();
-        let weight = parts.map(<[u8]>::trim_ascii).find_map(|parameter| {
-            let (name, value) = parameter.split_at_checked(2)?;
-            name.eq_ignore_ascii_case(b"q=").then_some(value)
-        });
-        (name, weight.map_or(Some(1000), quality))
+        let end = item.iter().position(|b| *b == b';').unwrap_or(item.len());
+        (item[..end].trim_ascii(), &item[end..])
     })
+}
+
+/// What an item's parameters say, in thousandths; `None` where it can't be read.
+fn quality_of(parameters: &[u8]) -> Option<u16> {
+    let weight = parameters.split(|b| *b == b';').map(<[u8]>::trim_ascii).find_map(|parameter| {
+        let (name, value) = parameter.split_at_checked(2)?;
+        name.eq_ignore_ascii_case(b"q=").then_some(value)
+    });
+    weight.map_or(Some(QUALITY_MAX), quality)
 }
 
 /// `0.75` as 750 (RFC 9110, 12.4.2).
@@ -156,7 +177,7 @@ fn quality(text: &[u8]) -> Option<u16> {
         .try_fold(0, |sum, (unit, digit)| digit.is_ascii_digit().then(|| sum + unit * u16::from(digit - b'0')))?;
     match whole {
         b'0' => Some(thousandths),
-        b'1' if thousandths == 0 => Some(1000),
+        b'1' if thousandths == 0 => Some(QUALITY_MAX),
         _ => None,
     }
 }
