@@ -30,6 +30,8 @@ mod stream;
 
 pub mod upstream;
 
+pub mod rate_limit;
+
 pub mod state;
 
 pub mod control;

@@ -229,6 +229,22 @@ pub(super) struct ServiceFile {
     pub(super) stable: Option<String>,
     /// Keeps each client on one backend: { cookie = "NAME" }, { header = "NAME" } or { network = {} }.
     pub(super) sticky: Option<StickyFile>,
+    /// Client networks that may use the service, like ["10.0.0.0/8", "2001:db8::/32"]; everybody when left out.
+    #[schemars(length(min = 1))]
+    pub(super) allow: Option<Vec<String>>,
+    /// Client networks that may not use the service, like ["192.0.2.0/24"], even if allow names them.
+    #[schemars(length(min = 1))]
+    pub(super) deny: Option<Vec<String>>,
+    /// "redirect": requests that come without TLS are sent to https.
+    pub(super) https: Option<HttpsFile>,
+    /// The port that https = "redirect" sends clients to, if not 443.
+    #[schemars(range(min = 1, max = 65535))]
+    pub(super) https_port: Option<u16>,
+    /// Tells browsers to use https alone for this long, like "365d" or { max_age = "365d", include_subdomains = true }.
+    pub(super) hsts: Option<HstsFile>,
+    /// How many requests each client may make: [{ requests = 100, per = "1s" }]; every limit must be kept.
+    #[serde(default)]
+    pub(super) rate_limits: Vec<RateLimitFile>,
     /// Requests that go to one backend whatever the weights, tried in order.
     #[serde(default)]
     pub(super) rules: Vec<RuleFile>,
@@ -377,6 +393,68 @@ pub(super) struct NetworkFile {
     pub(super) ipv6: u8,
 }
 
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum HttpsFile {
+    Redirect,
+}
+
+/// How long browsers use https alone, like "365d", or a table that says more.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum HstsFile {
+    Age(String),
+    Full(HstsTableFile),
+}
+
+/// What browsers are told about https.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HstsTableFile {
+    /// How long browsers use https alone, like "365d"; "0s" makes them forget it.
+    pub(super) max_age: DurationText,
+    /// true: for all names below this one, too.
+    #[serde(default)]
+    pub(super) include_subdomains: bool,
+    /// true: browsers may ship it; needs include_subdomains and "365d".
+    #[serde(default)]
+    pub(super) preload: bool,
+}
+
+/// How many requests each client may make.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimitFile {
+    /// How many requests, in the long run, in each span of per.
+    #[schemars(range(min = 1, max = 4294967295u32))]
+    pub(super) requests: u32,
+    /// The span, like "1s" or "1m".
+    pub(super) per: DurationText,
+    /// How many may come at once after a pause; as many as requests when left out.
+    #[schemars(range(min = 1, max = 4294967295u32))]
+    pub(super) burst: Option<u32>,
+    /// What a client is: { header = "NAME" }, { cookie = "NAME" } or { network = {} }; its address when left out.
+    pub(super) by: Option<RateLimitByFile>,
+    /// How many clients are kept apart at a time; those beyond share one allowance.
+    #[serde(default = "clients_max")]
+    #[schemars(range(min = 1, max = 100000000))]
+    pub(super) clients_max: usize,
+}
+
+/// What tells clients apart: exactly one of cookie, header and network.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimitByFile {
+    /// Name of a cookie that the application sets.
+    pub(super) cookie: Option<String>,
+    /// Name of a header that tells clients apart.
+    pub(super) header: Option<String>,
+    /// Leading bits of the client's address that tell clients apart: { ipv4 = 32, ipv6 = 64 }.
+    pub(super) network: Option<NetworkFile>,
+}
+
 /// Requests that go to one backend: every condition given must hold, and there is at least one.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -495,6 +573,10 @@ fn access_log() -> String {
 
 fn duration(text: &str) -> DurationText {
     DurationText(text.to_owned())
+}
+
+fn clients_max() -> usize {
+    100_000
 }
 
 fn size(text: &str) -> SizeText {

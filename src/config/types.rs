@@ -1,17 +1,17 @@
 //! What proxy.toml means: checked, plain, immutable. Nothing downstream has to check any of it again.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::model::{
-    BackendName, Coding, ContentTypes, HeaderChanges, Page, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky,
-    Weight,
+    AccessList, BackendName, Coding, ContentTypes, HeaderChanges, Page, ProxyVersion, RouteMatch, RuleMatch,
+    ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -123,6 +123,14 @@ pub struct ServiceConfig {
     /// Index in `backends`; the largest weight's when the file doesn't say.
     pub stable: usize,
     pub sticky: Option<Sticky>,
+    /// `None`: everybody is let in.
+    pub access: Option<AccessList>,
+    /// Requests without TLS are sent to this port.
+    pub https_redirect: Option<u16>,
+    /// The value of `Strict-Transport-Security`.
+    pub hsts: Option<HeaderValue>,
+    /// All of them must be kept.
+    pub rate_limits: Vec<RateLimitConfig>,
     /// Tried in order, before the split.
     pub rules: Vec<RuleConfig>,
     pub timeouts: UpstreamTimeouts,
@@ -159,6 +167,30 @@ pub struct CompressionConfig {
     pub types: ContentTypes,
     /// Per worker.
     pub at_once: u32,
+}
+
+/// How many requests each client may make.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RateLimitConfig {
+    pub requests: NonZeroU32,
+    pub per: Duration,
+    /// How many may come at once.
+    pub burst: NonZeroU32,
+    pub by: RateLimitBy,
+    /// Clients kept apart at a time.
+    pub clients_max: usize,
+}
+
+/// What tells clients apart. Those that lack the cookie or header are told apart by address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RateLimitBy {
+    Cookie(String),
+    Header(HeaderName),
+    /// Leading bits of the address.
+    Network {
+        ipv4_bits: u8,
+        ipv6_bits: u8,
+    },
 }
 
 /// A rule that forces a backend, before the split.

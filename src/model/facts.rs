@@ -13,7 +13,7 @@ use super::{RouteMatch, RuleMatch, ValueMatch};
 pub struct RequestFacts<'a> {
     /// Lower case, without port and trailing dot; empty when the request names none.
     pub host: &'a str,
-    /// As received, starting with `/`, without the query.
+    /// Starts with `/`, without the query.
     pub path: &'a str,
     /// As received, without the `?`.
     pub query: Option<&'a str>,

@@ -6,6 +6,7 @@ mod counter;
 mod histogram;
 mod process;
 mod render;
+mod service;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
@@ -16,3 +17,4 @@ pub use process::{
     WorkerCell,
 };
 pub use render::Renderer;
+pub use service::{ServiceCell, ServiceMetrics};

@@ -21,8 +21,6 @@ pub struct WorkerCell {
     pub refused_timeout: Counter,
     pub refused_head_too_large: Counter,
     pub refused_other: Counter,
-    /// Requests answered in place of a service under maintenance.
-    pub maintenance_answers: Counter,
     /// Answers under compression.
     pub compressions: Gauge,
     /// Answers left as they were because too many were under compression.

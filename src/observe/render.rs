@@ -40,6 +40,7 @@ impl Renderer {
             describe();
             self.process(snapshot);
             for service in &snapshot.services {
+                record_service(service);
                 for backend in &service.backends {
                     let totals = backend.metrics.totals();
                     record_backend(service, backend, &totals);
@@ -82,7 +83,6 @@ impl Renderer {
         counter!(refused, "code" => "408").absolute(process.sum(|w| w.refused_timeout.value()));
         counter!(refused, "code" => "431").absolute(process.sum(|w| w.refused_head_too_large.value()));
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
-        counter!("tidegate_maintenance_answers_total").absolute(process.sum(|w| w.maintenance_answers.value()));
         gauge!("tidegate_compressions").set(process.sum(|w| w.compressions.value()) as f64);
         counter!("tidegate_compressions_skipped_total").absolute(process.sum(|w| w.compressions_skipped.value()));
         let reloads = "tidegate_reloads_total";
@@ -102,6 +102,29 @@ impl Renderer {
         gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
+    }
+}
+
+/// What isn't configured isn't shown.
+fn record_service(service: &Service) {
+    let labels = || vec![Label::new("service", service.name().as_str().to_owned())];
+    let (config, metrics) = (&service.config, &service.metrics);
+    if config.access.is_some() {
+        counter!("tidegate_requests_denied_total", labels()).absolute(metrics.sum(|cell| cell.denied.value()));
+    }
+    if config.https_redirect.is_some() {
+        counter!("tidegate_requests_redirected_total", labels()).absolute(metrics.sum(|cell| cell.redirected.value()));
+    }
+    let maintenance_answers = metrics.sum(|cell| cell.maintenance_answers.value());
+    // Also after it is over: the last of them haven't been scraped yet.
+    if config.maintenance.is_some() || maintenance_answers > 0 {
+        counter!("tidegate_maintenance_answers_total", labels()).absolute(maintenance_answers);
+    }
+    if !service.rate_limits.is_empty() {
+        let limits = || service.rate_limits.iter();
+        counter!("tidegate_requests_limited_total", labels()).absolute(metrics.sum(|cell| cell.limited.value()));
+        counter!("tidegate_rate_limit_overflows_total", labels()).absolute(limits().map(|l| l.overflows()).sum());
+        gauge!("tidegate_rate_limit_clients", labels()).set(limits().map(|l| l.clients()).sum::<usize>() as f64);
     }
 }
 
@@ -143,6 +166,11 @@ fn describe() {
     counter!("tidegate_maintenance_answers_total", "Requests answered in place of a service under maintenance.");
     gauge!("tidegate_compressions", "Answers under compression.");
     counter!("tidegate_compressions_skipped_total", "Answers not compressed because too many were at once.");
+    counter!("tidegate_requests_denied_total", "Requests of clients that the service's access lists don't let in.");
+    counter!("tidegate_requests_redirected_total", "Requests without TLS that were sent to https.");
+    counter!("tidegate_requests_limited_total", "Requests refused because their client had used up a rate limit.");
+    counter!("tidegate_rate_limit_overflows_total", "Requests that found no place in a rate limit's table of clients.");
+    gauge!("tidegate_rate_limit_clients", "Clients that rate limits keep apart now.");
     gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
     counter!("tidegate_request_bytes_total", "Bytes of request bodies.");
     counter!("tidegate_response_bytes_total", "Bytes of response bodies.");

@@ -30,11 +30,11 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Exchange {
     client: Rc<Client>,
     view: Rc<View>,
-    /// The service that takes it, once known.
-    routed: Option<usize>,
     origin: Origin,
     request_id: HeaderValue,
     trace: Trace,
+    /// The service that takes it, once known.
+    routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     started: Instant,
@@ -106,10 +106,10 @@ impl Exchange {
         Self {
             view,
             client,
-            routed: None,
             origin,
             request_id,
             trace,
+            routed: None,
             target: None,
             started: Instant::now(),
             first_byte: None,
@@ -147,7 +147,7 @@ impl Exchange {
         self.format
     }
 
-    /// The service is known, and with it what may be done for this client.
+    /// The service has been found, and with it what may be done for this client; it may still refuse the request.
     pub(super) fn routed(&mut self, service: usize, request: &Request<RequestBody>) {
         self.routed = Some(service);
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
@@ -193,6 +193,13 @@ impl Exchange {
 
     pub(super) fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// What a browser is told about TLS with this answer.
+    pub(super) fn hsts(&self) -> Option<HeaderValue> {
+        let service = self.routed.filter(|_| self.origin.secure)?;
+        self.view.snapshot.services[service].config.hsts.as_ref()?;
+        self.client.worker.service(&self.view, service).hsts.clone()
     }
 
     /// What the selected service's responses get on their way.
@@ -314,10 +321,11 @@ impl Exchange {
                     cell.first_byte.record(first_byte);
                 }
             }
+            // Counted where the service refused it.
+            None if self.routed.is_some() => {}
             None => {
                 let cell = self.client.worker.cell();
                 match self.status {
-                    _ if self.reason == Some(Reason::Maintenance) => cell.maintenance_answers.add(1),
                     Some(StatusCode::BAD_REQUEST) => cell.refused_bad_request.add(1),
                     Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => cell.refused_head_too_large.add(1),
                     Some(StatusCode::NOT_FOUND) => cell.refused_not_found.add(1),
@@ -332,8 +340,8 @@ impl Exchange {
 
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
-        let service = |index: usize| &self.view.snapshot.services[index];
-        let backend = self.target.map(|(index, backend)| service(index).backends[backend].name.as_str());
+        let service = self.routed.map(|service| &self.view.snapshot.services[service]);
+        let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.origin.address,
@@ -343,7 +351,7 @@ impl Exchange {
             method: logged.method.as_str(),
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            service: self.routed.map(|index| service(index).name().as_str()),
+            service: service.map(|service| service.name().as_str()),
             backend,
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),

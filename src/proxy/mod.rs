@@ -11,6 +11,7 @@ mod identifiers;
 mod names;
 mod origin;
 mod pages;
+mod policy;
 mod reply;
 mod select;
 mod target;
@@ -32,7 +33,7 @@ pub use names::RequestNames;
 pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::{RequestFacts, is_loop};
+use crate::model::{RequestFacts, decide_path, is_loop};
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -85,16 +86,14 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         headers: request.headers(),
         client: exchange.origin().address,
     };
-    let index = exchange.view().snapshot.routes.find(&facts).ok_or(Reason::NoRoute)?;
+    let routes = &exchange.view().snapshot.routes;
+    let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
     exchange.routed(index, request);
-    let client = exchange.client();
     let service = &exchange.view().snapshot.services[index];
-    if let Some(maintenance) = &service.config.maintenance
-        && !maintenance.allow.iter().any(|network| network.contains(&exchange.origin().address))
-    {
-        return Err(Reason::Maintenance.into());
+    if service.guarded {
+        policy::admit(exchange, service, &facts, request.uri())?;
     }
-    match select::select(&client.worker, service, &facts, exchange.origin().secure) {
+    match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             Ok(())

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SET_COOKIE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -16,6 +16,7 @@ use crate::config::MaintenanceConfig;
 
 /// Says the reason to whoever the configuration lets know it.
 const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
+use crate::model::PathFault;
 
 /// Why tidegate answered in an endpoint's place, or broke an answer off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub(crate) enum Reason {
     BadFraming,
     /// A host and port, or `*`, in the place of a path.
     BadTarget,
+    /// A path that means nothing.
+    BadPath,
+    /// A path that endpoints might read differently than the routes did.
+    AmbiguousPath,
     /// The head has more bytes or more fields than [limits] allows.
     HeadTooLarge,
     /// A request to upgrade that contradicts itself.
@@ -37,6 +42,12 @@ pub(crate) enum Reason {
     NoRoute,
     /// The service is closed to this client.
     Maintenance,
+    /// The service's access lists don't let the client in.
+    AccessDenied,
+    /// The service is for TLS alone.
+    HttpsRedirect,
+    /// The client has used up its allowance.
+    RateLimited,
     /// No backend has both a weight and an endpoint.
     NoBackend,
     NoEndpoint,
@@ -66,12 +77,17 @@ impl Reason {
             Self::BadHost => "bad_host",
             Self::BadFraming => "bad_framing",
             Self::BadTarget => "bad_target",
+            Self::BadPath => "bad_path",
+            Self::AmbiguousPath => "ambiguous_path",
             Self::HeadTooLarge => "head_too_large",
             Self::BadUpgrade => "bad_upgrade",
             Self::Loop => "loop",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::Maintenance => "maintenance",
+            Self::AccessDenied => "access_denied",
+            Self::HttpsRedirect => "https_redirect",
+            Self::RateLimited => "rate_limited",
             Self::NoBackend => "no_backend",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
@@ -89,15 +105,23 @@ impl Reason {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadUpgrade | Self::RequestBroken => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadHost
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::BadPath
+            | Self::AmbiguousPath
+            | Self::BadUpgrade
+            | Self::RequestBroken => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             // Unless configured otherwise.
             Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AccessDenied => StatusCode::FORBIDDEN,
+            // Not 301, after which clients may turn a POST into a GET.
+            Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
@@ -115,27 +139,42 @@ impl Reason {
 #[derive(Debug)]
 pub(crate) struct Failure {
     reason: Reason,
+    /// What the answer says besides.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason }
+        Self { reason, headers: None }
+    }
+}
+
+impl From<PathFault> for Failure {
+    fn from(fault: PathFault) -> Self {
+        match fault {
+            PathFault::Bad => Reason::BadPath.into(),
+            PathFault::Ambiguous => Reason::AmbiguousPath.into(),
+        }
     }
 }
 
 impl Failure {
+    pub(super) fn with(reason: Reason, headers: HeaderMap) -> Self {
+        Self { reason, headers: Some(Box::new(headers)) }
+    }
+
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let is_maintenance = self.reason == Reason::Maintenance;
         let maintenance = exchange.service_config().filter(|_| is_maintenance);
         let maintenance = maintenance.and_then(|service| service.maintenance.as_ref());
         let status = maintenance.map_or(self.reason.status(), |maintenance| maintenance.status);
-        let retry_after = maintenance.and_then(|maintenance| maintenance.retry_after.clone());
         let says_reason = exchange.error_pages().header;
         let page = (!exchange.is_grpc()).then(|| page(&exchange, maintenance, status));
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
         let id = exchange.request_id().clone();
+        let hsts = exchange.hsts();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
         let mut response = match page {
@@ -143,12 +182,14 @@ impl Failure {
             None => grpc_failure(status, exchange),
         };
         let headers = response.headers_mut();
+        if let Some(more) = self.headers {
+            headers.extend(*more);
+        }
         headers.insert(DATE, date);
         headers.insert(X_REQUEST_ID, id);
-        // What is wrong now may be mended at the next request.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(retry_after) = retry_after {
-            headers.insert(RETRY_AFTER, retry_after);
+        if self.reason != Reason::HttpsRedirect {
+            // What is wrong now may be mended at the next request.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         if says_reason {
             headers.insert(ERROR, HeaderValue::from_static(self.reason.name()));
@@ -157,6 +198,7 @@ impl Failure {
             // Where this request ends, and so where the next one begins, is what we doubt.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        add_hsts(headers, hsts);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
         add_cookie(headers, cookie);
         response
@@ -178,6 +220,13 @@ fn add_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     let Some(cookie) = cookie else { return };
     headers.append(SET_COOKIE, cookie);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+}
+
+/// Replaces what the endpoint says, so that all backends of a service say the same.
+fn add_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
+    if let Some(hsts) = hsts {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
 }
 
 fn page_failure(
@@ -203,6 +252,12 @@ fn grpc_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody
     let (code, message) = match status {
         StatusCode::BAD_REQUEST => ("13", "bad request"),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => ("12", "no such service"),
+        StatusCode::FORBIDDEN => ("7", "not allowed"),
+        StatusCode::PERMANENT_REDIRECT => ("9", "use TLS"),
+        // The mapping has 14 for 429; this is what gRPC itself calls it, and what a client backs off from.
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("8", "too much")
+        }
         _ => ("14", "no endpoint answered"),
     };
     let mut response = Response::new(ResponseBody::new(Source::Ended, Some(exchange)));
@@ -233,6 +288,7 @@ impl Answer {
     pub(super) fn into_response(mut self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.answered(self.response.status());
         add_cookie(self.response.headers_mut(), exchange.take_cookie());
+        add_hsts(self.response.headers_mut(), exchange.hsts());
         let exchange = match self.opening {
             None => Some(exchange),
             Some(opening) => {
@@ -248,7 +304,12 @@ impl Answer {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 21] = [
+    const ALL: [Reason; 26] = [
+        Reason::BadPath,
+        Reason::AmbiguousPath,
+        Reason::AccessDenied,
+        Reason::HttpsRedirect,
+        Reason::RateLimited,
         Reason::BadFraming,
         Reason::BadTarget,
         Reason::BadHost,

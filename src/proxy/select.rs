@@ -1,8 +1,10 @@
 //! Which backend answers: a rule's, else the client's own, else a random one.
 
+use std::net::IpAddr;
+
 use http::HeaderValue;
 
-use crate::model::{ClientKey, RequestFacts, Sticky};
+use crate::model::{ClientKey, RequestFacts, Sticky, leading_bits};
 use crate::state::Service;
 use crate::worker::{ClientId, Worker};
 
@@ -68,14 +70,8 @@ fn set_cookie(name: &str, value: &str, max_age_s: u64, secure: bool) -> HeaderVa
 
 /// The leading bits of the client's address.
 fn network_key(salt: &str, facts: &RequestFacts<'_>, ipv4_bits: u8, ipv6_bits: u8) -> ClientKey {
-    match facts.client {
-        std::net::IpAddr::V4(address) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4_bits.min(32))).unwrap_or(0);
-            ClientKey::new(salt, &(address.to_bits() & mask).to_be_bytes())
-        }
-        std::net::IpAddr::V6(address) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6_bits.min(128))).unwrap_or(0);
-            ClientKey::new(salt, &(address.to_bits() & mask).to_be_bytes())
-        }
+    match leading_bits(facts.client, ipv4_bits, ipv6_bits) {
+        IpAddr::V4(address) => ClientKey::new(salt, &address.octets()),
+        IpAddr::V6(address) => ClientKey::new(salt, &address.octets()),
     }
 }

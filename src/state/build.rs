@@ -1,5 +1,5 @@
 //! From a configuration to a snapshot, keeping what must outlive both: endpoints (with their connections in the
-//! workers) and counters.
+//! workers), counters, and what clients have left of rate limits.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,9 +9,12 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::{Backend, Listener, ListenerKey, RouteTable, Service};
-use crate::config::{BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, Scheme, ServiceConfig};
+use crate::config::{
+    BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
+};
 use crate::model::{BackendName, ServiceName, Weight};
-use crate::observe::{BackendMetrics, SharedGauge};
+use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
+use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
 use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
 
@@ -25,6 +28,8 @@ pub(super) struct Registry {
     next_endpoint_id: u64,
     endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
     metrics: HashMap<(ServiceName, BackendName), Arc<BackendMetrics>>,
+    service_metrics: HashMap<ServiceName, Arc<ServiceMetrics>>,
+    rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
 }
@@ -36,6 +41,8 @@ impl Registry {
             next_endpoint_id: 0,
             endpoints: HashMap::new(),
             metrics: HashMap::new(),
+            service_metrics: HashMap::new(),
+            rate_limits: HashMap::new(),
             server_tls,
             open: HashMap::new(),
         }
@@ -52,7 +59,16 @@ impl Registry {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
-        Arc::new(Service::new(Arc::clone(config), backends, weights.is_some(), revision))
+        let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
+        let metrics = self.service_metrics.entry(config.name.clone());
+        let metrics = Arc::clone(metrics.or_insert_with(|| Arc::new(ServiceMetrics::new(self.workers))));
+        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, weights.is_some(), revision))
+    }
+
+    /// A limit that stays as it is keeps what it knows of its clients.
+    fn rate_limit(&mut self, service: &ServiceName, config: &RateLimitConfig) -> Arc<RateLimit> {
+        let known = self.rate_limits.entry((service.clone(), config.clone()));
+        Arc::clone(known.or_insert_with(|| Arc::new(RateLimit::new(config))))
     }
 
     fn backend(
@@ -134,6 +150,11 @@ impl Registry {
         });
         let names: HashSet<_> = backends().map(|(service, b)| (service, &b.name)).collect();
         self.metrics.retain(|(service, backend), _| names.contains(&(service, backend)));
+        let configs: HashMap<_, _> = services.iter().map(|s| (s.name(), &s.config)).collect();
+        self.service_metrics.retain(|service, _| configs.contains_key(service));
+        self.rate_limits.retain(|(service, limit), _| {
+            configs.get(service).is_some_and(|config| config.rate_limits.contains(limit))
+        });
     }
 
     /// The listeners as connections see them.

@@ -9,7 +9,8 @@ use rustls::ServerConfig;
 use super::{ListenerKey, RouteTable};
 use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
-use crate::observe::{BackendMetrics, SharedGauge};
+use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
+use crate::rate_limit::RateLimit;
 use crate::upstream::Endpoint;
 
 /// Everything requests see, at one version.
@@ -59,6 +60,11 @@ pub struct Listener {
 pub struct Service {
     pub config: Arc<ServiceConfig>,
     pub backends: Box<[Backend]>,
+    /// All of them must be kept.
+    pub rate_limits: Box<[Arc<RateLimit>]>,
+    /// It asks something of a request before it takes it: access lists, TLS, rate limits; or it is closed.
+    pub guarded: bool,
+    pub metrics: Arc<ServiceMetrics>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
     /// Version of the snapshot in which its configuration or its weights last changed.
@@ -84,10 +90,31 @@ pub struct Backend {
 
 impl Service {
     #[must_use]
-    pub fn new(config: Arc<ServiceConfig>, backends: Box<[Backend]>, overridden: bool, revision: u64) -> Self {
+    pub fn new(
+        config: Arc<ServiceConfig>,
+        backends: Box<[Backend]>,
+        rate_limits: Box<[Arc<RateLimit>]>,
+        metrics: Arc<ServiceMetrics>,
+        overridden: bool,
+        revision: u64,
+    ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        Self { config, split: Split::new(&weights), arms, backends, overridden, revision }
+        let guarded = config.access.is_some()
+            || config.https_redirect.is_some()
+            || config.maintenance.is_some()
+            || !rate_limits.is_empty();
+        Self {
+            config,
+            split: Split::new(&weights),
+            arms,
+            backends,
+            rate_limits,
+            guarded,
+            metrics,
+            overridden,
+            revision,
+        }
     }
 
     #[must_use]

@@ -274,8 +274,12 @@ impl Store {
         Ok(Applied { version, ended })
     }
 
-    /// Frees snapshots that no worker holds any more. Call it now and then.
+    /// Frees snapshots that no worker holds any more, and what rate limits know of clients that are gone. Call it
+    /// now and then.
     pub fn sweep(&self) {
+        let current = self.current();
+        current.services.iter().flat_map(|service| &service.rate_limits).for_each(|limit| limit.sweep());
+        drop(current);
         self.writer().sweep();
     }
 

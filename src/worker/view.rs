@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use http::HeaderValue;
 
 use crate::model::{HeaderChanges, Via};
 use crate::state::{Service, Snapshot};
@@ -30,6 +31,8 @@ pub struct ServiceView {
     /// Names and values that no other worker counts the references of.
     pub request_headers: Option<HeaderChanges>,
     pub response_headers: Option<HeaderChanges>,
+    /// The value of `Strict-Transport-Security`, this worker's copy: sharing one would share its counter.
+    pub hsts: Option<HeaderValue>,
 }
 
 /// One backend's endpoints, as this worker sees them.
@@ -54,7 +57,9 @@ impl View {
                 .collect();
             let request_headers = service.config.request_headers.as_ref().map(HeaderChanges::unshared);
             let response_headers = service.config.response_headers.as_ref().map(HeaderChanges::unshared);
-            ServiceView { service, backends, request_headers, response_headers }
+            let hsts = service.config.hsts.as_ref();
+            let hsts = hsts.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+            ServiceView { service, backends, request_headers, response_headers, hsts }
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod access;
 mod access_log;
 mod admin;
 mod bodies;
@@ -31,6 +32,7 @@ mod lifecycle;
 mod limits;
 mod maintenance;
 mod metrics;
+mod paths;
 mod pools;
 mod proxy_protocol;
 mod reload;

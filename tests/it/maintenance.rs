@@ -25,7 +25,7 @@ async fn maintenance_closes_a_service_to_all_but_some_until_a_reload_opens_it() 
     assert_eq!(upstream.connections(), 0);
     let mut insider = Wire::connect_from([127, 0, 0, 9].into(), proxy.http()).await;
     assert_eq!(insider.exchange(get("/", "")).await.text(), "ok");
-    proxy.metric_becomes("tidegate_maintenance_answers_total", "", 1).await;
+    proxy.metric_becomes("tidegate_maintenance_answers_total", "service=\"shop\"", 1).await;
     proxy.rewrite(&with("enabled = false"));
     proxy.reload_well().await;
     assert_eq!(proxy.fetch("/").await.text(), "ok");
@@ -83,4 +83,27 @@ async fn it_refuses_new_tunnels_and_leaves_open_ones() {
     assert!(refused.status() == 503 && stream.is_none());
     tunnel.assert_echo("still here").await;
     assert_eq!(gate.upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn who_is_denied_does_not_learn_of_it_and_it_uses_no_allowance() {
+    let upstream = Upstream::answering(OK).await;
+    let policy = "deny = [\"127.0.0.7\"]\nrate_limits = [{ requests = 1, per = \"1h\", burst = 1 }]";
+    let with = |enabled: bool| {
+        let backend = backend("blue", 1.0, &upstream);
+        format!("[services.shop]\n{policy}\nmaintenance = {{ enabled = {enabled} }}\n{backend}")
+    };
+    let mut proxy = Setup::new().settings(&with(true)).start().await;
+    let mut denied = Wire::connect_from([127, 0, 0, 7].into(), proxy.http()).await;
+    assert_eq!(denied.exchange(get("/", "")).await.status(), 403);
+    for _ in 0..3 {
+        assert_eq!(proxy.fetch("/").await.status(), 503);
+    }
+    proxy.rewrite(&with(false));
+    proxy.reload_well().await;
+    assert_eq!(proxy.fetch("/").await.status(), 200);
+    let limited = proxy.exchange(&get("/", "accept: application/json\r\n")).await;
+    assert_eq!((limited.status(), limited.head.value("content-type")), (429, Some("application/problem+json")));
+    assert!(limited.head.value("retry-after").is_some());
+    assert_eq!(proxy.metric("tidegate_maintenance_answers_total", "service=\"shop\"").await, 3);
 }

@@ -16,6 +16,7 @@ mod limits;
 mod listeners;
 mod outputs;
 mod pages;
+mod policy;
 mod routes;
 mod services;
 mod sticky;
@@ -73,6 +74,7 @@ impl<'c, 'a> Check<'c, 'a> {
         let errors = self.error_pages(&root.key("errors"), &file.errors, &ErrorPages::default());
         let defaults = Defaults { timeouts: upstream_timeouts, errors: errors.clone().unwrap_or_default() };
         let services = self.services(&root.key("services"), &file.services, &defaults);
+        self.redirects(&root.key("services"), file);
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
         let log = self.log(&root.key("log"), &file.log);

@@ -9,7 +9,7 @@ use super::{Check, Fault, host};
 use crate::config::file::RouteFile;
 use crate::config::key_path::KeyPath;
 use crate::config::suggestion::closest;
-use crate::model::{HostMatch, PathMatch, RouteMatch, ValueMatch};
+use crate::model::{HostMatch, PathMatch, RouteMatch, ValueMatch, normal_path};
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
 
@@ -128,7 +128,11 @@ fn path(text: &str) -> Result<(), Fault> {
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         return refuse("write it as it is sent, percent-encoded: a space is %20");
     }
-    Ok(())
+    match normal_path(text) {
+        Ok(normal) if normal == text => Ok(()),
+        Ok(normal) => refuse(&format!("paths are compared in their normal form: write \"{normal}\"")),
+        Err(_) => refuse("a % begins a percent-encoding, and .. stays below the root"),
+    }
 }
 
 /// The expression is compiled by itself first, so that it can't step out of the group that anchors it.
@@ -175,7 +179,9 @@ mod tests {
         assert_eq!(canonical("/api/"), "/api");
         assert_eq!(canonical("/api"), "/api");
         assert_eq!(canonical("/a%20b"), "/a%20b");
-        for text in ["", "api", "/a?b", "/a#b", "/a b", "/\u{e4}", "/api/*", "/*"] {
+        for text in
+            ["", "api", "/a?b", "/a#b", "/a b", "/\u{e4}", "/api/*", "/*", "/a/../b", "/%61", "/%c3%a4", "/%", "/.."]
+        {
             assert!(prefix(text).is_err(), "{text:?}");
         }
     }

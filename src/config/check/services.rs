@@ -45,6 +45,10 @@ impl Check<'_, '_> {
         let backends = self.backends(at, file);
         let stable = self.stable(at, file);
         let sticky = file.sticky.as_ref().map(|sticky| self.sticky(&at.key("sticky"), sticky));
+        let access = self.access(at, file);
+        let https_redirect = self.https_redirect(at, file);
+        let hsts = file.hsts.as_ref().map(|hsts| self.hsts(&at.key("hsts"), hsts));
+        let rate_limits = self.rate_limits(&at.key("rate_limits"), &file.rate_limits);
         let rules = self.rules(at, file);
         let errors = match &file.errors {
             Some(errors) => self.error_pages(&at.key("errors"), errors, &defaults.errors),
@@ -63,6 +67,10 @@ impl Check<'_, '_> {
             backends: backends?,
             stable: stable?,
             sticky: unless_reported(sticky)?,
+            access: access?,
+            https_redirect,
+            hsts: unless_reported(hsts)?,
+            rate_limits: rate_limits?,
             rules: rules?,
             timeouts: timeouts?,
             errors: errors?,
