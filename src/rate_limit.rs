@@ -373,7 +373,9 @@ mod tests {
         assert!(room() < 30_000, "{}", room());
         clock.advance(Duration::from_secs(600));
         limit.sweep();
-        assert_eq!((limit.clients(), room()), (0, 0));
+        assert_eq!(limit.clients(), 0);
+        // A shard that was small stays as it is.
+        assert!(room() <= limit.table.shards.len() * 8 * 16, "{}", room());
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub fn choose(arms: &[Arm], client: ClientKey) -> Option<usize> {
     let mut best_time = f64::INFINITY;
     for (index, arm) in arms.iter().enumerate() {
         let time = -unit_interval(mix(client.0 ^ arm.hash)).ln() / arm.weight;
-        if time < best_time {
+        // A weight next to nothing makes for an infinite time; its clients are somebody's, too.
+        if time < best_time || (best.is_none() && arm.weight > 0.0) {
             best = Some(index);
             best_time = time;
         }
@@ -88,6 +89,8 @@ fn unit_interval(x: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn arms(weights: &[(&str, f64)]) -> Vec<Arm> {
@@ -148,6 +151,7 @@ mod tests {
         assert!((0..10_000).all(|n| choose(&arms(&[("blue", 0.0), ("green", 1e-6)]), client(n)) == Some(1)));
         assert_eq!(choose(&arms(&[("blue", 0.0)]), client(1)), None);
         assert_eq!(choose(&[], client(1)), None);
+        assert_eq!(choose(&arms(&[("blue", 0.0), ("green", 1e-310)]), client(1)), Some(1));
     }
 
     #[test]
@@ -159,4 +163,88 @@ mod tests {
     }
 
     const FROZEN: [usize; 12] = [0, 0, 2, 2, 0, 2, 0, 0, 2, 2, 1, 0];
+
+    /// Weights as people write them, and as nobody should.
+    fn a_weight() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            8 => (0u32..=1000).prop_map(|tenths| f64::from(tenths) / 10.0),
+            1 => Just(0.0),
+            1 => -9.0..=9.0f64,
+            1 => -320.0..=-300.0f64,
+        ]
+        .prop_map(|weight| if weight < 0.0 { 10f64.powf(weight) } else { weight })
+    }
+
+    /// Backends called 0, 1, 2 and so on.
+    fn numbered(weights: &[f64]) -> Vec<Arm> {
+        let weights = weights.iter().enumerate();
+        weights.map(|(name, weight)| Arm::new(&name.to_string(), Weight::new(*weight).unwrap())).collect()
+    }
+
+    /// How far a count of `n` draws may be from what is expected, or chance has it one time in 10^12 (Bernstein).
+    fn slack(n: f64, share: f64) -> f64 {
+        let log = 2e12f64.ln();
+        log / 3.0 + (log * log / 9.0 + 2.0 * log * n * share * (1.0 - share)).sqrt()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_raised_weight_adds_clients_and_no_other_client_moves(
+            weights in prop::collection::vec(a_weight(), 1..6),
+            raised: prop::sample::Index,
+            more in prop_oneof![0.0..100.0f64, -320.0..-300.0f64],
+            clients: [u32; 200],
+        ) {
+            let raised = raised.index(weights.len());
+            let mut after = weights.clone();
+            after[raised] += if more < 0.0 { 10f64.powf(more) } else { more };
+            let (before, after) = (numbered(&weights), numbered(&after));
+            for n in clients {
+                let (was, is) = (choose(&before, client(n)), choose(&after, client(n)));
+                prop_assert!(is == was || is == Some(raised), "client {} went from {:?} to {:?}", n, was, is);
+            }
+        }
+
+        #[test]
+        fn everybody_has_a_backend_whose_weight_is_not_zero(
+            weights in prop::collection::vec(a_weight(), 0..6), n: u32,
+        ) {
+            match choose(&numbered(&weights), client(n)) {
+                Some(chosen) => prop_assert!(weights[chosen] > 0.0),
+                None => prop_assert!(weights.iter().all(|weight| *weight == 0.0)),
+            }
+        }
+
+        #[test]
+        fn neither_order_nor_scale_decides(
+            weights in prop::collection::vec(0.1..100.0f64, 1..6), exponent in -20..20i32, n: u32,
+        ) {
+            let arms = numbered(&weights);
+            let reversed: Vec<_> = arms.iter().rev().copied().collect();
+            // A power of two changes no digit.
+            let scaled: Vec<_> = weights.iter().map(|weight| weight * 2f64.powi(exponent)).collect();
+            let chosen = choose(&arms, client(n)).unwrap();
+            prop_assert_eq!(choose(&reversed, client(n)), Some(arms.len() - 1 - chosen));
+            prop_assert_eq!(choose(&numbered(&scaled), client(n)), Some(chosen));
+        }
+
+        #[test]
+        fn each_backend_gets_its_share_of_clients(
+            weights in prop::collection::vec(0.01..100.0f64, 1..6), first in 0..u32::MAX - 5_000,
+        ) {
+            let arms = numbered(&weights);
+            let total: f64 = weights.iter().sum();
+            let mut counts = vec![0u32; weights.len()];
+            for n in first..first + 5_000 {
+                counts[choose(&arms, client(n)).unwrap()] += 1;
+            }
+            for (count, weight) in counts.iter().zip(&weights) {
+                let share = weight / total;
+                let far = (f64::from(*count) - 5_000.0 * share).abs();
+                prop_assert!(far <= slack(5_000.0, share), "{:?} for {:?}", counts, weights);
+            }
+        }
+    }
 }

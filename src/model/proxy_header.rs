@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The first bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const WORD: &[u8] = b"PROXY ";
+/// The shortest line of version 1, and so the shortest header.
+const LINE_BYTES_MIN: usize = b"PROXY UNKNOWN\r\n".len();
 /// The longest line of version 1, its end included.
 const LINE_BYTES_MAX: usize = 107;
 /// Signature, version and command, family, length.
@@ -53,6 +55,9 @@ impl std::error::Error for NoProxyHeader {}
 /// # Errors
 /// As soon as no more bytes could make a header of it.
 pub fn read_proxy_header(bytes: &[u8]) -> Result<ProxyHeader, NoProxyHeader> {
+    if bytes.is_empty() {
+        return Ok(ProxyHeader::Needs(LINE_BYTES_MIN));
+    }
     let begins = |whole: &[u8]| bytes.iter().zip(whole).all(|(a, b)| a == b);
     if begins(SIGNATURE) {
         return binary(bytes);
@@ -64,14 +69,13 @@ pub fn read_proxy_header(bytes: &[u8]) -> Result<ProxyHeader, NoProxyHeader> {
 }
 
 fn line(bytes: &[u8]) -> Result<ProxyHeader, NoProxyHeader> {
-    const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        if bytes.len() + 1 >= LINE_BYTES_MAX {
-            return Err(NoProxyHeader("the line is too long"));
-        }
+    let Some(end) = bytes.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
         // Within the shortest line, all of that; then the end may be a byte or two away.
         let end = if bytes.ends_with(b"\r") { 1 } else { 2 };
-        return Ok(ProxyHeader::Needs(SHORTEST.saturating_sub(bytes.len()).max(end)));
+        if bytes.len() + end > LINE_BYTES_MAX {
+            return Err(NoProxyHeader("the line is too long"));
+        }
+        return Ok(ProxyHeader::Needs(LINE_BYTES_MIN.saturating_sub(bytes.len()).max(end)));
     };
     let line = bytes[WORD.len()..end].strip_suffix(b"\r").and_then(|line| std::str::from_utf8(line).ok());
     let line = line.ok_or(NoProxyHeader("the line isn't one"))?;
@@ -206,7 +210,30 @@ mod tests {
         ] {
             assert!(read_proxy_header(bad.as_bytes()).is_err(), "{bad:?}");
         }
-        assert!(read_proxy_header(&[b"PROXY UNKNOWN ".as_slice(), &[b'x'; 93]].concat()).is_err());
+    }
+
+    #[test]
+    fn the_shortest_line_is_read_and_no_byte_behind_it() {
+        assert_eq!(read_proxy_header(b""), Ok(ProxyHeader::Needs(LINE_BYTES_MIN)));
+        for come in 0..LINE_BYTES_MIN {
+            let needs = read_proxy_header(&b"PROXY UNKNOWN\r\n"[..come]);
+            assert_eq!(needs, Ok(ProxyHeader::Needs(LINE_BYTES_MIN - come)));
+        }
+    }
+
+    #[test]
+    fn the_longest_line_is_read_however_it_comes_and_a_longer_one_never() {
+        let longest = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 91], b"\r\n"].concat();
+        assert_eq!(longest.len(), LINE_BYTES_MAX);
+        for come in 0..LINE_BYTES_MAX {
+            let Ok(ProxyHeader::Needs(more)) = read_proxy_header(&longest[..come]) else { panic!("after {come}") };
+            assert!(come + more <= LINE_BYTES_MAX, "after {come}");
+        }
+        assert_eq!(read(&longest), Ok(None));
+        let longer = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 92], b"\r\n"].concat();
+        for come in 106..=longer.len() {
+            assert!(read_proxy_header(&longer[..come]).is_err(), "after {come}");
+        }
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub type NamedWeights = Vec<(BackendName, Weight)>;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
@@ -165,5 +166,49 @@ mod tests {
         }
         assert_eq!(Weight::new(0.5).unwrap().to_string(), "0.5");
         assert_eq!(Weight::new(-0.0).unwrap().to_string(), "0");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Not a sample: the width of what each index is drawn for.
+        #[test]
+        fn every_index_is_drawn_with_its_share_exactly(
+            shares in prop::collection::vec(
+                prop_oneof![4 => 0.0..100.0f64, 1 => Just(0.0), 1 => 1e-9..1e-3f64, 1 => 1e6..1e9f64], 0..12,
+            ),
+        ) {
+            let total: f64 = shares.iter().sum();
+            let Some(split) = Split::new(&weights(&shares)) else {
+                prop_assert!(total == 0.0);
+                return Ok(());
+            };
+            let mut drawn = vec![0.0; shares.len()];
+            let mut from = 0;
+            for (bound, index) in split.bounds.iter().copied() {
+                prop_assert!(from <= bound, "bounds ascend");
+                if from < bound {
+                    prop_assert_eq!(split.pick(from), index as usize);
+                    prop_assert_eq!(split.pick(bound - 1), index as usize);
+                }
+                drawn[index as usize] += (bound - from) as f64 / 2f64.powi(64);
+                from = bound;
+            }
+            for (drawn, share) in drawn.iter().zip(&shares) {
+                let allowed = if *share == 0.0 { 0.0 } else { 1e-14 };
+                prop_assert!((drawn - share / total).abs() <= allowed, "{} instead of {}", drawn, share / total);
+            }
+        }
+
+        #[test]
+        fn no_draw_falls_on_a_weight_of_zero(
+            shares in prop::collection::vec(prop_oneof![Just(0.0), 0.0..1e9f64, 1e-320..1e-300f64], 1..6), draw: u64,
+        ) {
+            if let Some(split) = Split::new(&weights(&shares)) {
+                for draw in [draw, 0, u64::MAX] {
+                    prop_assert!(shares[split.pick(draw)] > 0.0);
+                }
+            }
+        }
     }
 }

@@ -183,6 +183,8 @@ pub fn rewrite_response(
         remove_connection(headers, |name| {
             !matches!(Kind::of(name), Kind::Kept | Kind::Te | Kind::TransferEncoding | Kind::Upgrade)
         });
+        // It may name the date.
+        dated = headers.contains_key(DATE);
     }
     if dropped {
         remove(headers, |name| is_dropped_from_response(name.as_str()));
@@ -269,6 +271,14 @@ mod tests {
             HeaderValue::from_static("now")
         });
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3"), ("date", "now")]));
+    }
+
+    #[test]
+    fn a_date_listed_in_connection_is_replaced() {
+        let mut headers = map(&[("connection", "date"), ("date", "then")]);
+        let additions = ResponseAdditions::default();
+        rewrite_response(&mut headers, Version::HTTP_11, &additions, || HeaderValue::from_static("now"));
+        assert_eq!(headers, map(&[("date", "now")]));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! The service without routes comes last. Hosts, exact paths and path segments are hashed, so a lookup costs the
 //! same with one route and with ten thousand; only regular expressions of the same host add up.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
@@ -31,8 +32,8 @@ pub struct RouteTable {
 #[derive(Debug, Default)]
 struct PathTable {
     exact: Map<Candidates>,
-    /// Longer text first.
-    regexes: Vec<(Regex, Candidates)>,
+    /// Longer text first, then more conditions.
+    regexes: Vec<(Regex, Candidate)>,
     prefixes: PrefixTree,
 }
 
@@ -60,8 +61,8 @@ impl RouteTable {
             paths.insert(service, route);
         }
         for paths in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
-            // Stable: equal lengths stay in the order of the file.
-            paths.regexes.sort_by_key(|(regex, _)| std::cmp::Reverse(regex.as_str().len()));
+            // Stable: equals stay in the order of the file.
+            paths.regexes.sort_by_key(|(regex, route)| Reverse((regex.as_str().len(), route.conditions)));
         }
         table
     }
@@ -98,15 +99,11 @@ impl PathTable {
             PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default(),
             PathMatch::Prefix(prefix) => self.prefixes.insert(prefix),
             PathMatch::Regex(regex) => {
-                let at = self.regexes.iter().position(|(known, _)| known.as_str() == regex.as_str());
-                let at = at.unwrap_or_else(|| {
-                    self.regexes.push((regex.clone(), Candidates::default()));
-                    self.regexes.len() - 1
-                });
-                &mut self.regexes[at].1
+                self.regexes.push((regex.clone(), Candidate::new(service, route)));
+                return;
             }
         };
-        candidates.insert(service, route);
+        candidates.insert(Candidate::new(service, route));
     }
 
     fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
@@ -118,21 +115,31 @@ impl PathTable {
     }
 
     fn find_regex(&self, facts: &RequestFacts<'_>) -> Option<usize> {
-        let mut matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(facts.path));
-        matching.find_map(|(_, candidates)| candidates.find(facts))
+        let found = self.regexes.iter().find(|(regex, route)| route.holds(facts) && regex.is_match(facts.path));
+        found.map(|(_, route)| route.service)
     }
 }
 
 impl Candidates {
-    fn insert(&mut self, service: usize, route: RouteMatch) {
-        let conditions =
-            usize::from(!route.methods.is_empty()) + route.headers.len() + route.query.len() + route.cookies.len();
-        let at = self.0.partition_point(|other| other.conditions >= conditions);
-        self.0.insert(at, Candidate { service, conditions, route });
+    fn insert(&mut self, candidate: Candidate) {
+        let at = self.0.partition_point(|other| other.conditions >= candidate.conditions);
+        self.0.insert(at, candidate);
     }
 
     fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
-        self.0.iter().find(|c| c.conditions == 0 || facts.satisfies_route(&c.route)).map(|c| c.service)
+        self.0.iter().find(|candidate| candidate.holds(facts)).map(|candidate| candidate.service)
+    }
+}
+
+impl Candidate {
+    fn new(service: usize, route: RouteMatch) -> Self {
+        let conditions =
+            usize::from(!route.methods.is_empty()) + route.headers.len() + route.query.len() + route.cookies.len();
+        Self { service, conditions, route }
+    }
+
+    fn holds(&self, facts: &RequestFacts<'_>) -> bool {
+        self.conditions == 0 || facts.satisfies_route(&self.route)
     }
 }
 
@@ -193,7 +200,10 @@ impl PrefixTree {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::{HeaderMap, HeaderValue, Method};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::model::ValueMatch;
@@ -285,8 +295,117 @@ mod tests {
     }
 
     #[test]
+    fn between_regular_expressions_of_one_length_conditions_decide_and_then_the_file() {
+        let mut beta = route("", "~/[xy]/x");
+        beta.headers = vec![("x-beta".parse().unwrap(), ValueMatch::Present)];
+        let table = RouteTable::new([(0, route("", "~/x/[xy]")), (1, beta), (2, route("", "~/x/[x-]"))], None);
+        let mut headers = HeaderMap::new();
+        assert_eq!(find_with(&table, "h", "/x/x", &Method::GET, &headers), Some(0));
+        headers.insert("x-beta", HeaderValue::from_static(""));
+        assert_eq!(find_with(&table, "h", "/x/x", &Method::GET, &headers), Some(1));
+    }
+
+    #[test]
     fn the_first_in_the_file_wins_between_equals() {
         let table = table(&[("", "/a"), ("", "/a")]);
         assert_eq!(find(&table, "h", "/a"), Some(0));
+    }
+
+    /// How specific a route is for a request that it takes, as the top of this file says it; the larger wins.
+    type Rank = ((usize, usize), (usize, usize), usize);
+
+    /// The rank of `route`, looked at for itself; `None` when it doesn't take the request.
+    fn rank(route: &RouteMatch, facts: &RequestFacts<'_>) -> Option<Rank> {
+        let below = |whole: &str, end: &str| whole.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
+        let host = match &route.host {
+            HostMatch::Exact(name) => (facts.host == name).then_some((2, 0)),
+            HostMatch::Wildcard(suffix) => below(facts.host, suffix).then_some((1, suffix.len())),
+            HostMatch::Any => Some((0, 0)),
+        };
+        let within = |prefix: &str| {
+            let rest = facts.path.strip_prefix(prefix);
+            prefix == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let path = match &route.path {
+            PathMatch::Exact(path) => (facts.path == path).then_some((2, 0)),
+            PathMatch::Regex(regex) => regex.is_match(facts.path).then_some((1, regex.as_str().len())),
+            PathMatch::Prefix(prefix) => within(prefix).then_some((0, prefix.len())),
+        };
+        let conditions = usize::from(!route.methods.is_empty()) + route.headers.len() + route.query.len();
+        facts.satisfies_route(route).then_some((host?, path?, conditions))
+    }
+
+    /// The service of the largest rank, the first in the file among equals.
+    fn find_slowly(routes: &[RouteMatch], facts: &RequestFacts<'_>) -> Option<usize> {
+        let ranked = routes.iter().enumerate().filter_map(|(index, route)| Some((rank(route, facts)?, index)));
+        ranked.max_by_key(|(rank, index)| (*rank, Reverse(*index))).map(|(_, index)| index)
+    }
+
+    /// So few names that routes and requests often meet.
+    fn a_host() -> impl Strategy<Value = String> {
+        prop_oneof![Just("a"), Just("b.a"), Just("c.b.a"), Just("c.a"), Just(".a"), Just("")].prop_map(str::to_owned)
+    }
+
+    fn a_path() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(&["", "x", "x", "y", "xy"][..]), 1..4)
+            .prop_map(|segments| format!("/{}", segments.join("/")))
+    }
+
+    /// Pairs of equal length, and one that takes more than a longer one. Made once: making them is slow.
+    static REGEXES: LazyLock<Vec<Regex>> = LazyLock::new(|| {
+        ["^/x.*$", "^/.*x$", "^/x/[xy]$", "^/[xy]/x$", "^.*$"].map(|regex| Regex::new(regex).unwrap()).into()
+    });
+
+    fn a_route() -> impl Strategy<Value = RouteMatch> {
+        let host = prop_oneof![
+            3 => Just(HostMatch::Any),
+            2 => a_host().prop_map(HostMatch::Exact),
+            2 => prop::sample::select(&["a", "b.a"][..]).prop_map(|suffix| HostMatch::Wildcard(suffix.to_owned())),
+        ];
+        let path = prop_oneof![
+            a_path().prop_map(|path| PathMatch::Prefix(match path.trim_end_matches('/') {
+                "" => "/".to_owned(),
+                path => path.to_owned(),
+            })),
+            a_path().prop_map(PathMatch::Exact),
+            prop::sample::select(&REGEXES[..]).prop_map(PathMatch::Regex),
+        ];
+        (host, path, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(host, path, posts, beta, old)| {
+            RouteMatch {
+                host,
+                path,
+                methods: if posts { vec![Method::POST] } else { vec![] },
+                headers: if beta { vec![("x-beta".parse().unwrap(), ValueMatch::Present)] } else { vec![] },
+                query: if old { vec![("v".to_owned(), ValueMatch::Exact("1".to_owned()))] } else { vec![] },
+                cookies: vec![],
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_table_finds_what_trying_every_route_finds(
+            routes in prop::collection::vec(a_route(), 0..12),
+            host in a_host(),
+            path in prop_oneof![9 => a_path(), 1 => Just("*".to_owned())],
+            posts: bool, beta: bool, old: bool,
+        ) {
+            let mut headers = HeaderMap::new();
+            if beta {
+                headers.insert("x-beta", HeaderValue::from_static("1"));
+            }
+            let facts = RequestFacts {
+                host: &host,
+                path: &path,
+                query: old.then_some("v=1"),
+                method: if posts { &Method::POST } else { &Method::GET },
+                headers: &headers,
+                client: [127, 0, 0, 1].into(),
+            };
+            let table = RouteTable::new(routes.iter().cloned().enumerate(), Some(routes.len()));
+            prop_assert_eq!(table.find(&facts), find_slowly(&routes, &facts).or(Some(routes.len())));
+        }
     }
 }

@@ -79,6 +79,7 @@ async fn live_weights_outlive_a_kill_at_any_moment_once_they_are_acknowledged() 
         );
         last.send(head + &body).await;
         proxy.signal(Signal::KILL);
+        proxy.wait().await;
         proxy = shop.open().await;
         let canary = weights(&proxy).await[1].clone();
         assert!(
@@ -96,13 +97,14 @@ async fn the_files_new_weights_win_over_live_ones_even_when_it_was_edited_while_
     proxy.signal(Signal::TERM);
     proxy.wait().await;
 
-    let edited = shop.setup().settings(&shop.settings(80.0, 20.0)).start().await;
+    let mut edited = shop.setup().settings(&shop.settings(80.0, 20.0)).start().await;
     assert_eq!(weights(&edited).await, json!([80.0, 20.0]));
     let view = edited.view("/v1/events?limit=1").await;
     assert_eq!(view["events"][0]["kind"], "override_ended");
     assert_eq!(view["events"][0]["detail"]["from"], json!({ "blue": 50.0, "canary": 50.0 }));
     assert_eq!(view["events"][0]["detail"]["to"], json!({ "blue": 80.0, "canary": 20.0 }));
     edited.signal(Signal::KILL);
+    edited.wait().await;
     // Ended for good: the file's first weights don't bring it back.
     assert_eq!(weights(&shop.open().await).await, json!([90.0, 10.0]));
 }
@@ -178,6 +180,8 @@ async fn a_journal_that_cannot_be_written_stops_moves_toward_the_candidate_alone
     let proxy = setup.start().await;
     let root = format!("/proc/{}/root{state}", proxy.pid().as_raw_nonzero());
     let filler = Path::new(&root).join("filler");
+    // Written by now, since what is read comes after it.
+    assert_eq!(kinds(&proxy).await, ["started"]);
     fill(&filler);
 
     let refused = proxy.put_weights(r#"{"blue": 50, "canary": 50}"#).await;

@@ -55,6 +55,7 @@ async fn the_header_names_the_client() {
         let answer = wire.exchange([header.as_slice(), get("/", "").as_bytes()].concat()).await;
         assert_eq!(answer.status(), 200, "{client}");
         assert_eq!(client_of(&upstream, index), client);
+        assert_eq!(upstream.requests()[index].head.line, "GET / HTTP/1.1");
     }
     // It is said once, for all of a connection's requests.
     let mut wire = Wire::connect(address).await;
