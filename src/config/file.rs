@@ -53,6 +53,9 @@ pub(super) struct File {
     /// Deadlines of a graceful stop: [shutdown] with delay, requests and streams.
     #[serde(default)]
     pub(super) shutdown: ShutdownFile,
+    /// Answers that tidegate makes itself: [errors] with html = "error.html" and others.
+    #[serde(default)]
+    pub(super) errors: ErrorsFile,
     /// The applications behind this proxy, at least one: [services.NAME] with its backends.
     pub(super) services: Table<ServiceFile>,
 }
@@ -264,8 +267,73 @@ pub(super) struct ServiceFile {
     pub(super) request_headers: Option<HeaderChangesFile>,
     /// What is changed in the headers of its endpoints' responses: { set = { name = "value" }, add = { … }, remove = ["name"] }.
     pub(super) response_headers: Option<HeaderChangesFile>,
+    /// What this service's clients get from tidegate itself: { html = "error.html" }; the rest is as in [errors].
+    pub(super) errors: Option<ErrorsFile>,
+    /// Answers instead of the endpoints: [services.NAME.maintenance] with enabled = true.
+    pub(super) maintenance: Option<MaintenanceFile>,
+    /// Compresses answers for clients that take it: { algorithms = ["zstd", "br", "gzip"] } and others, or {}.
+    pub(super) compression: Option<CompressionFile>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
+}
+
+/// Answers that tidegate makes itself. Files may contain {status}, {title} and {request_id}.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErrorsFile {
+    /// File for clients that want HTML; a plain page is built in.
+    pub(super) html: Option<String>,
+    /// File for clients that want JSON; RFC 9457's form is built in.
+    pub(super) json: Option<String>,
+    /// true: the answer's tidegate-error header says the reason; false unless said.
+    pub(super) header: Option<bool>,
+}
+
+/// Answers instead of a service's endpoints. Files may contain {status}, {title} and {request_id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MaintenanceFile {
+    /// true: nobody but `allow` gets through; false: everybody.
+    pub(super) enabled: bool,
+    /// Status of the answer, from 400 to 599.
+    #[serde(default = "maintenance_status")]
+    #[schemars(range(min = 400, max = 599))]
+    pub(super) status: u16,
+    /// When to come back, like "5m": the answer's Retry-After; left out: there is none.
+    pub(super) retry_after: Option<DurationText>,
+    /// File for clients that want HTML; left out: as in errors.
+    pub(super) html: Option<String>,
+    /// File for clients that want JSON; left out: as in errors.
+    pub(super) json: Option<String>,
+    /// Client addresses that get through: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
+    #[serde(default)]
+    pub(super) allow: Vec<String>,
+}
+
+/// Compresses answers for clients that take it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CompressionFile {
+    /// In order of preference, where the client has none: ["zstd", "br", "gzip"].
+    #[schemars(length(min = 1))]
+    pub(super) algorithms: Vec<AlgorithmFile>,
+    /// Answers that are known to be shorter than this are left alone, like "1KiB".
+    pub(super) min_bytes: SizeText,
+    /// Content types: "text/html", all of a kind "text/*", or a suffix "+json"; a common list when left out.
+    #[schemars(length(min = 1))]
+    pub(super) types: Option<Vec<String>>,
+    /// Answers under compression at once, for each worker; more are sent as they are.
+    #[schemars(range(min = 1, max = 65536))]
+    pub(super) at_once: u32,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum AlgorithmFile {
+    Zstd,
+    Br,
+    Gzip,
 }
 
 /// Which requests a service takes: every condition given must hold.
@@ -534,6 +602,17 @@ fn size(text: &str) -> SizeText {
 
 fn resolve_interval() -> DurationText {
     duration("10s")
+}
+
+fn maintenance_status() -> u16 {
+    503
+}
+
+impl Default for CompressionFile {
+    fn default() -> Self {
+        let algorithms = vec![AlgorithmFile::Zstd, AlgorithmFile::Br, AlgorithmFile::Gzip];
+        Self { algorithms, min_bytes: SizeText("1KiB".to_owned()), types: None, at_once: 64 }
+    }
 }
 
 impl Default for LogFile {

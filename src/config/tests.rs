@@ -25,6 +25,8 @@ fn workshop() -> Workshop {
         shop.file(name, &fs::read_to_string(shop.path(like)).unwrap());
     }
     shop.file("empty.pem", "");
+    shop.file("error.html", "<title>{status}</title>");
+    shop.file("error.json", r#"{"status": {status}, "title": "{title}", "id": "{request_id}"}"#);
     shop
 }
 
@@ -156,6 +158,7 @@ fn the_shipped_defaults_are_the_defaults() {
     assert_eq!(minimal.access_log, full.access_log);
     assert_eq!(minimal.resolve_interval, full.resolve_interval);
     assert_eq!(minimal.workers, full.workers);
+    assert_eq!(minimal.errors, full.errors);
     assert_eq!(minimal.state_dir.file_name(), full.state_dir.file_name());
     assert_eq!(minimal.services[0].timeouts, full.services[0].timeouts);
     assert_eq!(minimal.services[0].backends[0].pool, full.services[0].backends[0].pool);

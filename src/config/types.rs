@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::model::{
-    AccessList, BackendName, HeaderChanges, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, HeaderChanges, Page, ProxyVersion, RouteMatch, RuleMatch,
+    ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -36,6 +37,19 @@ pub struct Config {
     pub log: LogConfig,
     /// How often host names of endpoints are resolved again.
     pub resolve_interval: Duration,
+    /// For requests that no service takes.
+    pub errors: ErrorPages,
+}
+
+/// What clients see of the answers that tidegate makes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ErrorPages {
+    /// `None`: what is built in.
+    pub html: Option<Page>,
+    /// `None`: what is built in.
+    pub json: Option<Page>,
+    /// The answer says its reason in a header.
+    pub header: bool,
 }
 
 /// One bound address.
@@ -124,6 +138,37 @@ pub struct ServiceConfig {
     pub body_max: Option<u64>,
     pub request_headers: Option<HeaderChanges>,
     pub response_headers: Option<HeaderChanges>,
+    pub errors: ErrorPages,
+    /// `None` while everybody gets through.
+    pub maintenance: Option<MaintenanceConfig>,
+    /// `None`: answers are left as they are.
+    pub compression: Option<CompressionConfig>,
+}
+
+/// What stands in for a service's endpoints.
+#[derive(Debug, Clone)]
+pub struct MaintenanceConfig {
+    pub status: StatusCode,
+    /// Ready to be sent.
+    pub retry_after: Option<HeaderValue>,
+    /// `None`: as for errors.
+    pub html: Option<Page>,
+    /// `None`: as for errors.
+    pub json: Option<Page>,
+    /// Clients that get through.
+    pub allow: Vec<IpNet>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// At least one, each once; our first choice first.
+    pub codings: Vec<Coding>,
+    /// Answers of a known length below this are left alone.
+    pub min_bytes: u64,
+    pub types: ContentTypes,
+    /// Per worker.
+    pub at_once: u32,
 }
 
 /// How many requests each client may make.

@@ -43,6 +43,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a drain waits for the first request of a connection that has had none: it may be on its way.
 pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
+/// What was received and not passed on, and what is to be sent: a client that reads nothing holds this much of either.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 const TIMEOUT_ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How serving ended.
@@ -175,6 +178,7 @@ where
     builder
         .auto_date_header(false)
         .max_header_size(limits.header_bytes as usize)
+        .max_buf_size(BUFFER_BYTES.max(limits.header_bytes as usize))
         // Ours: hyper's runs while a connection idles, too.
         .header_read_timeout(None);
     // Asking for hyper's own number would cost it an allocation a head.

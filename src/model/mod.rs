@@ -1,6 +1,7 @@
 //! The vocabulary: names, weights, matches, clients. Pure; depends on nothing else of ours.
 
 mod cohort;
+mod content_type;
 mod facts;
 mod forwarded;
 mod header_changes;
@@ -8,13 +9,16 @@ mod matching;
 mod name;
 mod networks;
 mod overload;
+mod page;
 mod path;
+mod preference;
 mod proxy_header;
 mod units;
 mod via;
 mod weight;
 
 pub use cohort::{Arm, ClientKey, Sticky, choose};
+pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use header_changes::HeaderChanges;
@@ -22,7 +26,9 @@ pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
 pub use networks::{AccessList, NetworkSet, leading_bits};
 pub use overload::Overload;
+pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
+pub use preference::{Coding, Format};
 pub use proxy_header::{Ends, NoProxyHeader, ProxyHeader, ProxyVersion, read_proxy_header, write_proxy_header};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use via::{Via, is_loop};

@@ -1,5 +1,6 @@
 //! What belongs to no backend: connections, requests that found no service, reloads, the access log's drops.
 
+use std::ops::Index;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -22,12 +23,16 @@ pub struct WorkerCell {
     pub refused_timeout: Counter,
     pub refused_head_too_large: Counter,
     pub refused_other: Counter,
+    /// Answers under compression.
+    pub compressions: Gauge,
+    /// Answers left as they were because too many were under compression.
+    pub compressions_skipped: Counter,
     pub tunnels_open: Gauge,
     /// Connections kept without HTTP machinery because they idle.
     pub connections_parked: Gauge,
     pub accept_errors: Counter,
     /// Requests that didn't end as they should have.
-    pub request_errors: [Counter; Reason::COUNT],
+    pub request_errors: ReasonCounters,
 }
 
 causes! {
@@ -88,6 +93,24 @@ pub struct ListenerTotals {
     pub connections_accepted: u64,
     pub connections_parked: u64,
     pub tunnels_open: u64,
+}
+
+/// A counter for each reason.
+#[derive(Debug)]
+pub struct ReasonCounters([Counter; Reason::COUNT]);
+
+impl Default for ReasonCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Index<Reason> for ReasonCounters {
+    type Output = Counter;
+
+    fn index(&self, reason: Reason) -> &Counter {
+        &self.0[reason as usize]
+    }
 }
 
 /// Counts of the journal; its thread writes them.

@@ -27,6 +27,8 @@ causes! {
         /// CONNECT.
         MethodNotAllowed = "method_not_allowed",
         NoRoute = "no_route",
+        /// The service is closed to this client.
+        Maintenance = "maintenance",
         /// The service's access lists don't let the client in.
         AccessDenied = "access_denied",
         /// The service is for TLS alone.

@@ -81,7 +81,7 @@ impl Renderer {
             counter!("tidegate_tls_handshake_errors_total", "reason" => cause.label()).absolute(count);
         }
         for reason in Reason::ALL {
-            let count = process.sum(|w| w.request_errors[*reason as usize].value());
+            let count = process.sum(|w| w.request_errors[*reason].value());
             counter!("tidegate_request_errors_total", "reason" => reason.label()).absolute(count);
         }
         let refused = "tidegate_requests_refused_total";
@@ -90,6 +90,8 @@ impl Renderer {
         counter!(refused, "code" => "408").absolute(process.sum(|w| w.refused_timeout.value()));
         counter!(refused, "code" => "431").absolute(process.sum(|w| w.refused_head_too_large.value()));
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
+        gauge!("tidegate_compressions").set(process.sum(|w| w.compressions.value()) as f64);
+        counter!("tidegate_compressions_skipped_total").absolute(process.sum(|w| w.compressions_skipped.value()));
         let reloads = "tidegate_reloads_total";
         counter!(reloads, "result" => "applied").absolute(process.reloads_applied.load(Ordering::Relaxed));
         counter!(reloads, "result" => "refused").absolute(process.reloads_refused.load(Ordering::Relaxed));
@@ -119,6 +121,11 @@ fn record_service(service: &Service) {
     }
     if config.https_redirect.is_some() {
         counter!("tidegate_requests_redirected_total", labels()).absolute(metrics.sum(|cell| cell.redirected.value()));
+    }
+    let maintenance_answers = metrics.sum(|cell| cell.maintenance_answers.value());
+    // Also after it is over: the last of them haven't been scraped yet.
+    if config.maintenance.is_some() || maintenance_answers > 0 {
+        counter!("tidegate_maintenance_answers_total", labels()).absolute(maintenance_answers);
     }
     if !service.rate_limits.is_empty() {
         let limits = || service.rate_limits.iter();
@@ -164,6 +171,9 @@ fn describe() {
     counter!("tidegate_requests_total", "Requests answered, by service, backend and class of status code.");
     counter!("tidegate_requests_refused_total", "Requests refused before a service was found.");
     counter!("tidegate_request_errors_total", "Requests answered in an endpoint's place or broken off, by reason.");
+    counter!("tidegate_maintenance_answers_total", "Requests answered in place of a service under maintenance.");
+    gauge!("tidegate_compressions", "Answers under compression.");
+    counter!("tidegate_compressions_skipped_total", "Answers not compressed because too many were at once.");
     counter!("tidegate_requests_denied_total", "Requests of clients that the service's access lists don't let in.");
     counter!("tidegate_requests_redirected_total", "Requests without TLS that were sent to https.");
     counter!("tidegate_requests_limited_total", "Requests refused because their client had used up a rate limit.");

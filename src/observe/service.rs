@@ -13,6 +13,8 @@ pub struct ServiceCell {
     pub denied: Counter,
     /// Sent to https.
     pub redirected: Counter,
+    /// Answered in its place while it was under maintenance.
+    pub maintenance_answers: Counter,
     /// Above a rate limit.
     pub limited: Counter,
 }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::client::Turn;
+use super::compress::Compressed;
 use super::exchange::Exchange;
 use super::reply::Reason;
 use crate::timers::Timer;
@@ -34,6 +35,8 @@ pub(crate) enum Source {
         incoming: Incoming,
         lease: Lease,
     },
+    /// Boxed: large, and rare.
+    Compressed(Box<Compressed>),
     /// Ended; or there was nothing.
     Ended,
 }
@@ -105,9 +108,12 @@ impl ResponseBody {
     /// The endpoint's answer has been passed on whole. Its connection can carry another request if it has taken
     /// all of this one: an endpoint that answers early may still be reading.
     fn endpoint_ended(&mut self) {
-        if let Source::Endpoint { mut lease, .. } = std::mem::replace(&mut self.source, Source::Ended)
-            && self.exchange.as_ref().is_some_and(Exchange::request_read)
-        {
+        let mut lease = match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Endpoint { lease, .. } => lease,
+            Source::Compressed(compressed) => compressed.lease,
+            Source::Whole(_) | Source::Ended => return,
+        };
+        if self.exchange.as_ref().is_some_and(Exchange::request_read) {
             lease.give_back();
         }
     }
@@ -119,8 +125,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let incoming = match &mut this.source {
-            Source::Endpoint { incoming, .. } => incoming,
+        let polled = match &mut this.source {
+            Source::Endpoint { incoming, .. } => {
+                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http)))
+            }
+            Source::Compressed(compressed) => compressed.poll_frame(cx),
             Source::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Ended;
@@ -129,7 +138,7 @@ impl Body for ResponseBody {
             }
             Source::Ended => return Poll::Ready(None),
         };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = polled else {
             let fault = ready!(this.wait(cx));
             return this.cut(fault);
         };
@@ -149,13 +158,14 @@ impl Body for ResponseBody {
             Some(Err(_)) => this.endpoint_broke(),
             None => this.endpoint_ended(),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Endpoint { incoming, .. } => incoming.is_end_stream(),
+            Source::Compressed(compressed) => compressed.is_end_stream(),
             Source::Ended => true,
         }
     }
@@ -164,6 +174,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Endpoint { incoming, .. } => incoming.size_hint(),
+            Source::Compressed(_) => SizeHint::default(),
             Source::Ended => SizeHint::with_exact(0),
         }
     }
@@ -171,13 +182,14 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if matches!(self.source, Source::Whole(_) | Source::Ended) {
+            return;
+        }
         // hyper drops a body of known length after its last byte, without asking for the end.
-        if let Source::Endpoint { incoming, .. } = &self.source {
-            if incoming.is_end_stream() {
-                self.endpoint_ended();
-            } else {
-                self.broken_off();
-            }
+        if self.is_end_stream() {
+            self.endpoint_ended();
+        } else {
+            self.broken_off();
         }
     }
 }

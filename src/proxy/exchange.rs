@@ -15,8 +15,9 @@ use super::names::RequestNames;
 use super::origin::Origin;
 use super::reply::Reason;
 use super::select::Selection;
-use super::{Client, target};
-use crate::config::UpstreamProtocol;
+use super::{Client, compress, target};
+use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::model::{Coding, Format};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -32,7 +33,7 @@ pub(crate) struct Exchange {
     origin: Origin,
     request_id: HeaderValue,
     trace: Trace,
-    /// Once known.
+    /// The service that takes it, once known.
     routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
@@ -51,6 +52,12 @@ pub(crate) struct Exchange {
     version: Version,
     /// The client speaks gRPC and reads failures in its terms.
     is_grpc: bool,
+    /// The client wants a head alone.
+    is_head: bool,
+    /// What the client wants our own answers to be.
+    format: Format,
+    /// What the client would have the answer compressed with.
+    coding: Option<Coding>,
     /// For a client that is new to a sticky service, whatever the answer.
     cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
@@ -122,6 +129,9 @@ impl Exchange {
             version: request.version(),
             is_grpc: *request.method() == Method::POST
                 && request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")),
+            is_head: *request.method() == Method::HEAD,
+            format: names.format,
+            coding: None,
             cookie: None,
             endpoint: None,
             logged,
@@ -141,6 +151,40 @@ impl Exchange {
         &self.view
     }
 
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The service has been found, and with it what may be done for this client; it may still refuse the request.
+    pub(super) fn routed(&mut self, service: usize, request: &Request<RequestBody>) {
+        self.routed = Some(service);
+        self.coding = self.compression().and_then(|config| compress::wanted(config, request));
+    }
+
+    /// How the service's answers are compressed; `None` where they aren't.
+    pub(super) fn compression(&self) -> Option<&CompressionConfig> {
+        self.service_config()?.compression.as_ref()
+    }
+
+    /// What the answer may be compressed with.
+    pub(super) fn coding(&self) -> Option<Coding> {
+        self.coding
+    }
+
+    /// The configuration of the service that takes the request; `None` where none does.
+    pub(super) fn service_config(&self) -> Option<&ServiceConfig> {
+        Some(&self.view.snapshot.services[self.routed?].config)
+    }
+
+    /// What the client gets from ourselves.
+    pub(super) fn error_pages(&self) -> &ErrorPages {
+        self.service_config().map_or(&self.view.snapshot.errors, |service| &service.errors)
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
     /// Who asks.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
@@ -157,11 +201,6 @@ impl Exchange {
 
     pub(super) fn trace(&self) -> &Trace {
         &self.trace
-    }
-
-    /// The service has been found; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize) {
-        self.routed = Some(service);
     }
 
     /// What a browser is told about TLS with this answer.
@@ -322,7 +361,7 @@ impl Exchange {
     fn record(&self) {
         let duration = self.started.elapsed();
         if let Some(reason) = self.reason {
-            self.client.worker.cell().request_errors[reason as usize].add(1);
+            self.client.worker.cell().request_errors[reason].add(1);
         }
         match self.cell() {
             Some(cell) => {

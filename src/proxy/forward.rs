@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::body::Source;
+use super::compress;
 use super::exchange::Exchange;
 use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
@@ -50,6 +51,9 @@ pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, leas
     *response.version_mut() = Version::HTTP_11;
     let client = exchange.client();
     rewrite_response(response.headers_mut(), received, &exchange.additions(), || client.worker.date());
+    if let Some(compression) = exchange.compression() {
+        compress::apply(exchange, compression, &mut response);
+    }
     if lasts(response.headers()) {
         client.lifeline.mark_long();
         exchange.lasts();

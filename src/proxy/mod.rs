@@ -3,6 +3,7 @@
 
 mod body;
 mod client;
+mod compress;
 mod exchange;
 mod forward;
 mod headers;
@@ -10,6 +11,7 @@ mod identifiers;
 mod length;
 mod names;
 mod origin;
+mod pages;
 mod policy;
 mod reply;
 mod select;
@@ -91,7 +93,7 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     };
     let routes = &exchange.view().snapshot.routes;
     let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
-    exchange.routed(index);
+    exchange.routed(index, request);
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
         policy::admit(exchange, service, &facts, request.uri())?;

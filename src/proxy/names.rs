@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::model::Format;
+
 /// How often a request's head has the names that matter, counted in one pass: asking the map for each would cost a
 /// hash a name. A map holds at most 32,768 fields.
 #[derive(Debug, Default, Clone, Copy)]
@@ -19,6 +21,8 @@ pub struct RequestNames {
     pub(super) claims: u16,
     /// What doesn't go on, or not as it is, if the peer is a stranger.
     pub(super) dropped: u16,
+    /// What our own answers had better be: not text where any line of `Accept` wants that.
+    pub(super) format: Format,
     /// The size of all fields in HTTP/1.
     pub(super) bytes: usize,
 }
@@ -27,6 +31,7 @@ pub struct RequestNames {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Host,
+    Accept,
     Cookie,
     Connection,
     Te,
@@ -59,6 +64,11 @@ impl RequestNames {
             match Kind::of(name) {
                 Kind::Other | Kind::Kept => {}
                 Kind::Host => names.hosts += 1,
+                Kind::Accept => {
+                    if names.format == Format::Text {
+                        names.format = Format::wanted_by(value.as_bytes());
+                    }
+                }
                 Kind::Cookie => names.cookies += 1,
                 Kind::Connection => names.connections += 1,
                 Kind::Via => names.vias += 1,
@@ -99,6 +109,7 @@ impl Kind {
             3 if name == b"via" => Self::Via,
             4 if name == b"host" => Self::Host,
             5 if name == b"proxy" => Self::Dropped,
+            6 if name == b"accept" => Self::Accept,
             6 if name == b"cookie" => Self::Cookie,
             6 if name == b"expect" => Self::Dropped,
             7 if name == b"upgrade" => Self::Upgrade,
@@ -132,7 +143,7 @@ impl Kind {
 
     /// Whether a request's `Connection` may name it, to have it removed on the way.
     pub(super) fn is_removable(self) -> bool {
-        matches!(self, Self::Other | Self::Dropped | Self::Connection)
+        matches!(self, Self::Other | Self::Accept | Self::Dropped | Self::Connection)
     }
 }
 

@@ -1,5 +1,5 @@
 //! What a service asks of a request before it chooses a backend: that its client is let in, that it comes over TLS,
-//! that it isn't one too many. In this order: who isn't let in learns nothing else, and only requests that would go
+//! that the service is open, that it isn't one too many. In this order: who isn't let in learns nothing else, and only requests that would go
 //! on are counted against a limit.
 
 use http::header::{HeaderName, LOCATION, RETRY_AFTER};
@@ -34,6 +34,13 @@ pub(super) fn admit(
         let location = location(facts.host, port, uri).ok_or(Reason::BadHost)?;
         cell(exchange, service).redirected.add(1);
         return Err(Failure::with(Reason::HttpsRedirect, HeaderMap::from_iter([(LOCATION, location)])));
+    }
+    if let Some(maintenance) = &service.config.maintenance
+        && !maintenance.allow.iter().any(|network| network.contains(&facts.client))
+    {
+        cell(exchange, service).maintenance_answers.add(1);
+        let retry_after = maintenance.retry_after.clone().map(|value| (RETRY_AFTER, value));
+        return Err(Failure::with(Reason::Maintenance, retry_after.into_iter().collect()));
     }
     for limit in &service.rate_limits {
         if let Err(exhausted) = limit.take(facts) {

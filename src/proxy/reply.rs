@@ -1,14 +1,22 @@
 //! Every response that tidegate makes itself, and the reasons for it. A reason's name is stable: the access log
-//! has it, and people's alerts match it. The client learns the status and nothing else.
+//! has it, and people's alerts match it. The client learns the status and, unless configured, nothing else.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{ResponseBody, Source};
 use super::exchange::Exchange;
 use super::identifiers::X_REQUEST_ID;
+use super::pages::{self, Configured};
 use super::tunnel::Opening;
+use crate::config::MaintenanceConfig;
+
+/// Says the reason to whoever the configuration lets know it.
+const ERROR: HeaderName = HeaderName::from_static("tidegate-error");
 use crate::model::PathFault;
 pub(super) use crate::observe::Reason;
 use crate::upstream::BodyFault;
@@ -47,6 +55,8 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            // Unless configured otherwise.
+            Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             // Not 301, after which clients may turn a POST into a GET.
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
@@ -101,7 +111,12 @@ impl Failure {
     }
 
     pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
-        let status = self.reason.status();
+        let is_maintenance = self.reason == Reason::Maintenance;
+        let maintenance = exchange.service_config().filter(|_| is_maintenance);
+        let maintenance = maintenance.and_then(|service| service.maintenance.as_ref());
+        let status = maintenance.map_or(self.reason.status(), |maintenance| maintenance.status);
+        let says_reason = exchange.error_pages().header;
+        let page = (!exchange.is_grpc()).then(|| page(&exchange, maintenance, status));
         exchange.failed(self.reason);
         let date = exchange.client().worker.date();
         let cookie = exchange.take_cookie();
@@ -111,24 +126,44 @@ impl Failure {
         let hsts = exchange.hsts();
         // Counted as the failure it is, even where gRPC wraps it in a 200.
         exchange.answered(status);
-        let mut response =
-            if exchange.is_grpc() { grpc_failure(status, exchange) } else { plain_failure(status, exchange) };
-        if let Some(headers) = self.headers {
-            response.headers_mut().extend(*headers);
+        let mut response = match page {
+            Some((content_type, page)) => page_failure(status, content_type, page, exchange),
+            None => grpc_failure(status, exchange),
+        };
+        let headers = response.headers_mut();
+        if let Some(more) = self.headers {
+            headers.extend(*more);
         }
-        response.headers_mut().insert(DATE, date);
-        response.headers_mut().insert(X_REQUEST_ID, id);
+        headers.insert(DATE, date);
+        headers.insert(X_REQUEST_ID, id);
+        if self.reason != Reason::HttpsRedirect {
+            // What is wrong now may be mended at the next request.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        if says_reason {
+            headers.insert(ERROR, HeaderValue::from_static(self.reason.label()));
+        }
         if self.reason == Reason::Overloaded {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }
         if close {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        add_hsts(response.headers_mut(), hsts);
+        add_hsts(headers, hsts);
         // A new client keeps the backend that failed it: to draw again would favour the other backends.
-        add_cookie(response.headers_mut(), cookie);
+        add_cookie(headers, cookie);
         response
     }
+}
+
+/// The content type and the body of a failure, in the format that the client wants.
+fn page(exchange: &Exchange, maintenance: Option<&MaintenanceConfig>, status: StatusCode) -> (HeaderValue, Bytes) {
+    let errors = exchange.error_pages();
+    let configured = Configured {
+        html: maintenance.and_then(|m| m.html.as_ref()).or(errors.html.as_ref()),
+        json: maintenance.and_then(|m| m.json.as_ref()).or(errors.json.as_ref()),
+    };
+    pages::write(exchange.format(), configured, status, exchange.request_id_text())
 }
 
 /// Adds a cookie. It is for this client only, so no shared cache may keep the answer that carries it.
@@ -145,11 +180,20 @@ fn add_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
     }
 }
 
-fn plain_failure(status: StatusCode, exchange: Exchange) -> Response<ResponseBody> {
-    let text = format!("{} {}\n", status.as_str(), status.canonical_reason().unwrap_or_default());
-    let mut response = Response::new(ResponseBody::new(Source::Whole(Bytes::from(text)), Some(exchange)));
+fn page_failure(
+    status: StatusCode,
+    content_type: HeaderValue,
+    page: Bytes,
+    exchange: Exchange,
+) -> Response<ResponseBody> {
+    let (length, is_head) = (page.len(), exchange.is_head());
+    let source = if is_head { Source::Ended } else { Source::Whole(page) };
+    let mut response = Response::new(ResponseBody::new(source, Some(exchange)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if is_head {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     response
 }
 
@@ -204,5 +248,22 @@ impl Answer {
             }
         };
         self.response.map(|source| ResponseBody::new(source, exchange))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_in_the_operators_table_with_its_status() {
+        let docs = include_str!("../../docs/operations.md");
+        for reason in Reason::ALL {
+            let row = docs.lines().find_map(|line| line.strip_prefix(&format!("| `{}` | ", reason.label())));
+            let row = row.unwrap_or_else(|| panic!("{} is not in docs/operations.md", reason.label()));
+            let status = row.split(' ').next().unwrap();
+            // In brackets is the endpoint's own status, sent before the trouble began.
+            assert!(status.starts_with('(') || status == reason.status().as_str(), "{}: {status}", reason.label());
+        }
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{ListenerKey, RouteTable};
-use crate::config::{ClientLimits, ClientTimeouts, ForwardingConfig, ServiceConfig};
+use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub listeners: Arc<[Arc<Listener>]>,
     pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
+    /// For requests that no service takes.
+    pub errors: Arc<ErrorPages>,
     pub forwarding: Arc<ForwardingConfig>,
 }
 
@@ -60,7 +62,7 @@ pub struct Service {
     pub backends: Box<[Backend]>,
     /// All of them must be kept.
     pub rate_limits: Box<[Arc<RateLimit>]>,
-    /// It asks something of a request before it takes it: access lists, TLS or rate limits.
+    /// It asks something of a request before it takes it: access lists, TLS, rate limits; or it is closed.
     pub guarded: bool,
     pub metrics: Arc<ServiceMetrics>,
     /// Weights were changed live and differ from the file.
@@ -98,7 +100,10 @@ impl Service {
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
-        let guarded = config.access.is_some() || config.https_redirect.is_some() || !rate_limits.is_empty();
+        let guarded = config.access.is_some()
+            || config.https_redirect.is_some()
+            || config.maintenance.is_some()
+            || !rate_limits.is_empty();
         Self {
             config,
             split: Split::new(&weights),

@@ -201,6 +201,7 @@ impl Store {
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             limits: config.limits,
             timeouts: config.timeouts,
+            errors: Arc::new(config.errors.clone()),
             forwarding: Arc::clone(&config.forwarding),
         };
         Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) }, ended))
@@ -312,6 +313,7 @@ impl Writer {
             listeners,
             limits: config.limits,
             timeouts: config.timeouts,
+            errors: Arc::new(config.errors.clone()),
             forwarding: Arc::clone(&config.forwarding),
         })
     }
@@ -368,6 +370,7 @@ impl Writer {
             listeners: Arc::clone(&current.listeners),
             limits: current.limits,
             timeouts: current.timeouts,
+            errors: Arc::clone(&current.errors),
             forwarding: Arc::clone(&current.forwarding),
         }
     }

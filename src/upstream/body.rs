@@ -2,11 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
-use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -33,6 +33,8 @@ pub enum BodyFault {
 pub enum BodyError {
     Http(hyper::Error),
     Fault(BodyFault),
+    /// Compression failed, which takes a lack of memory.
+    Encoder(io::Error),
 }
 
 impl fmt::Display for BodyError {
@@ -43,6 +45,7 @@ impl fmt::Display for BodyError {
             Self::Fault(BodyFault::Stalled) => f.write_str("the body stands still"),
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
             Self::Fault(BodyFault::Late) => f.write_str("the request takes too long"),
+            Self::Encoder(error) => write!(f, "compression failed: {error}"),
         }
     }
 }
@@ -52,6 +55,7 @@ impl Error for BodyError {
         match self {
             Self::Http(error) => Some(error),
             Self::Fault(_) => None,
+            Self::Encoder(error) => Some(error),
         }
     }
 }

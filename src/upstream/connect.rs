@@ -33,8 +33,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A response's head, and the trailers of a chunked one: twice what we take from a client. HTTP/1 heads have at most a
 /// hundred fields, which is what hyper has room for without an allocation.
 const HEAD_BYTES: u32 = 64 * 1024;
-/// HTTP/1: what was received and not passed on, and what is to be sent. Large bodies come in reads of this size.
-const BUFFER_BYTES: usize = 408 * 1024;
+/// HTTP/1: what was received and not passed on, and what is to be sent. Large bodies come in reads of this size; larger
+/// ones cost slow readers' memory and gain nothing that can be measured.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// HTTP/2: a request's bytes that wait in one stream for the endpoint.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// A silent HTTP/2 connection is asked for a sign of life this often, and given this long.

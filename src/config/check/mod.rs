@@ -5,6 +5,7 @@
 
 mod admin;
 mod backend;
+mod compression;
 mod conditions;
 mod endpoint;
 mod fault;
@@ -14,6 +15,7 @@ mod host;
 mod limits;
 mod listeners;
 mod outputs;
+mod pages;
 mod policy;
 mod routes;
 mod services;
@@ -30,9 +32,16 @@ use crate::model::{parse_bytes, parse_duration};
 use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
-use super::types::{ClientTimeouts, Config, RequestTimeouts, ShutdownConfig};
+use super::types::{ClientTimeouts, Config, ErrorPages, RequestTimeouts, ShutdownConfig};
 use fault::Fault;
 use tls_files::TlsFiles;
+
+/// What services take from the whole file where they don't say otherwise.
+struct Defaults {
+    /// `None` when they were reported.
+    timeouts: Option<RequestTimeouts>,
+    errors: ErrorPages,
+}
 
 /// One checking of one file.
 pub(super) struct Check<'c, 'a> {
@@ -62,7 +71,9 @@ impl<'c, 'a> Check<'c, 'a> {
         let forwarding = self.forwarding(&root, file);
         let admin = file.admin.as_ref().map(|admin| self.admin(&root.key("admin"), admin));
         self.address_clashes(&listeners, admin.as_ref().and_then(Option::as_ref));
-        let services = self.services(&root.key("services"), &file.services, request_timeouts.as_ref());
+        let errors = self.error_pages(&root.key("errors"), &file.errors, &ErrorPages::default());
+        let defaults = Defaults { timeouts: request_timeouts, errors: errors.clone().unwrap_or_default() };
+        let services = self.services(&root.key("services"), &file.services, &defaults);
         self.redirects(&root.key("services"), file);
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
@@ -83,6 +94,7 @@ impl<'c, 'a> Check<'c, 'a> {
             access_log: access_log?,
             log: log?,
             resolve_interval: resolve_interval?,
+            errors: errors?,
         })
     }
 
@@ -141,11 +153,15 @@ impl<'c, 'a> Check<'c, 'a> {
         Some(duration).filter(|duration| !duration.is_zero())
     }
 
-    /// A number of bytes above zero.
-    fn positive_size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
+    fn size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
         let size = parse_bytes(&text.0);
         let size = size.map_err(|error| Fault::new(error.to_string(), "write sizes like \"64KiB\" or \"10MiB\""));
-        let size = self.accept(at, size)?;
+        self.accept(at, size)
+    }
+
+    /// A number of bytes above zero.
+    fn positive_size(&mut self, at: &KeyPath, text: &SizeText) -> Option<u64> {
+        let size = self.size(at, text)?;
         if size == 0 {
             self.report.problem(at, "zero leaves room for nothing", "give it some room, or leave the key out");
         }

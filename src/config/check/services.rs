@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Check, Fault, routes, unless_reported};
+use super::{Check, Defaults, Fault, routes, unless_reported};
 use crate::config::file::{DurationText, RuleFile, ServiceFile, ServiceTimeoutsFile};
 use crate::config::key_path::KeyPath;
 use crate::config::suggestion::closest;
@@ -16,7 +16,7 @@ impl Check<'_, '_> {
         &mut self,
         at: &KeyPath,
         files: &Table<ServiceFile>,
-        defaults: Option<&RequestTimeouts>,
+        defaults: &Defaults,
     ) -> Option<Vec<ServiceConfig>> {
         if files.0.is_empty() {
             self.report.absent(
@@ -38,7 +38,7 @@ impl Check<'_, '_> {
         at: &KeyPath,
         name: &str,
         file: &ServiceFile,
-        defaults: Option<&RequestTimeouts>,
+        defaults: &Defaults,
         seen: &mut HashMap<String, KeyPath>,
     ) -> Option<ServiceConfig> {
         let name = self.name::<ServiceName>(at, name);
@@ -51,7 +51,13 @@ impl Check<'_, '_> {
         let hsts = file.hsts.as_ref().map(|hsts| self.hsts(&at.key("hsts"), hsts));
         let rate_limits = self.rate_limits(&at.key("rate_limits"), &file.rate_limits);
         let rules = self.rules(at, file);
-        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults);
+        let errors = match &file.errors {
+            Some(errors) => self.error_pages(&at.key("errors"), errors, &defaults.errors),
+            None => Some(defaults.errors.clone()),
+        };
+        let maintenance = file.maintenance.as_ref().map(|file| self.maintenance(&at.key("maintenance"), file));
+        let compression = file.compression.as_ref().map(|file| self.compression(&at.key("compression"), file));
+        let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
         let request_headers =
             file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
@@ -70,6 +76,9 @@ impl Check<'_, '_> {
             rules: rules?,
             timeouts: timeouts?,
             body_max: unless_reported(body_max)?,
+            errors: errors?,
+            maintenance: unless_reported(maintenance)?.flatten(),
+            compression: unless_reported(compression)?,
             request_headers: unless_reported(request_headers)?,
             response_headers: unless_reported(response_headers)?,
         })

@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 
 use super::{OK, Upstream, Wire, eventually};
 
-/// Answers `/` at once, `/held` once the gate is open, `/half` by half before and by half after that. `/socket`
-/// becomes a tunnel that echoes; `/events` is a stream of events with one sent, that ends once the gate is open.
+/// Answers `/` at once, `/held` once the gate is open, `/half` by half before and by half after that, `/lines` by a
+/// line of text before and one after that. `/socket` becomes a tunnel that echoes; `/events` is a stream of events with one sent, that ends once the gate is open.
 pub struct Gate {
     pub upstream: Upstream,
     permits: Arc<Semaphore>,
@@ -39,6 +39,8 @@ async fn answer(mut wire: Wire, gate: Arc<Semaphore>) {
     const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                           sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst";
+    const LINES: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
     const EVENTS: &str =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
     let open = async || gate.acquire().await.expect("nobody closes it").forget();
@@ -54,6 +56,11 @@ async fn answer(mut wire: Wire, gate: Arc<Semaphore>) {
                 drop(wire.try_send(HALF).await);
                 open().await;
                 wire.try_send("after").await
+            }
+            Some("/lines") => {
+                drop(wire.try_send(LINES).await);
+                open().await;
+                wire.try_send("6\r\nafter\n\r\n0\r\n\r\n").await
             }
             Some("/events") => {
                 drop(wire.try_send(EVENTS).await);

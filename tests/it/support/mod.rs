@@ -27,7 +27,7 @@ pub use certificates::{Authority, Pair, connect};
 pub use command::{Ran, tidegate};
 pub use curl::curl;
 pub use exposition::Exposition;
-pub use gate::Gate;
+pub use gate::{Gate, OPEN_SOCKET};
 pub use head::Head;
 pub use load::Load;
 pub use nginx::Nginx;

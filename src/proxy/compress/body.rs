@@ -1,0 +1,133 @@
+//! An endpoint's body, compressed on its way.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+use super::encoder::Encoder;
+use crate::upstream::{BodyError, Lease};
+use crate::worker::Worker;
+
+/// Compressed in one go; then others have their turn.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Compressed {
+    incoming: Incoming,
+    pub(in crate::proxy) lease: Lease,
+    /// `None` once the last byte has come out of it.
+    encoder: Option<Encoder>,
+    /// Received, and not compressed yet.
+    unread: Bytes,
+    /// Something has gone into the encoder and may not have come out.
+    held_back: bool,
+    lingered: bool,
+    trailers: Option<HeaderMap>,
+    _place: Place,
+}
+
+/// One of the places that a worker has for answers under compression.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Worker>);
+
+impl Place {
+    /// `None` when all are taken.
+    pub(super) fn take(worker: &Rc<Worker>, places: u32) -> Option<Self> {
+        let taken = &worker.cell().compressions;
+        if taken.value() >= u64::from(places) {
+            return None;
+        }
+        taken.increase();
+        Some(Self(Rc::clone(worker)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.cell().compressions.decrease();
+    }
+}
+
+impl Compressed {
+    pub(super) fn new(incoming: Incoming, lease: Lease, encoder: Encoder, place: Place) -> Self {
+        Self {
+            incoming,
+            lease,
+            encoder: Some(encoder),
+            unread: Bytes::new(),
+            held_back: false,
+            lingered: false,
+            trailers: None,
+            _place: place,
+        }
+    }
+
+    /// The endpoint's body ended well, and all of it has been handed on.
+    pub(in crate::proxy) fn is_end_stream(&self) -> bool {
+        self.encoder.is_none() && self.trailers.is_none()
+    }
+
+    pub(in crate::proxy) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(encoder) = &mut self.encoder else {
+                return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            };
+            if !self.unread.is_empty() {
+                let piece = self.unread.split_to(self.unread.len().min(PIECE_BYTES));
+                encoder.write(&piece).map_err(BodyError::Encoder)?;
+                self.held_back = true;
+                let output = encoder.output();
+                if !output.is_empty() {
+                    return data(output);
+                }
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        self.unread = data;
+                        self.lingered = false;
+                        continue;
+                    }
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Http(error)))),
+                Poll::Ready(None) => {}
+                Poll::Pending if !self.held_back => return Poll::Pending,
+                // The endpoint's connection is a task of its own that may have more in its hands: it gets one turn,
+                // since to flush after each of its reads would cost much of the compression.
+                Poll::Pending if !self.lingered => {
+                    self.lingered = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    encoder.flush().map_err(BodyError::Encoder)?;
+                    (self.held_back, self.lingered) = (false, false);
+                    let output = encoder.output();
+                    return if output.is_empty() { Poll::Pending } else { data(output) };
+                }
+            }
+            if let Some(encoder) = self.encoder.take() {
+                let output = encoder.finish().map_err(BodyError::Encoder)?;
+                if !output.is_empty() {
+                    return data(output);
+                }
+            }
+        }
+    }
+}
+
+fn data(output: Bytes) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    Poll::Ready(Some(Ok(Frame::data(output))))
+}
