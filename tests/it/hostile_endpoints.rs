@@ -122,8 +122,10 @@ async fn informational_answers_without_end_are_a_504_and_others_are_served_meanw
         }
     })
     .await;
+    // The connection that serves meanwhile idles until the flood has ended.
+    let pool = "pool = { idle_timeout = \"1m\" }";
     let settings = "[timeouts]\nresponse_header = \"6s\"";
-    let proxy = Setup::new().backend(&[upstream.url()], "").settings(settings).start().await;
+    let proxy = Setup::new().backend(&[upstream.url()], pool).settings(settings).start().await;
     let before = proxy.memory_kb();
     let mut client = proxy.connect().await;
     client.send(get("/", "")).await;
