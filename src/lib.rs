@@ -3,9 +3,11 @@
 //! Data flows one way, and what requests see changes at exactly one door, `state::Store::apply`:
 //!
 //! ```text
-//! config -> state -> listener -> proxy -> upstream
-//!             ^                    |
-//!             +--- apply <- admin  observe
+//! config -> state -> worker -> listener -> proxy -> upstream
+//!             ^                              |
+//!             +--- apply <- control          observe
+//!                              ^
+//!                    journal --+-- admin
 //! ```
 //!
 //! In reading order:

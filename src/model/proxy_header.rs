@@ -1,5 +1,5 @@
 //! The PROXY protocol's header, versions 1 and 2: who a connection comes from, told by whoever passes it on
-//! (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
+//! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -18,7 +18,7 @@ causes! {
         BadPath = "bad_path",
         /// A path that endpoints might read differently than the routes did.
         AmbiguousPath = "ambiguous_path",
-        /// The head has more bytes or more fields than [limits] allows.
+        /// The head has more bytes or more fields than `limits` allows.
         HeadTooLarge = "head_too_large",
         /// A request to upgrade that contradicts itself.
         BadUpgrade = "bad_upgrade",

@@ -15,6 +15,7 @@ use crate::model::{HeaderChanges, Via, write_forwarded};
 use crate::tls::ClientCertificate;
 
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -126,6 +127,8 @@ fn tell(headers: &mut HeaderMap, introduction: &Introduction<'_>) {
     headers.insert(X_REQUEST_ID, introduction.request_id.clone());
     if let Some(certificate) = &client.certificate {
         headers.insert(CLIENT_CERT, certificate.header.clone());
+        // A chain that a trusted peer sent belongs to another certificate.
+        headers.remove(CLIENT_CERT_CHAIN);
     }
 }
 
@@ -260,6 +263,26 @@ mod tests {
         pairs
             .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn a_certificate_that_was_shown_to_us_replaces_what_a_peer_says_and_its_chain() {
+        let shown = ClientCertificate { header: HeaderValue::from_static(":b3Vycw==:"), fingerprint: String::new() };
+        let client = ForwardedClient::new([10, 0, 0, 1].into(), true, 443, Some(shown));
+        let origin = Origin::direct(&client);
+        let introduction = Introduction {
+            client: &client,
+            origin: &origin,
+            request_id: &HeaderValue::from_static("id"),
+            trace: &Trace::Untouched,
+            via: None,
+            forwarded: false,
+            changes: None,
+        };
+        let mut headers = map(&[("client-cert", ":dGhlaXJz:"), ("client-cert-chain", ":dGhlaXJz:")]);
+        tell(&mut headers, &introduction);
+        assert_eq!(headers.get_all("client-cert").iter().collect::<Vec<_>>(), [":b3Vycw==:"]);
+        assert!(!headers.contains_key("client-cert-chain"));
     }
 
     #[test]
