@@ -22,6 +22,8 @@ pub mod observe;
 
 pub mod analysis;
 
+pub mod guard;
+
 pub mod journal;
 
 pub mod timers;

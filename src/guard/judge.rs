@@ -1,0 +1,369 @@
+//! One candidate revision on trial.
+//!
+//! ```text
+//!             failures of both sides, one by one
+//!                          |
+//!      server   slow   client   abandoned     four comparisons, each with what it tolerates
+//!            \     \      /     /
+//!             average of e-values  >= 1/alpha  and at least three of its own failures  ->  Fail
+//!
+//!      the same with the sides exchanged       ->  an alarm: stable is the bad one
+//! ```
+//!
+//! There is no Pass: a candidate that isn't found guilty goes on being watched.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use crate::analysis::{Comparison, RatioTally, Side, average};
+
+/// The chance that a candidate revision is ever drained though it is no worse than tolerated.
+pub const ALPHA: f64 = 1e-4;
+/// A verdict needs this many failures of the accused, and on a sticky service as many clients.
+const FAILURES_MIN: u64 = 3;
+/// Clients of a sticky service whose failure was counted. When there are more, none is counted any more: a client's
+/// second failure would be counted as if it had been drawn anew.
+const KEYS_MAX: usize = 65_536;
+
+/// In which way a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// 5xx, no connection, reset, timeout, a body cut short, a gRPC status that blames the server.
+    Server,
+    /// Later than nearly all of stable's.
+    Slow,
+    /// 4xx, other than ours and 429.
+    Client,
+    /// The client left before the head came.
+    Abandoned,
+}
+
+impl FailureKind {
+    pub const ALL: [Self; 4] = [Self::Server, Self::Slow, Self::Client, Self::Abandoned];
+
+    /// How many times as often as stable a candidate may fail like this. A stricter candidate may well refuse more
+    /// than stable did; one that refuses nearly everything is broken.
+    #[must_use]
+    pub fn tolerated(self) -> f64 {
+        match self {
+            Self::Server | Self::Slow => 2.0,
+            Self::Client | Self::Abandoned => 5.0,
+        }
+    }
+
+    /// As events and metrics have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Slow => "slow",
+            Self::Client => "client",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// A failed first attempt of a request that was sent to one of the two sides at random.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Failure {
+    pub side: Side,
+    pub kind: FailureKind,
+    /// Probability that the request went to the candidate, of the two sides.
+    pub share: f64,
+    /// The client's key on a sticky service.
+    pub key: Option<u64>,
+    pub request_id: u128,
+    pub endpoint: Option<SocketAddr>,
+    pub unix_ms: u64,
+}
+
+/// What the judge says after a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    Undecided,
+    /// The candidate fails more often than tolerated.
+    Fail(Box<Evidence>),
+}
+
+/// Stable fails more often than tolerated, as if it were the candidate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alarm {
+    pub e_value: f64,
+}
+
+/// What a verdict rests on. Everything in it can be computed again from the failures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Average of the four; at least `1 / alpha` in a verdict.
+    pub e_value: f64,
+    pub alpha: f64,
+    pub kinds: [KindEvidence; 4],
+    /// The one that weighs most.
+    pub weightiest: FailureKind,
+    /// All of the candidate's failures of the weightiest kind came from this endpoint.
+    pub only_endpoint: Option<SocketAddr>,
+    pub first_request: Option<u128>,
+    pub last_request: Option<u128>,
+    pub first_unix_ms: u64,
+    pub last_unix_ms: u64,
+}
+
+/// One comparison's part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KindEvidence {
+    pub kind: FailureKind,
+    pub candidate: u64,
+    pub stable: u64,
+    pub e_value: f64,
+    /// How many times as often as stable the candidate fails: the best guess, where there is one.
+    pub ratio: Option<f64>,
+    /// And at least, with 95 % confidence whenever one looks; 0 when nothing is known.
+    pub ratio_at_least: f64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Judge {
+    alpha: f64,
+    sides: [Accused; 2],
+    tallies: [RatioTally; 4],
+    /// Keys whose failure was counted, by kind.
+    keys: HashSet<(FailureKind, u64)>,
+}
+
+/// One side as the accused: the candidate for a verdict, stable for an alarm.
+#[derive(Debug)]
+struct Accused {
+    comparisons: [Comparison; 4],
+    failures: [u64; 4],
+    clients: HashSet<u64>,
+    traces: [Trace; 4],
+}
+
+/// Where and when a side's failures of one kind happened.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trace {
+    first: Option<(u128, u64)>,
+    last: Option<(u128, u64)>,
+    endpoint: Option<SocketAddr>,
+    several_endpoints: bool,
+}
+
+impl Judge {
+    /// A trial at level `alpha`; [`ALPHA`] unless there is a reason.
+    #[must_use]
+    pub fn new(alpha: f64) -> Self {
+        Self { alpha, sides: [Accused::new(), Accused::new()], tallies: Default::default(), keys: HashSet::new() }
+    }
+
+    /// Counts a failure and says what follows from all so far.
+    pub fn observe(&mut self, failure: &Failure) -> (Verdict, Option<Alarm>) {
+        if !self.is_new(failure) {
+            return (Verdict::Undecided, None);
+        }
+        let kind = index(failure.kind);
+        self.tallies[kind].observe(failure.side, failure.share);
+        let [stable, candidate] = &mut self.sides;
+        candidate.comparisons[kind].observe(failure.side, failure.share);
+        stable.comparisons[kind].observe(other(failure.side), 1.0 - failure.share);
+        match failure.side {
+            Side::Candidate => candidate.failed(failure),
+            Side::Stable => stable.failed(failure),
+        }
+        let verdict = match &self.sides[1] {
+            accused if accused.is_guilty(self.alpha, failure.key.is_some()) => Verdict::Fail(Box::new(self.evidence())),
+            _ => Verdict::Undecided,
+        };
+        let alarmed = self.sides[0].is_guilty(self.alpha, failure.key.is_some());
+        (verdict, alarmed.then(|| Alarm { e_value: self.sides[0].e_value() }))
+    }
+
+    /// A client of a sticky service was drawn once, so it counts once for each kind.
+    fn is_new(&mut self, failure: &Failure) -> bool {
+        let Some(key) = failure.key else { return true };
+        self.keys.len() < KEYS_MAX && self.keys.insert((failure.kind, key))
+    }
+
+    /// What is known so far.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        let candidate = &self.sides[1];
+        let kinds = FailureKind::ALL.map(|kind| {
+            let tally = &self.tallies[index(kind)];
+            let (failed, stable) = tally.failures();
+            KindEvidence {
+                kind,
+                candidate: failed,
+                stable,
+                e_value: candidate.comparisons[index(kind)].e_value(),
+                ratio: tally.estimate(),
+                ratio_at_least: tally.lower(0.05),
+            }
+        });
+        let weightiest =
+            kinds.iter().max_by(|a, b| a.e_value.total_cmp(&b.e_value)).map_or(FailureKind::Server, |k| k.kind);
+        let trace = candidate.traces[index(weightiest)];
+        Evidence {
+            e_value: candidate.e_value(),
+            alpha: self.alpha,
+            kinds,
+            weightiest,
+            only_endpoint: trace.endpoint.filter(|_| !trace.several_endpoints),
+            first_request: trace.first.map(|(request, _)| request),
+            last_request: trace.last.map(|(request, _)| request),
+            first_unix_ms: trace.first.map_or(0, |(_, at)| at),
+            last_unix_ms: trace.last.map_or(0, |(_, at)| at),
+        }
+    }
+}
+
+impl Accused {
+    fn new() -> Self {
+        Self {
+            comparisons: FailureKind::ALL.map(|kind| Comparison::new(kind.tolerated())),
+            failures: [0; 4],
+            clients: HashSet::new(),
+            traces: [Trace::default(); 4],
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.failures[index(failure.kind)] += 1;
+        if let Some(key) = failure.key.filter(|_| self.clients.len() < FAILURES_MIN as usize) {
+            self.clients.insert(key);
+        }
+        let trace = &mut self.traces[index(failure.kind)];
+        let seen = Some((failure.request_id, failure.unix_ms));
+        trace.first = trace.first.or(seen);
+        trace.last = seen;
+        trace.several_endpoints |= trace.endpoint.is_some() && trace.endpoint != failure.endpoint;
+        trace.endpoint = failure.endpoint;
+    }
+
+    fn e_value(&self) -> f64 {
+        average(&self.comparisons)
+    }
+
+    fn is_guilty(&self, alpha: f64, sticky: bool) -> bool {
+        self.failures.iter().sum::<u64>() >= FAILURES_MIN
+            && (!sticky || self.clients.len() as u64 >= FAILURES_MIN)
+            && self.e_value() >= 1.0 / alpha
+    }
+}
+
+fn index(kind: FailureKind) -> usize {
+    match kind {
+        FailureKind::Server => 0,
+        FailureKind::Slow => 1,
+        FailureKind::Client => 2,
+        FailureKind::Abandoned => 3,
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Stable => Side::Candidate,
+        Side::Candidate => Side::Stable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn failure(side: Side, kind: FailureKind) -> Failure {
+        Failure { side, kind, share: 0.05, key: None, request_id: 1, endpoint: None, unix_ms: 1_000 }
+    }
+
+    /// Failures of the candidate alone until it is found guilty.
+    fn failures_until_guilty(judge: &mut Judge, mut next: impl FnMut(u64) -> Failure) -> u64 {
+        let guilty = (1..1000).find(|n| matches!(judge.observe(&next(*n)).0, Verdict::Fail(_)));
+        guilty.expect("a candidate that only fails is found guilty")
+    }
+
+    #[test]
+    fn a_dead_candidate_is_guilty_within_six_failures() {
+        for kind in [FailureKind::Server, FailureKind::Slow] {
+            let count = failures_until_guilty(&mut Judge::new(ALPHA), |_| failure(Side::Candidate, kind));
+            assert_eq!(count, 6, "{kind:?}");
+        }
+        for kind in [FailureKind::Client, FailureKind::Abandoned] {
+            let count = failures_until_guilty(&mut Judge::new(ALPHA), |_| failure(Side::Candidate, kind));
+            assert!((7..=10).contains(&count), "{kind:?}: {count}");
+        }
+    }
+
+    #[test]
+    fn a_client_of_a_sticky_service_counts_once() {
+        let mut judge = Judge::new(ALPHA);
+        for _ in 0..100 {
+            let again = Failure { key: Some(7), ..failure(Side::Candidate, FailureKind::Server) };
+            assert_eq!(judge.observe(&again).0, Verdict::Undecided);
+        }
+        let count = failures_until_guilty(&mut judge, |n| Failure {
+            key: Some(100 + n),
+            ..failure(Side::Candidate, FailureKind::Server)
+        });
+        assert_eq!(count, 5);
+    }
+
+    #[test]
+    fn clients_beyond_the_table_are_counted_on_neither_side() {
+        let mut judge = Judge::new(ALPHA);
+        judge.keys.extend((0..KEYS_MAX as u64).map(|key| (FailureKind::Server, key)));
+        for side in [Side::Candidate, Side::Stable] {
+            judge.observe(&Failure { key: Some(u64::MAX), ..failure(side, FailureKind::Server) });
+        }
+        assert_eq!(judge.tallies[0].failures(), (0, 0));
+    }
+
+    #[test]
+    fn both_failing_alike_drains_nobody_and_raises_no_alarm() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut judge = Judge::new(ALPHA);
+        for _ in 0..20_000 {
+            let side = if rng.random_bool(0.05) { Side::Candidate } else { Side::Stable };
+            let kind = FailureKind::ALL[rng.random_range(0..4)];
+            assert_eq!(judge.observe(&failure(side, kind)), (Verdict::Undecided, None));
+        }
+    }
+
+    #[test]
+    fn a_stable_that_alone_fails_raises_an_alarm_and_drains_nobody() {
+        let mut judge = Judge::new(ALPHA);
+        let alarmed = (0..2000).find(|_| {
+            let (verdict, alarm) = judge.observe(&failure(Side::Stable, FailureKind::Server));
+            assert_eq!(verdict, Verdict::Undecided);
+            alarm.is_some()
+        });
+        assert!(alarmed.is_some());
+    }
+
+    #[test]
+    fn the_evidence_names_what_failed_where_and_how_much_more_often() {
+        let mut judge = Judge::new(ALPHA);
+        let endpoint: SocketAddr = "127.0.0.1:9003".parse().unwrap();
+        judge.observe(&failure(Side::Stable, FailureKind::Server));
+        let mut n = 0;
+        failures_until_guilty(&mut judge, |count| {
+            n = count;
+            Failure {
+                request_id: u128::from(count),
+                unix_ms: 1_000 + count,
+                endpoint: Some(endpoint),
+                ..failure(Side::Candidate, FailureKind::Server)
+            }
+        });
+        let evidence = judge.evidence();
+        assert!(evidence.e_value >= 1e4);
+        assert_eq!(evidence.weightiest, FailureKind::Server);
+        assert_eq!((evidence.kinds[0].candidate, evidence.kinds[0].stable), (n, 1));
+        assert!(evidence.kinds[0].ratio_at_least > 2.0);
+        assert_eq!(evidence.only_endpoint, Some(endpoint));
+        assert_eq!((evidence.first_request, evidence.last_request), (Some(1), Some(u128::from(n))));
+        assert_eq!((evidence.first_unix_ms, evidence.last_unix_ms), (1_001, 1_000 + n));
+    }
+}
