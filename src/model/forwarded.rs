@@ -16,6 +16,9 @@ pub fn parse_node(text: &str) -> Option<IpAddr> {
     plain().or_else(with_port).or_else(bracketed).map(|address: IpAddr| address.to_canonical())
 }
 
+/// Commas within one element's quotes; each is tried as the end of the element before.
+const COMMAS_MAX: usize = 64;
+
 /// One element of `Forwarded`, as far as it concerns us.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ForwardedElement<'a> {
@@ -30,7 +33,10 @@ impl<'a> ForwardedElement<'a> {
     #[must_use]
     pub fn last_of(line: &'a str) -> Option<(&'a str, Self)> {
         // A comma within quotes has an unpaired quote to its right, which is no part of any element.
-        for (comma, _) in line.rmatch_indices(',') {
+        for (tried, (comma, _)) in line.rmatch_indices(',').enumerate() {
+            if tried == COMMAS_MAX {
+                return None;
+            }
             if let Some(element) = Self::parse(&line[comma + 1..]) {
                 return Some((&line[..comma], element));
             }
@@ -43,10 +49,10 @@ impl<'a> ForwardedElement<'a> {
         let mut rest = text.trim();
         loop {
             let (name, after) = rest.split_once('=')?;
-            let (value, after) = parse_value(after)?;
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
                 return None;
             }
+            let (value, after) = parse_value(after)?;
             let seat = match name {
                 name if name.eq_ignore_ascii_case("for") => Some(&mut element.node),
                 name if name.eq_ignore_ascii_case("proto") => Some(&mut element.proto),
@@ -130,6 +136,13 @@ mod tests {
         ] {
             assert_eq!(parse_node(text).map(|address| address.to_string()).as_deref(), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn an_element_of_commas_without_end_is_none() {
+        let element = |commas: usize| format!("for=192.0.2.1;a=\"{}\"", ",".repeat(commas));
+        assert!(ForwardedElement::last_of(&element(COMMAS_MAX - 1)).is_some());
+        assert_eq!(ForwardedElement::last_of(&element(COMMAS_MAX + 1)), None);
     }
 
     fn last(line: &str) -> Option<(&str, [String; 3])> {

@@ -95,6 +95,8 @@ impl Taken {
 /// A path with more readings than these is refused for that alone: nobody writes one in good faith, and looking at
 /// all of them would be work for nothing.
 const READINGS_MAX: u32 = 64;
+/// The same for all of its readings together: what a stranger may have us read for one request.
+const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Shows all readings of `path`. Where it has nothing to disagree on, they are few.
 fn readings(path: &str, mut show: impl FnMut(&str) -> ControlFlow<PathFault>) -> Result<(), PathFault> {
@@ -118,7 +120,8 @@ fn readings(path: &str, mut show: impl FnMut(&str) -> ControlFlow<PathFault>) ->
         possible |= if any { does } else { 0 };
     }
     let times = if path.contains("%25") { 2 } else { u32::from(path.contains('%')) };
-    if (times + 1) << possible.count_ones() > READINGS_MAX {
+    let readings = (times + 1) << possible.count_ones();
+    if readings > READINGS_MAX || readings as usize * path.len() > READ_BYTES_MAX {
         return Err(PathFault::Ambiguous);
     }
     for times in 0..=times {
@@ -386,6 +389,14 @@ mod tests {
         ] {
             assert_eq!(decided(path), Ok(service), "{path}");
         }
+    }
+
+    #[test]
+    fn an_odd_path_is_read_as_often_as_its_length_allows() {
+        let odd = |length: usize| format!("/a/%2e/%5c;x//%3f{}", "%61".repeat(length / 3));
+        assert_eq!(decide_path(&odd(300), |_| ()), Ok(()));
+        assert_eq!(decide_path(&odd(6000), |_| ()), Err(PathFault::Ambiguous));
+        assert_eq!(decide_path(&format!("/{}", "%61".repeat(2000)), |_| ()), Ok(()));
     }
 
     #[test]

@@ -134,6 +134,10 @@ impl Body for ResponseBody {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Ended;
                 this.sent(bytes.len());
+                // It may wait for the client's window as an endpoint's answer may.
+                if let Some(exchange) = &this.exchange {
+                    exchange.client().activity.turn(Turn::Client);
+                }
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
             Source::Ended => return Poll::Ready(None),

@@ -51,8 +51,8 @@ impl Origin {
             return Self::direct(client);
         }
         let headers = request.headers();
-        let ours = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
-        let claim = if headers.contains_key(FORWARDED) && !ours.iter().any(|name| headers.contains_key(name)) {
+        // `X-Forwarded-For` is what nearly all proxies speak; the others of its kind alone may be a stranger's.
+        let claim = if headers.contains_key(FORWARDED) && !headers.contains_key(X_FORWARDED_FOR) {
             Claim::of_forwarded(client.ip, trusted, headers)
         } else {
             Claim::of_x_forwarded(client.ip, trusted, headers)
@@ -260,7 +260,8 @@ mod tests {
         assert_eq!(told.forwarded_for, "2001:db9::1, 10.0.0.2, 10.0.0.1");
         assert_eq!((told.host.unwrap(), told.port), (HeaderValue::from_static("a.test:81"), value("81")));
 
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "http")]), "10.0.0.1");
+        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "http")]), "6.6.6.6");
+        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "198.51.100.7")]), "198.51.100.7");
         assert_eq!(address(&[("forwarded", "for=6.6.6.6, for=_x")]), "10.0.0.1");
         assert_eq!(address(&[("forwarded", "for=6.6.6.6, for=unknown, for=10.0.0.2")]), "10.0.0.2");
         assert_eq!(address(&[("forwarded", "for=6.6.6.6, nonsense, for=10.0.0.2")]), "10.0.0.2");

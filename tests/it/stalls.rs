@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use tokio::io::AsyncReadExt;
 
+use crate::support::frames::{self, Frames, setting};
 use crate::support::http2::{Http2, Stream, get as get2, http2_endpoint, whole};
 use crate::support::{OK, Proxy, Setup, Upstream, Wire, eventually, get, within};
 
@@ -257,6 +258,18 @@ async fn a_stream_that_is_not_taken_is_reset_and_its_neighbours_live_on() {
     };
     assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
     assert_eq!(client.fetch("/").await.0, 200, "on the same connection");
+}
+
+#[tokio::test]
+async fn an_answer_of_our_own_that_is_not_taken_is_reset_too() {
+    let upstream = endless().await;
+    let proxy = before(&upstream, "", &format!("[[services.shop.routes]]\nhost = \"other.test\"\n{IDLE}")).await;
+    let mut client = Frames::open(proxy.http()).await;
+    // No window for any body.
+    client.send(&setting(4, 0)).await;
+    client.send(&frames::get(1, "/nowhere")).await;
+    // Which is written once it is over.
+    logged(&proxy, "no_route", 1).await;
 }
 
 #[tokio::test]
