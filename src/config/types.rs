@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, HeaderChanges, Page, ProxyVersion, RouteMatch, RuleMatch,
-    ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, HeaderChanges, NetworkSet, Page, ProxyVersion, RouteMatch,
+    RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -156,7 +156,7 @@ pub struct MaintenanceConfig {
     /// `None`: as for errors.
     pub json: Option<Page>,
     /// Clients that get through.
-    pub allow: Vec<IpNet>,
+    pub allow: NetworkSet,
 }
 
 /// Which answers are compressed, and how.

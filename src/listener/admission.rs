@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
+use crate::model::lies_in;
 use crate::observe::{ConnectionLimit, SharedGauge};
 use crate::state::{Listener, Snapshot};
 
@@ -85,7 +86,7 @@ impl Place {
     pub(super) fn claim(&mut self, client: IpAddr, snapshot: &Snapshot) -> Result<(), ConnectionLimit> {
         let Some(max) = snapshot.limits.connections_per_client else { return Ok(()) };
         // Many clients come through a trusted proxy.
-        if snapshot.forwarding.trusted.iter().any(|network| network.contains(&client.to_canonical())) {
+        if lies_in(client, &snapshot.forwarding.trusted) {
             return Ok(());
         }
         let client = one_client(client);

@@ -201,14 +201,15 @@ where
         }
     })
     .await;
+    let stage = client.activity.stage();
+    client.activity.set_stalled(matches!(stopped, Stopped::ClientStalled));
+    // Whatever is still under way ends here.
+    let parts = connection.into_parts();
+    let (stream, unread) = parts.io.into_inner();
+    let rest = joined(&parts.read_buf, unread);
     match stopped {
-        Stopped::Ended(Ok(())) if client.tunnel.borrow().is_some() => {
-            let parts = connection.into_parts();
-            let (stream, unread) = parts.io.into_inner();
-            Ended::Tunnel(stream, joined(&parts.read_buf, unread))
-        }
+        Stopped::Ended(Ok(())) if client.tunnel.borrow().is_some() => Ended::Tunnel(stream, rest),
         Stopped::Ended(ended) => {
-            let stage = client.activity.stage();
             if let Err(error) = &ended {
                 tracing::debug!(%error, client = %client.address, "connection ended");
                 if let Some((cause, status)) = refusal::http1(error) {
@@ -216,33 +217,21 @@ where
                 }
             }
             if client.activity.is_broken_off() {
-                Ended::BrokenOff(connection.into_parts().io.into_inner().0)
+                Ended::BrokenOff(stream)
             } else if ended.is_ok() && stage == Stage::BodyUnread {
-                Ended::BodyUnread(connection.into_parts().io.into_inner().0)
+                Ended::BodyUnread(stream)
             } else {
                 Ended::Closed
             }
         }
-        Stopped::ClientStalled => {
-            client.activity.set_stalled(true);
-            // What waits in the kernel would go on waiting there.
-            Ended::BrokenOff(connection.into_parts().io.into_inner().0)
+        // What waits in the kernel would go on waiting there.
+        Stopped::ClientStalled => Ended::BrokenOff(stream),
+        Stopped::Idle => Ended::Idle(stream, rest),
+        // Some clients end a body with a line end too many, which begins no request (RFC 9112, 2.2).
+        Stopped::HeadTimeout if rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
+            Ended::Idle(stream, Bytes::new())
         }
-        Stopped::Idle => {
-            let parts = connection.into_parts();
-            let (stream, unread) = parts.io.into_inner();
-            Ended::Idle(stream, joined(&parts.read_buf, unread))
-        }
-        Stopped::HeadTimeout => {
-            let parts = connection.into_parts();
-            let (stream, unread) = parts.io.into_inner();
-            // Some clients end a body with a line end too many, which begins no request (RFC 9112, 2.2).
-            let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-            if parts.read_buf.iter().chain(&unread).all(is_line_end) {
-                return Ended::Idle(stream, Bytes::new());
-            }
-            Ended::HeadTimeout(stream)
-        }
+        Stopped::HeadTimeout => Ended::HeadTimeout(stream),
         Stopped::Closed => Ended::Closed,
     }
 }

@@ -6,14 +6,13 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::unless_closed;
-use crate::model::{Ends, ProxyHeader, read_proxy_header};
+use crate::model::{Ends, ProxyHeader, lies_in, read_proxy_header};
 use crate::observe::ConnectionError;
 use crate::worker::{Lifeline, Worker};
 
 /// Whether `peer` may speak for others.
 pub(super) fn is_trusted(networks: &[IpNet], peer: SocketAddr) -> bool {
-    let peer = peer.ip().to_canonical();
-    networks.iter().any(|network| network.contains(&peer))
+    lies_in(peer.ip(), networks)
 }
 
 /// Reads the header and not a byte more. `Ok(None)`: the connection is the sender's own. `Err(None)`: it closed, or

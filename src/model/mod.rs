@@ -24,7 +24,7 @@ pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use header_changes::HeaderChanges;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
-pub use networks::{AccessList, NetworkSet, leading_bits};
+pub use networks::{AccessList, NetworkSet, leading_bits, lies_in};
 pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};

@@ -15,6 +15,13 @@ pub struct NetworkSet {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Ranges<T>(Box<[(T, T)]>);
 
+/// Whether an address lies in one of a handful of networks.
+#[must_use]
+pub fn lies_in(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
 impl NetworkSet {
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {

@@ -70,7 +70,6 @@ struct Logged {
     time: SystemTime,
     method: Method,
     uri: Uri,
-    version: Version,
     host: String,
     user_agent: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
@@ -98,7 +97,6 @@ impl Exchange {
                 time: SystemTime::now(),
                 method: request.method().clone(),
                 uri: request.uri().clone(),
-                version: request.version(),
                 host: target::host(request).into_owned(),
                 user_agent: request.headers().get(USER_AGENT).cloned(),
                 traceparent: match &trace {
@@ -139,8 +137,8 @@ impl Exchange {
     }
 
     /// The connection has carried all it may with this request, and HTTP/1 says so in the answer.
-    pub(super) fn is_last(&self, version: Version) -> bool {
-        self.client.activity.begun() >= self.view.snapshot.limits.requests_per_connection && version != Version::HTTP_2
+    pub(super) fn is_last(&self) -> bool {
+        self.client.activity.begun() >= self.view.snapshot.limits.requests_per_connection && !self.is_http2()
     }
 
     pub(super) fn client(&self) -> &Rc<Client> {
@@ -402,7 +400,7 @@ impl Exchange {
             client: self.origin.address,
             request_id: self.request_id_text(),
             trace_id: logged.traceparent.as_ref().and_then(trace_id),
-            protocol: target::protocol(logged.version),
+            protocol: target::protocol(self.version),
             method: logged.method.as_str(),
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),

@@ -50,7 +50,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let mut request = request.map(RequestBody::new);
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
-    let last = exchange.is_last(request.version());
+    let last = exchange.is_last();
     let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)

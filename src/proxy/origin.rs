@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::headers::{ForwardedClient, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
 use super::names::RequestNames;
 use super::target;
-use crate::model::{ForwardedElement, parse_node};
+use crate::model::{ForwardedElement, lies_in, parse_node};
 
 /// Proxies that a request may have come through. What stands before is not looked at.
 const HOPS_MAX: usize = 32;
@@ -47,7 +47,7 @@ impl Origin {
     /// Whom `request` comes from, if the peers in `trusted` are believed.
     #[must_use]
     pub fn of<B>(client: &ForwardedClient, trusted: &[IpNet], request: &Request<B>, names: RequestNames) -> Self {
-        if trusted.is_empty() || names.claims == 0 || !contain(trusted, client.ip) {
+        if trusted.is_empty() || names.claims == 0 || !lies_in(client.ip, trusted) {
             return Self::direct(client);
         }
         let headers = request.headers();
@@ -63,10 +63,6 @@ impl Origin {
             told: Some(Box::new(claim.told(client, request))),
         }
     }
-}
-
-fn contain(networks: &[IpNet], address: IpAddr) -> bool {
-    networks.iter().any(|network| network.contains(&address))
 }
 
 /// What a trusted peer says, as far as it is well formed.
@@ -89,7 +85,7 @@ impl<'a> Claim<'a> {
             let node = std::str::from_utf8(entry.trim_ascii()).ok().and_then(parse_node);
             let Some(node) = node else { break };
             address = node;
-            if !contain(trusted, node) {
+            if !lies_in(node, trusted) {
                 break;
             }
         }
@@ -117,7 +113,7 @@ impl<'a> Claim<'a> {
             let Some(node) = element.node.as_deref().and_then(parse_node) else { break };
             claim.address = node;
             nodes.push(node.to_string());
-            if !contain(trusted, node) {
+            if !lies_in(node, trusted) {
                 break;
             }
         }

@@ -1,6 +1,6 @@
 //! What a service asks of a request before it chooses a backend: that its client is let in, that it comes over TLS,
-//! that the service is open, that it isn't one too many. In this order: who isn't let in learns nothing else, and only requests that would go
-//! on are counted against a limit.
+//! that the service is open, that it isn't one too many. In this order: who isn't let in learns nothing else, and only
+//! requests that the others let through are counted against a limit.
 
 use http::header::{HeaderName, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Uri};
@@ -36,7 +36,7 @@ pub(super) fn admit(
         return Err(Failure::with(Reason::HttpsRedirect, HeaderMap::from_iter([(LOCATION, location)])));
     }
     if let Some(maintenance) = &service.config.maintenance
-        && !maintenance.allow.iter().any(|network| network.contains(&facts.client))
+        && !maintenance.allow.contains(facts.client)
     {
         cell(exchange, service).maintenance_answers.add(1);
         let retry_after = maintenance.retry_after.clone().map(|value| (RETRY_AFTER, value));

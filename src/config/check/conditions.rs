@@ -23,15 +23,8 @@ impl Check<'_, '_> {
         let headers = self.headers(&at.key("headers"), &file.headers);
         let query = self.query(&at.key("query"), &file.query);
         let cookies = self.cookies(&at.key("cookies"), &file.cookies);
-        let texts = file.networks.iter().flatten().enumerate();
-        let networks: Vec<_> =
-            texts.map(|(index, text)| self.network(&at.key("networks").index(index), text)).collect();
-        let rule = RuleMatch {
-            headers: headers?,
-            query: query?,
-            cookies: cookies?,
-            networks: networks.into_iter().collect::<Option<_>>()?,
-        };
+        let networks = self.networks(&at.key("networks"), file.networks.as_deref().unwrap_or_default());
+        let rule = RuleMatch { headers: headers?, query: query?, cookies: cookies?, networks: networks? };
         if rule.headers.is_empty() && rule.query.is_empty() && rule.cookies.is_empty() && rule.networks.is_empty() {
             let hint = "add headers, query, cookies or networks; a weight moves requests without conditions";
             self.report.absent(at, "the rule has no condition, so it would take every request", hint);
@@ -114,6 +107,11 @@ impl Check<'_, '_> {
                 None
             }
         }
+    }
+
+    pub(super) fn networks(&mut self, at: &KeyPath, texts: &[String]) -> Option<Vec<IpNet>> {
+        let networks = texts.iter().enumerate().map(|(index, text)| self.network(&at.index(index), text));
+        networks.collect::<Vec<_>>().into_iter().collect()
     }
 
     pub(super) fn network(&mut self, at: &KeyPath, text: &str) -> Option<IpNet> {

@@ -42,9 +42,8 @@ impl Check<'_, '_> {
         let address = self.address(&at.key("address"), &file.address);
         let pairs = file.tls.iter().flatten().enumerate();
         let tls: Vec<_> = pairs.map(|(index, pair)| self.listener_pair(&at.key("tls").index(index), pair)).collect();
-        let proxy_protocol = file.proxy_protocol.as_deref().unwrap_or_default().iter().enumerate();
-        let proxy_protocol: Vec<_> =
-            proxy_protocol.map(|(index, text)| self.network(&at.key("proxy_protocol").index(index), text)).collect();
+        let proxy_protocol = file.proxy_protocol.as_deref().unwrap_or_default();
+        let proxy_protocol = self.networks(&at.key("proxy_protocol"), proxy_protocol);
         let at_auth = at.key("client_auth");
         if file.client_auth.is_some() && file.tls.is_none() {
             self.report.problem(
@@ -59,7 +58,7 @@ impl Check<'_, '_> {
             address: address?,
             tls: tls.into_iter().flatten().collect(),
             connections: file.connections,
-            proxy_protocol: proxy_protocol.into_iter().flatten().collect(),
+            proxy_protocol: proxy_protocol.unwrap_or_default().into(),
             client_auth: client_auth.flatten(),
         })
     }

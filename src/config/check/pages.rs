@@ -33,14 +33,13 @@ impl Check<'_, '_> {
         let html = self.page(&at.key("html"), file.html.as_deref(), PageKind::Html);
         let json = self.page(&at.key("json"), file.json.as_deref(), PageKind::Json);
         let retry_after = file.retry_after.as_ref().map(|text| self.retry_after(&at.key("retry_after"), text));
-        let allow = file.allow.iter().enumerate();
-        let allow: Vec<_> = allow.map(|(index, text)| self.network(&at.key("allow").index(index), text)).collect();
+        let allow = self.network_set(&at.key("allow"), &file.allow);
         let config = MaintenanceConfig {
             status: StatusCode::from_u16(file.status).ok()?,
             retry_after: unless_reported(retry_after)?,
             html: html?,
             json: json?,
-            allow: allow.into_iter().collect::<Option<_>>()?,
+            allow: allow?,
         };
         Some(file.enabled.then_some(config))
     }

@@ -21,8 +21,8 @@ const REFILL_MAX: Duration = Duration::from_hours(366 * 24);
 impl Check<'_, '_> {
     #[expect(clippy::option_option, reason = "left out, reported and checked are three things")]
     pub(super) fn access(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<Option<AccessList>> {
-        let allowed = file.allow.as_ref().map(|texts| self.networks(&service.key("allow"), texts));
-        let denied = file.deny.as_ref().map(|texts| self.networks(&service.key("deny"), texts));
+        let allowed = file.allow.as_ref().map(|texts| self.network_set(&service.key("allow"), texts));
+        let denied = file.deny.as_ref().map(|texts| self.network_set(&service.key("deny"), texts));
         Some(match (allowed, denied) {
             (None, None) => None,
             (allowed, denied) => {
@@ -32,10 +32,8 @@ impl Check<'_, '_> {
         })
     }
 
-    fn networks(&mut self, at: &KeyPath, texts: &[String]) -> Option<NetworkSet> {
-        let networks: Vec<_> =
-            texts.iter().enumerate().map(|(index, text)| self.network(&at.index(index), text)).collect();
-        networks.into_iter().collect::<Option<Vec<_>>>().map(NetworkSet::new)
+    pub(super) fn network_set(&mut self, at: &KeyPath, texts: &[String]) -> Option<NetworkSet> {
+        self.networks(at, texts).map(NetworkSet::new)
     }
 
     pub(super) fn https_redirect(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<u16> {
