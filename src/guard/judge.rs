@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use crate::analysis::{Comparison, RatioTally, Side, average};
+use crate::model::FailureKind;
 
 /// The chance that a candidate revision is ever drained though it is no worse than tolerated.
 pub const ALPHA: f64 = 1e-4;
@@ -24,44 +25,6 @@ const FAILURES_MIN: u64 = 3;
 /// Clients of a sticky service whose failure was counted. When there are more, none is counted any more: a client's
 /// second failure would be counted as if it had been drawn anew.
 const KEYS_MAX: usize = 65_536;
-
-/// In which way a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// 5xx, no connection, reset, timeout, a body cut short, a gRPC status that blames the server.
-    Server,
-    /// Later than nearly all of stable's.
-    Slow,
-    /// 4xx, other than ours and 429.
-    Client,
-    /// The client left before the head came.
-    Abandoned,
-}
-
-impl FailureKind {
-    pub const ALL: [Self; 4] = [Self::Server, Self::Slow, Self::Client, Self::Abandoned];
-
-    /// How many times as often as stable a candidate may fail like this. A stricter candidate may well refuse more
-    /// than stable did; one that refuses nearly everything is broken.
-    #[must_use]
-    pub fn tolerated(self) -> f64 {
-        match self {
-            Self::Server | Self::Slow => 2.0,
-            Self::Client | Self::Abandoned => 5.0,
-        }
-    }
-
-    /// As events and metrics have it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Slow => "slow",
-            Self::Client => "client",
-            Self::Abandoned => "abandoned",
-        }
-    }
-}
 
 /// A failed first attempt of a request that was sent to one of the two sides at random.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,4 +3,4 @@
 
 mod judge;
 
-pub use judge::{ALPHA, Alarm, Evidence, Failure, FailureKind, Judge, KindEvidence, Verdict};
+pub use judge::{ALPHA, Alarm, Evidence, Failure, Judge, KindEvidence, Verdict};

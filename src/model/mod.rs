@@ -3,6 +3,7 @@
 mod cohort;
 mod content_type;
 mod facts;
+mod failure;
 mod forwarded;
 mod header_changes;
 mod matching;
@@ -20,6 +21,7 @@ mod weight;
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
+pub use failure::FailureKind;
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use header_changes::HeaderChanges;
 pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};

@@ -14,10 +14,10 @@ use super::identifiers::{Trace, given_id, given_trace, new_id, new_trace, trace_
 use super::names::RequestNames;
 use super::origin::Origin;
 use super::reply::Reason;
-use super::select::Selection;
+use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
-use crate::model::{Coding, Format};
+use crate::model::{Coding, FailureKind, Format};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -37,6 +37,8 @@ pub(crate) struct Exchange {
     routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
+    /// The request takes part in the comparison of its service's backends.
+    trial: Option<Trial>,
     started: Instant,
     first_byte: Option<Duration>,
     request_progress: Option<Rc<RequestProgress>>,
@@ -62,6 +64,13 @@ pub(crate) struct Exchange {
     cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
     logged: Option<Box<Logged>>,
+}
+
+/// What was decided about a judged request when its backend was drawn.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    draw: Draw,
+    slow_after: Option<Duration>,
 }
 
 /// The parts of a request that only its access line needs.
@@ -114,6 +123,7 @@ impl Exchange {
             trace,
             routed: None,
             target: None,
+            trial: None,
             started: Instant::now(),
             first_byte: None,
             request_progress: request.body().progress(),
@@ -219,6 +229,11 @@ impl Exchange {
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
         self.target = Some((service, selection.backend));
+        let judged = &self.view.snapshot.services[service];
+        self.trial = selection
+            .draw
+            .filter(|_| judged.backends.len() > 1)
+            .map(|draw| Trial { draw, slow_after: judged.watch.slow_after() });
         self.cookie = selection.cookie.map(Box::new);
         if let Some(cell) = self.cell() {
             cell.in_flight.increase();
@@ -237,6 +252,18 @@ impl Exchange {
             };
             progress.limit(limits, &self.client.worker.timers);
         }
+    }
+
+    /// Without an answer's head so long after it was written to an open connection, a first attempt is slow. `None`
+    /// where nobody compares, or nobody knows yet.
+    pub(super) fn slow_after(&self) -> Option<Duration> {
+        self.trial?.slow_after
+    }
+
+    /// A first attempt failed: evidence about its backend, whatever becomes of the request.
+    pub(super) fn first_attempt_failed(&mut self, kind: FailureKind) {
+        let Some(trial) = self.trial else { return };
+        let _ = (trial.draw, kind);
     }
 
     /// The answer is meant to last: its end is nobody's deadline, and either side may be silent for long.

@@ -106,7 +106,7 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.
             let backend = service.config.stable;
-            exchange.selected(index, Selection { backend, cookie: None });
+            exchange.selected(index, Selection { backend, cookie: None, draw: None });
             Err(Reason::NoBackend.into())
         }
     }

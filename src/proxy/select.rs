@@ -16,12 +16,23 @@ pub(super) struct Selection {
     /// A `Set-Cookie` for a client that had no id. Every arm's answers carry it alike: a cookie that only one arm
     /// set would let that arm's share creep up.
     pub(super) cookie: Option<HeaderValue>,
+    /// How chance chose it; `None`: a rule did, so that its fate says nothing about the backend beside others.
+    pub(super) draw: Option<Draw>,
+}
+
+/// A choice by chance, fit for comparing backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Draw {
+    /// Of this request alone.
+    Request,
+    /// Of the client, once and for all of its requests.
+    Client(ClientKey),
 }
 
 /// `None` when no backend can take anything.
 pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_>, secure: bool) -> Option<Selection> {
     if let Some(backend) = service.forced(facts) {
-        return Some(Selection { backend, cookie: None });
+        return Some(Selection { backend, cookie: None, draw: None });
     }
     let salt = service.name().as_str();
     let key = match &service.config.sticky {
@@ -32,11 +43,11 @@ pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_
             return select_by_cookie(worker, service, facts, name, max_age.as_secs(), secure);
         }
     };
-    let backend = match key {
-        Some(key) => service.sticky(key)?,
-        None => service.drawn(worker.draw())?,
+    let (backend, draw) = match key {
+        Some(key) => (service.sticky(key)?, Draw::Client(key)),
+        None => (service.drawn(worker.draw())?, Draw::Request),
     };
-    Some(Selection { backend, cookie: None })
+    Some(Selection { backend, cookie: None, draw: Some(draw) })
 }
 
 fn select_by_cookie(
@@ -58,8 +69,8 @@ fn select_by_cookie(
             (id, Some(set_cookie(name, &worker.cookie_key.sign(id), max_age_s, secure)))
         }
     };
-    let backend = service.sticky(ClientKey::new(salt, id.as_bytes()))?;
-    Some(Selection { backend, cookie })
+    let key = ClientKey::new(salt, id.as_bytes());
+    Some(Selection { backend: service.sticky(key)?, cookie, draw: Some(Draw::Client(key)) })
 }
 
 fn set_cookie(name: &str, value: &str, max_age_s: u64, secure: bool) -> HeaderValue {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
-use super::{Backend, Listener, ListenerKey, RouteTable, Service};
+use super::{Backend, BackendWatch, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
@@ -27,8 +27,8 @@ pub(super) struct Registry {
     workers: usize,
     next_endpoint_id: u64,
     endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
-    metrics: HashMap<(ServiceName, BackendName), Arc<BackendMetrics>>,
-    service_metrics: HashMap<ServiceName, Arc<ServiceMetrics>>,
+    backends: HashMap<(ServiceName, BackendName), (Arc<BackendMetrics>, Arc<BackendWatch>)>,
+    services: HashMap<ServiceName, (Arc<ServiceMetrics>, Arc<ServiceWatch>)>,
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
@@ -40,8 +40,8 @@ impl Registry {
             workers,
             next_endpoint_id: 0,
             endpoints: HashMap::new(),
-            metrics: HashMap::new(),
-            service_metrics: HashMap::new(),
+            backends: HashMap::new(),
+            services: HashMap::new(),
             rate_limits: HashMap::new(),
             server_tls,
             open: HashMap::new(),
@@ -60,9 +60,10 @@ impl Registry {
         let backends = config.backends.iter().enumerate();
         let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
-        let metrics = self.service_metrics.entry(config.name.clone());
-        let metrics = Arc::clone(metrics.or_insert_with(|| Arc::new(ServiceMetrics::new(self.workers))));
-        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, weights.is_some(), revision))
+        let known = self.services.entry(config.name.clone());
+        let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
+        let (metrics, watch) = known.clone();
+        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, watch, weights.is_some(), revision))
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.
@@ -84,8 +85,9 @@ impl Registry {
             .flat_map(|endpoint| addresses(endpoint, resolved).into_iter().map(move |address| (endpoint, address)))
             .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address))
             .collect();
-        let metrics = self.metrics.entry((service.clone(), config.name.clone()));
-        let metrics = Arc::clone(metrics.or_insert_with(|| Arc::new(BackendMetrics::new(self.workers))));
+        let known = self.backends.entry((service.clone(), config.name.clone()));
+        let known = known.or_insert_with(|| (Arc::new(BackendMetrics::new(self.workers)), Arc::default()));
+        let (metrics, watch) = known.clone();
         Backend {
             name: config.name.clone(),
             configured: config.weight,
@@ -93,6 +95,7 @@ impl Registry {
             effective: if endpoints.is_empty() { Weight::ZERO } else { wanted },
             endpoints,
             metrics,
+            watch,
         }
     }
 
@@ -149,9 +152,9 @@ impl Registry {
             kept
         });
         let names: HashSet<_> = backends().map(|(service, b)| (service, &b.name)).collect();
-        self.metrics.retain(|(service, backend), _| names.contains(&(service, backend)));
+        self.backends.retain(|(service, backend), _| names.contains(&(service, backend)));
         let configs: HashMap<_, _> = services.iter().map(|s| (s.name(), &s.config)).collect();
-        self.service_metrics.retain(|service, _| configs.contains_key(service));
+        self.services.retain(|service, _| configs.contains_key(service));
         self.rate_limits.retain(|(service, limit), _| {
             configs.get(service).is_some_and(|config| config.rate_limits.contains(limit))
         });

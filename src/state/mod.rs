@@ -4,7 +4,9 @@ mod build;
 mod routes;
 mod snapshot;
 mod store;
+mod watch;
 
 pub use routes::RouteTable;
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{Applied, Change, History, ListenerKey, Refused, Store, WeightsChange, WeightsPlan};
+pub use watch::{BackendWatch, ServiceWatch};

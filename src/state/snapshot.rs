@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::{ListenerKey, RouteTable};
+use super::{BackendWatch, ListenerKey, RouteTable, ServiceWatch};
 use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, ServiceConfig};
 use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
@@ -65,6 +65,7 @@ pub struct Service {
     /// It asks something of a request before it takes it: access lists, TLS, rate limits; or it is closed.
     pub guarded: bool,
     pub metrics: Arc<ServiceMetrics>,
+    pub watch: Arc<ServiceWatch>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
     /// Version of the snapshot in which its configuration or its weights last changed.
@@ -86,6 +87,7 @@ pub struct Backend {
     pub effective: Weight,
     pub endpoints: Box<[Arc<Endpoint>]>,
     pub metrics: Arc<BackendMetrics>,
+    pub watch: Arc<BackendWatch>,
 }
 
 impl Service {
@@ -95,6 +97,7 @@ impl Service {
         backends: Box<[Backend]>,
         rate_limits: Box<[Arc<RateLimit>]>,
         metrics: Arc<ServiceMetrics>,
+        watch: Arc<ServiceWatch>,
         overridden: bool,
         revision: u64,
     ) -> Self {
@@ -112,6 +115,7 @@ impl Service {
             rate_limits,
             guarded,
             metrics,
+            watch,
             overridden,
             revision,
         }

@@ -1,0 +1,40 @@
+//! In which ways a request can fail. What each means for whom is decided elsewhere: by `upstream` for an endpoint, by
+//! `guard` for a backend.
+
+/// In which way a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// 5xx, no connection, reset, timeout, a body cut short, a gRPC status that blames the server.
+    Server,
+    /// Later than nearly all of stable's.
+    Slow,
+    /// 4xx, other than ours and 429.
+    Client,
+    /// The client left before the head came.
+    Abandoned,
+}
+
+impl FailureKind {
+    pub const ALL: [Self; 4] = [Self::Server, Self::Slow, Self::Client, Self::Abandoned];
+
+    /// How many times as often as stable a candidate may fail like this. A stricter candidate may well refuse more
+    /// than stable did; one that refuses nearly everything is broken.
+    #[must_use]
+    pub fn tolerated(self) -> f64 {
+        match self {
+            Self::Server | Self::Slow => 2.0,
+            Self::Client | Self::Abandoned => 5.0,
+        }
+    }
+
+    /// As events and metrics have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Slow => "slow",
+            Self::Client => "client",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the guard tells requests, and only tells: shared by all workers and all snapshots, hardly ever written.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Of one service.
+#[derive(Debug, Default)]
+pub struct ServiceWatch {
+    /// In milliseconds; 0: nobody knows yet what is slow.
+    slow_after_ms: AtomicU32,
+    rescue_suspended: AtomicBool,
+}
+
+impl ServiceWatch {
+    /// An answer's head that comes later than this is slow, as seen from the moment the request was written to an open
+    /// connection.
+    #[must_use]
+    pub fn slow_after(&self) -> Option<Duration> {
+        match self.slow_after_ms.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(Duration::from_millis(ms.into())),
+        }
+    }
+
+    pub fn set_slow_after(&self, limit: Option<Duration>) {
+        let ms = limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).max(1));
+        self.slow_after_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Stable is the bad one: what fails elsewhere must not be sent there, too.
+    #[must_use]
+    pub fn is_rescue_suspended(&self) -> bool {
+        self.rescue_suspended.load(Ordering::Relaxed)
+    }
+
+    pub fn suspend_rescue(&self, suspended: bool) {
+        self.rescue_suspended.store(suspended, Ordering::Relaxed);
+    }
+}
+
+/// Of one backend.
+#[derive(Debug, Default)]
+pub struct BackendWatch {
+    suspect: AtomicBool,
+}
+
+impl BackendWatch {
+    /// There is evidence that its slow answers won't come: stable is asked, too, where that is safe.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    pub fn set_suspect(&self, suspect: bool) {
+        self.suspect.store(suspect, Ordering::Relaxed);
+    }
+}
