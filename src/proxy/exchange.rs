@@ -88,7 +88,7 @@ impl Exchange {
     pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
         let view = client.worker.view();
         let forwarding = &view.snapshot.forwarding;
-        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let origin = Origin::of(&client.forwarded, &forwarding.trust, request, names);
         let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
         let request_id = given.unwrap_or_else(|| {
             let mut random = [0; 16];
