@@ -471,9 +471,9 @@ pub(super) struct RateLimitFile {
     pub(super) burst: Option<u32>,
     /// What a client is: { header = "NAME" }, { cookie = "NAME" } or { network = {} }; its address when left out.
     pub(super) by: Option<RateLimitByFile>,
-    /// How many clients are kept apart at a time; those beyond share one allowance.
+    /// How many clients are kept apart at a time, at up to 40 bytes each; those beyond share one allowance.
     #[serde(default = "clients_max")]
-    #[schemars(range(min = 1, max = 100000000))]
+    #[schemars(range(min = 1, max = 10000000))]
     pub(super) clients_max: usize,
 }
 

@@ -164,8 +164,12 @@ impl Exchange {
     }
 
     /// The service has been found, and with it what may be done for this client; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize, request: &Request<RequestBody>) {
+    pub(super) fn routed(&mut self, service: usize) {
         self.routed = Some(service);
+    }
+
+    /// An endpoint will be asked: what its answer may be compressed with.
+    pub(super) fn negotiate(&mut self, request: &Request<RequestBody>) {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
     }
 

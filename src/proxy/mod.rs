@@ -93,15 +93,16 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     };
     let routes = &exchange.view().snapshot.routes;
     let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
-    exchange.routed(index, request);
+    exchange.routed(index);
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
-        policy::admit(exchange, service, &facts, request.uri())?;
+        policy::admit(exchange, service, &facts, request)?;
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
-            length::check(exchange, request)
+            exchange.negotiate(request);
+            Ok(())
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.
