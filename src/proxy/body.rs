@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::client::Turn;
 use super::compress::Compressed;
 use super::exchange::Exchange;
+use super::trailers;
 use super::reply::Reason;
 use crate::timers::Timer;
 use crate::upstream::{BodyError, BodyFault, Lease};
@@ -142,7 +143,7 @@ impl Body for ResponseBody {
             }
             Source::Ended => return Poll::Ready(None),
         };
-        let Poll::Ready(frame) = polled else {
+        let Poll::Ready(mut frame) = polled else {
             let fault = ready!(this.wait(cx));
             return this.cut(fault);
         };
@@ -153,7 +154,7 @@ impl Body for ResponseBody {
                 return this.cut(BodyFault::Late);
             }
         }
-        match &frame {
+        match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
@@ -162,6 +163,12 @@ impl Body for ResponseBody {
             Some(Err(_)) => this.endpoint_broke(),
             None => this.endpoint_ended(),
         }
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    trailers::clean_response(trailers);
+                    if trailers.is_empty() {
+                        this.endpoint_ended();
+                        return Poll::Ready(None);
+                    }
         Poll::Ready(frame)
     }
 

@@ -227,7 +227,7 @@ fn remove_connection(headers: &mut HeaderMap, removable: impl Fn(&HeaderName) ->
 }
 
 /// In one pass, since a client may send any number of names that go.
-fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
+pub(super) fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
     let gone: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
     for name in gone {
         headers.remove(name);

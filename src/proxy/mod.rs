@@ -16,6 +16,7 @@ mod policy;
 mod reply;
 mod select;
 mod target;
+mod trailers;
 mod tunnel;
 mod upgrade;
 
@@ -47,7 +48,7 @@ use upgrade::Upgrade;
 /// # Errors
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let mut request = request.map(RequestBody::new);
+    let mut request = request.map(|incoming| RequestBody::new(incoming, trailers::clean_request));
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
     let last = exchange.is_last();
