@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::Tunnel;
 use super::headers::ForwardedClient;
 use crate::model::Ends;
@@ -92,7 +94,8 @@ pub struct Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Endpoint,
-    Client,
+    /// Until the deadline of its whole request, if that has one.
+    Client(Option<Instant>),
 }
 
 /// Where a connection stands between two polls.

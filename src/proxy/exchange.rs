@@ -284,6 +284,11 @@ impl Exchange {
         self.deadline
     }
 
+    /// The request has taken longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// How long the endpoint may be silent in the middle of its answer.
     pub(super) fn silence(&self) -> Duration {
         self.silence
