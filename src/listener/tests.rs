@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{http1, http2};
 use crate::config;
+use crate::guard::Reporter;
 use crate::model::Ends;
 use crate::observe::ProcessMetrics;
 use crate::proxy::Client;
-use crate::state::{History, ListenerKey, Store};
+use crate::state::{History, ListenerKey, LiveChanges, Store};
 use crate::stream::Reset;
 use crate::timers::TICK;
 use crate::tls::ServerTls;
@@ -54,9 +55,12 @@ impl Served {
     fn new(bytes: usize, is_http2: bool) -> Self {
         let config = config::parse(FILE, Path::new("proxy.toml"), &|_| None, None).unwrap().config;
         let tls = ServerTls::new().unwrap();
-        let (store, _) = Store::new(&Arc::new(config), HashMap::new(), 1, tls, History::Known(Vec::new())).unwrap();
+        let (store, _) =
+            Store::new(&Arc::new(config), HashMap::new(), 1, tls, History::Known(LiveChanges::default())).unwrap();
         let key = Arc::new(CookieKey::new(&[7; 32]));
-        let worker = Worker::new(0, store.shared(), Arc::new(ProcessMetrics::new(1)), key, None);
+        let process = Arc::new(ProcessMetrics::new(1));
+        let (reporter, _) = Reporter::new(Arc::clone(&process.guard));
+        let worker = Worker::new(0, store.shared(), process, key, None, reporter);
         let ticking = Rc::clone(&worker);
         spawn_local(async move {
             loop {

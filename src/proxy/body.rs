@@ -164,6 +164,9 @@ impl Body for ResponseBody {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
                 } else if let Some(trailers) = frame.trailers_mut() {
+                    if let Some(exchange) = &mut this.exchange {
+                        exchange.trailers(trailers);
+                    }
                     trailers::clean_response(trailers);
                     if trailers.is_empty() {
                         this.endpoint_ended();
