@@ -334,6 +334,7 @@ impl Watch<'_> {
         }
         self.stage = stage;
         self.write_timed = false;
+        self.deadline = None;
         match stage {
             Stage::Busy => self.timer.clear(),
             Stage::BodyUnread => self.timer.set(self.timeouts.keep_alive),

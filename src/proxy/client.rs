@@ -117,6 +117,8 @@ impl Activity {
         self.begun.set(self.begun.get() + 1);
         self.body_open.set(has_body);
         self.progress.set(true);
+        // What the answer before had to wait for is over.
+        self.turn.set(None);
     }
 
     pub(super) fn request_ended(&self, body_ended: bool) {
