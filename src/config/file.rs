@@ -123,6 +123,10 @@ pub(super) struct PairFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ForwardingFile {
+    /// The words that trusted_proxies are believed in: "x-forwarded", "forwarded" (RFC 7239) or "both".
+    pub(super) believe: BelieveFile,
+    /// Client-Cert and its like, sent by trusted_proxies: "drop", or "trust" where those make or clean them.
+    pub(super) client_cert: ClientCertFile,
     /// Our name in the Via header of requests and responses, or "off" for none.
     pub(super) via: String,
     /// true: requests have the Forwarded header (RFC 7239), too.
@@ -131,6 +135,23 @@ pub(super) struct ForwardingFile {
     pub(super) return_request_id: bool,
     /// Start a trace for requests that come without one, and have this share of them recorded, from 0 to 1.
     pub(super) trace_sample: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub(super) enum BelieveFile {
+    XForwarded,
+    Forwarded,
+    Both,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ClientCertFile {
+    Drop,
+    Trust,
 }
 
 /// The admin API.
@@ -478,9 +499,9 @@ pub(super) struct RateLimitFile {
     pub(super) burst: Option<u32>,
     /// What a client is: { header = "NAME" }, { cookie = "NAME" } or { network = {} }; its address when left out.
     pub(super) by: Option<RateLimitByFile>,
-    /// How many clients are kept apart at a time; those beyond share one allowance.
+    /// How many clients are kept apart at a time, at up to 40 bytes each; those beyond share one allowance.
     #[serde(default = "clients_max")]
-    #[schemars(range(min = 1, max = 100000000))]
+    #[schemars(range(min = 1, max = 10000000))]
     pub(super) clients_max: usize,
 }
 
@@ -687,7 +708,14 @@ impl Default for TimeoutsFile {
 
 impl Default for ForwardingFile {
     fn default() -> Self {
-        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: false, trace_sample: None }
+        Self {
+            believe: BelieveFile::XForwarded,
+            client_cert: ClientCertFile::Drop,
+            via: "tidegate".to_owned(),
+            forwarded: false,
+            return_request_id: false,
+            trace_sample: None,
+        }
     }
 }
 

@@ -135,6 +135,9 @@ fn record_service(service: &Service) {
     if config.maintenance.is_some() || maintenance_answers > 0 {
         counter!("tidegate_maintenance_answers_total", labels()).absolute(maintenance_answers);
     }
+    if config.body_max.is_some() {
+        counter!("tidegate_requests_too_large_total", labels()).absolute(metrics.sum(|cell| cell.too_large.value()));
+    }
     if !service.rate_limits.is_empty() {
         let limits = || service.rate_limits.iter();
         counter!("tidegate_requests_limited_total", labels()).absolute(metrics.sum(|cell| cell.limited.value()));
@@ -188,6 +191,7 @@ fn describe() {
     counter!("tidegate_compressions_skipped_total", "Answers not compressed because too many were at once.");
     counter!("tidegate_requests_denied_total", "Requests of clients that the service's access lists don't let in.");
     counter!("tidegate_requests_redirected_total", "Requests without TLS that were sent to https.");
+    counter!("tidegate_requests_too_large_total", "Requests refused because their body was said to be too large.");
     counter!("tidegate_requests_limited_total", "Requests refused because their client had used up a rate limit.");
     counter!("tidegate_rate_limit_overflows_total", "Requests that found no place in a rate limit's table of clients.");
     gauge!("tidegate_rate_limit_clients", "Clients that rate limits keep apart now.");

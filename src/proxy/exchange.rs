@@ -96,7 +96,7 @@ impl Exchange {
     pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
         let view = client.worker.view();
         let forwarding = &view.snapshot.forwarding;
-        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let origin = Origin::of(&client.forwarded, &forwarding.trust, request, names);
         let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
         let request_id = given.unwrap_or_else(|| {
             let mut random = [0; 16];
@@ -173,9 +173,13 @@ impl Exchange {
     }
 
     /// The service has been found, and with it what may be done for this client; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize, route: Option<u32>, request: &Request<RequestBody>) {
+    pub(super) fn routed(&mut self, service: usize, route: Option<u32>) {
         self.routed = Some(service);
         self.route = route;
+    }
+
+    /// An endpoint will be asked: what its answer may be compressed with.
+    pub(super) fn negotiate(&mut self, request: &Request<RequestBody>) {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
     }
 
@@ -340,6 +344,11 @@ impl Exchange {
     /// When the request has taken as long as it may.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// The request has taken longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// How long the endpoint may be silent in the middle of its answer.

@@ -16,6 +16,7 @@ mod policy;
 mod reply;
 mod select;
 mod target;
+mod trailers;
 mod tunnel;
 mod upgrade;
 
@@ -47,7 +48,7 @@ use upgrade::Upgrade;
 /// # Errors
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let mut request = request.map(RequestBody::new);
+    let mut request = request.map(|incoming| RequestBody::new(incoming, trailers::clean_request));
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
     let last = exchange.is_last();
@@ -100,15 +101,16 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         Some(routed.service)
     })?;
     let index = decided.ok_or(Reason::NoRoute)?;
-    exchange.routed(index, route.flatten(), request);
+    exchange.routed(index, route.flatten());
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
-        policy::admit(exchange, service, &facts, request.uri())?;
+        policy::admit(exchange, service, &facts, request)?;
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
-            length::check(exchange, request)
+            exchange.negotiate(request);
+            Ok(())
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.

@@ -118,6 +118,7 @@ impl Service {
         let guarded = config.access.is_some()
             || config.https_redirect.is_some()
             || config.maintenance.is_some()
+            || config.body_max.is_some()
             || !rate_limits.is_empty();
         Self {
             config,

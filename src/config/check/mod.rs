@@ -143,13 +143,13 @@ impl<'c, 'a> Check<'c, 'a> {
     }
 
     fn positive_duration(&mut self, at: &KeyPath, text: &DurationText) -> Option<Duration> {
+        self.duration_above_zero(at, text, "give it some time, or leave the key out for its default")
+    }
+
+    fn duration_above_zero(&mut self, at: &KeyPath, text: &DurationText, hint: &'static str) -> Option<Duration> {
         let duration = self.duration(at, text)?;
         if duration.is_zero() {
-            self.report.problem(
-                at,
-                "zero leaves no time at all",
-                "give it some time, or leave the key out for its default",
-            );
+            self.report.problem(at, "zero leaves no time at all", hint);
         }
         Some(duration).filter(|duration| !duration.is_zero())
     }
