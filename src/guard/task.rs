@@ -167,7 +167,7 @@ impl Guard {
                     Question::Trials(answer) => drop(answer.send(self.views())),
                     Question::Remember(done) => {
                         self.remember();
-                        drop(done.send(()));
+                        let _ = done.send(());
                     }
                 },
             }
