@@ -49,6 +49,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services", get(api::services))
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
+        .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)

@@ -46,6 +46,10 @@ fn line(event: &Event) -> String {
         }
         "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
         "weights_changed" | "weights_reset" | "override_ended" => shift(),
+        "held" => format!("for {} s at most, {} requests at most", number(&detail["seconds"]), detail["requests"]),
+        "released" => {
+            format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])
+        }
         _ => detail.to_string(),
     };
     let service = event.service.as_deref().unwrap_or("-");

@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod drift;
 mod events;
+mod hold;
 mod run;
 mod status;
 mod weights;
@@ -62,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Weights(weights) => block_on(weights::run(&weights)),
         Command::Diff(diff) => block_on(drift::diff(&diff)),
         Command::Reset(reset) => block_on(drift::reset(&reset)),
+        Command::Hold(args) => block_on(hold::hold(&args)),
+        Command::Release(args) => block_on(hold::release(&args)),
         Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -4,10 +4,13 @@
 //! it. A move toward stable is made first and written when the disk lets it: whoever takes traffic away from a
 //! failing backend at 3 a.m. doesn't wait for a full disk.
 
+mod hold;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Mutex;
 use tracing::info;
@@ -16,6 +19,8 @@ use crate::config::Config;
 use crate::journal::{Entry, Fact, Journal, OverrideChange, WriteError};
 use crate::model::{LiveWeights, NamedWeights};
 use crate::state::{Applied, Change, Refused, Store, WeightsChange, WeightsPlan};
+
+pub use hold::HOLD_REQUESTS;
 
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
@@ -34,6 +39,8 @@ pub enum ControlError {
     ReadOnly {
         reason: String,
     },
+    /// A hold that nobody would release.
+    Stopping,
 }
 
 impl fmt::Display for ControlError {
@@ -46,6 +53,7 @@ impl fmt::Display for ControlError {
             Self::Journal(error) => {
                 write!(f, "not changed: {error} (what moves traffic toward stable is made all the same)")
             }
+            Self::Stopping => write!(f, "not held: tidegate is stopping"),
             Self::ReadOnly { reason } => {
                 write!(
                     f,
@@ -72,12 +80,14 @@ pub struct Control {
     journal: Result<Journal, String>,
     /// Held through a whole change, so that what was checked is still so when it is made.
     turn: Mutex<()>,
+    /// Nothing may be held any more.
+    stopping: AtomicBool,
 }
 
 impl Control {
     #[must_use]
     pub fn new(store: Arc<Store>, journal: Result<Journal, String>) -> Self {
-        Self { store, journal, turn: Mutex::new(()) }
+        Self { store, journal, turn: Mutex::new(()), stopping: AtomicBool::new(false) }
     }
 
     #[must_use]
@@ -145,8 +155,10 @@ impl Control {
     /// When it can't be.
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
         let _turn = self.turn.lock().await;
+        let before = self.store.current();
         let Applied { version, ended } = self.store.apply(Change::Config { config, resolved })?;
         self.note_ended(&ended);
+        self.note_orphaned_holds(&before);
         Ok(version)
     }
 

@@ -29,6 +29,10 @@ pub enum Fact {
     WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
     /// Live weights ended, because the file's own changed.
     OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+    /// Somebody has a service's new requests wait: at most so long, at most so many.
+    Held { service: String, seconds: f64, requests: u64 },
+    /// A hold is over: how many waited, gave up before, and found no room.
+    Released { service: String, waited: u64, gave_up: u64, refused: u64 },
 }
 
 impl Fact {
@@ -39,7 +43,9 @@ impl Fact {
             Self::Started { .. } | Self::Stopped | Self::Reloaded { .. } | Self::ReloadRefused { .. } => None,
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
-            | Self::OverrideEnded { service, .. } => Some(service),
+            | Self::OverrideEnded { service, .. }
+            | Self::Held { service, .. }
+            | Self::Released { service, .. } => Some(service),
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct ServiceCell {
     pub maintenance_answers: Counter,
     /// Above a rate limit.
     pub limited: Counter,
+    /// Waited while the service was held.
+    pub held: Counter,
 }
 
 /// All workers' cells of one service. Outlives snapshots.

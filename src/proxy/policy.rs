@@ -42,6 +42,11 @@ pub(super) fn admit(
         let retry_after = maintenance.retry_after.clone().map(|value| (RETRY_AFTER, value));
         return Err(Failure::with(Reason::Maintenance, retry_after.into_iter().collect()));
     }
+    Ok(())
+}
+
+/// Counts the request against the service's limits, once.
+pub(super) fn count(exchange: &Exchange, service: &Service, facts: &RequestFacts<'_>) -> Result<(), Failure> {
     for limit in &service.rate_limits {
         if let Err(exhausted) = limit.take(facts) {
             cell(exchange, service).limited.add(1);

@@ -1,11 +1,13 @@
 //! What requests see: one immutable snapshot, swapped whole, with one writer.
 
 mod build;
+mod hold;
 mod routes;
 mod snapshot;
 mod store;
 mod watch;
 
+pub use hold::{Held, Hold, HoldCounts};
 pub use routes::RouteTable;
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{Applied, Change, History, ListenerKey, Refused, Store, WeightsChange, WeightsPlan};
