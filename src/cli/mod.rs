@@ -2,8 +2,10 @@
 
 mod args;
 mod client;
+mod drain;
 mod drift;
 mod events;
+mod guard;
 mod hold;
 mod run;
 mod status;
@@ -65,6 +67,9 @@ pub fn main() -> ExitCode {
         Command::Reset(reset) => block_on(drift::reset(&reset)),
         Command::Hold(args) => block_on(hold::hold(&args)),
         Command::Release(args) => block_on(hold::release(&args)),
+        Command::Drain(args) => block_on(drain::drain(&args)),
+        Command::Undrain(args) => block_on(drain::undrain(&args)),
+        Command::Guard(args) => block_on(guard::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

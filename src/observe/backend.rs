@@ -69,6 +69,8 @@ pub struct BackendCell {
     pub duration: Histogram,
     /// Requests sent on, or ready to be, to response heads received.
     pub first_byte: Histogram,
+    /// Judged first attempts, written to an open connection, to response heads received.
+    pub answer: Histogram,
 }
 
 impl BackendCell {
@@ -121,6 +123,7 @@ pub struct BackendTotals {
     pub queue_timeouts: u64,
     pub duration: HistogramTotals,
     pub first_byte: HistogramTotals,
+    pub answer: HistogramTotals,
 }
 
 impl BackendTotals {
@@ -138,6 +141,7 @@ impl BackendTotals {
         self.queue_timeouts += cell.queue_timeouts.value();
         self.duration.add(&cell.duration);
         self.first_byte.add(&cell.first_byte);
+        self.answer.add(&cell.answer);
     }
 
     #[must_use]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::reply::{Failure, Reason};
-use super::{Routed, select};
+use super::{Reached, find};
 use crate::state::Hold;
 use crate::upstream::RequestBody;
 
@@ -18,14 +18,14 @@ pub(super) async fn pass(
     exchange: &mut Exchange,
     mut hold: Arc<Hold>,
     request: &Request<RequestBody>,
-) -> Result<Routed, Failure> {
+) -> Result<Reached, Failure> {
     loop {
         wait(exchange, &hold).await?;
         let service = exchange.service_config().map(|service| service.name.clone());
         exchange.look_again();
-        match select(exchange, request, service.as_ref())? {
-            Routed::Selected => return Ok(Routed::Selected),
-            Routed::Held(next) => hold = next,
+        match find(exchange, request, service.as_ref())? {
+            Reached::Backend => return Ok(Reached::Backend),
+            Reached::Hold(next) => hold = next,
         }
     }
 }

@@ -56,12 +56,12 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
     let last = exchange.is_last();
-    let mut routed = route(&mut exchange, &request, names);
-    if let Ok(Routed::Held(hold)) = routed {
+    let mut reached = route(&mut exchange, &request, names);
+    if let Ok(Reached::Hold(hold)) = reached {
         // Boxed: rare, and large.
-        routed = Box::pin(hold::pass(&mut exchange, hold, &request)).await;
+        reached = Box::pin(hold::pass(&mut exchange, hold, &request)).await;
     }
-    let upgrade = routed.and_then(|_| rewrite(&exchange, &mut request, names));
+    let upgrade = reached.and_then(|_| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
             .await
@@ -81,15 +81,14 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
 }
 
 /// How far a request has come.
-enum Routed {
-    /// To a backend.
-    Selected,
-    /// To a service that takes it later.
-    Held(Arc<Hold>),
+enum Reached {
+    Backend,
+    /// A service that takes it later.
+    Hold(Arc<Hold>),
 }
 
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Routed, Failure> {
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Reached, Failure> {
     if !exchange.client().worker.process.memory.suffices() {
         return Err(Reason::Overloaded.into());
     }
@@ -100,16 +99,16 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
         return Err(Reason::Loop.into());
     }
-    select(exchange, request, None)
+    find(exchange, request, None)
 }
 
 /// Finds the service and the backend of a request that can have one. One that has waited has been let in by a service
 /// before, whose limits have counted it.
-fn select(
+fn find(
     exchange: &mut Exchange,
     request: &Request<RequestBody>,
     counted_by: Option<&ServiceName>,
-) -> Result<Routed, Failure> {
+) -> Result<Reached, Failure> {
     let host = target::host(request);
     let facts = RequestFacts {
         host: &host,
@@ -120,8 +119,15 @@ fn select(
         client: exchange.origin().address,
     };
     let routes = &exchange.view().snapshot.routes;
-    let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
-    exchange.routed(index, request);
+    // The first reading asked about is the path's normal form.
+    let mut route = None;
+    let decided = decide_path(facts.path, |path| {
+        let routed = routes.find(&RequestFacts { path, ..facts })?;
+        route.get_or_insert(routed.route);
+        Some(routed.service)
+    })?;
+    let index = decided.ok_or(Reason::NoRoute)?;
+    exchange.routed(index, route.flatten(), request);
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
         policy::admit(exchange, service, &facts, request.uri())?;
@@ -129,14 +135,14 @@ fn select(
             policy::count(exchange, service, &facts)?;
         }
         if let Some(hold) = &service.hold {
-            return Ok(Routed::Held(Arc::clone(hold)));
+            return Ok(Reached::Hold(Arc::clone(hold)));
         }
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             length::check(exchange, request)?;
-            Ok(Routed::Selected)
+            Ok(Reached::Backend)
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.
