@@ -287,6 +287,7 @@ impl App {
             info!(delay = ?deadlines.delay, "not ready any more; still accepting");
             tokio::time::sleep(deadlines.delay).await;
         }
+        self.control.release_all().await;
         info!(connections = self.process.totals().connections_open, "draining");
         for worker in &self.workers {
             worker.tell(Command::Drain).await;
