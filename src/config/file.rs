@@ -236,6 +236,9 @@ pub(super) struct TimeoutsFile {
     pub(super) connect: DurationText,
     /// From the request's last byte to the head of the endpoint's answer, like "60s"; services may say otherwise.
     pub(super) response_header: DurationText,
+    /// How long after a backend's first refused connection requests wait for it to listen again, like "5s"; "0s": not
+    /// at all; services may say otherwise.
+    pub(super) restart_wait: DurationText,
 }
 
 /// Deadlines of a graceful stop.
@@ -560,6 +563,8 @@ pub(super) struct ServiceTimeoutsFile {
     pub(super) connect: Option<DurationText>,
     /// From the request's last byte to the head of the endpoint's answer, like "60s".
     pub(super) response_header: Option<DurationText>,
+    /// How long after a backend's first refused connection requests wait for it to listen again, like "5s"; "0s": not at all.
+    pub(super) restart_wait: Option<DurationText>,
     /// How long a body may stand still while the client or the endpoint is waited for, like "60s".
     pub(super) body_idle: Option<DurationText>,
     /// For a whole request, from its head to the end of its answer, like "10m".
@@ -588,6 +593,27 @@ pub(super) struct BackendFile {
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
     #[serde(default)]
     pub(super) pool: PoolFile,
+    /// Requests at once, and who waits: { requests = 100, queue = 100 } and others; any number when left out.
+    pub(super) limits: Option<BackendLimitsFile>,
+}
+
+/// Requests at once, of all workers together, and how those beyond wait.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendLimitsFile {
+    /// Requests at once on all endpoints together; any number when left out.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) requests: Option<u32>,
+    /// Requests at once on each endpoint; any number when left out.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) requests_per_endpoint: Option<u32>,
+    /// Requests that wait for their turn; those beyond get 503 at once, as all do with 0.
+    #[serde(default = "queue")]
+    #[schemars(range(max = 1000000))]
+    pub(super) queue: u32,
+    /// How long a request waits for its turn before it gets 503, like "1s".
+    #[serde(default = "queue_timeout")]
+    pub(super) queue_timeout: DurationText,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
@@ -656,6 +682,14 @@ fn resolve_interval() -> DurationText {
     duration("10s")
 }
 
+fn queue() -> u32 {
+    100
+}
+
+fn queue_timeout() -> DurationText {
+    duration("1s")
+}
+
 fn maintenance_status() -> u16 {
     503
 }
@@ -702,6 +736,7 @@ impl Default for TimeoutsFile {
             request: None,
             connect: duration("3s"),
             response_header: duration("60s"),
+            restart_wait: duration("5s"),
         }
     }
 }

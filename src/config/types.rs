@@ -259,6 +259,19 @@ pub struct BackendConfig {
     /// connections survive.
     pub tls: Option<Arc<UpstreamTls>>,
     pub pool: PoolConfig,
+    /// `None`: any number of requests at once.
+    pub limits: Option<BackendLimits>,
+}
+
+/// Requests at once, of all workers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendLimits {
+    pub requests: Option<u32>,
+    pub requests_per_endpoint: Option<u32>,
+    /// The most that wait.
+    pub queue: u32,
+    /// How long one waits.
+    pub queue_timeout: Duration,
 }
 
 /// One address of a backend, as configured.
@@ -358,6 +371,8 @@ pub struct RequestTimeouts {
     pub connect: Duration,
     /// From the request's last byte to the response's head.
     pub response_header: Duration,
+    /// How long, from the first refusal, requests wait for a backend that refuses connections.
+    pub restart_wait: Duration,
     /// A body under way whose sender sends nothing.
     pub body_idle: Duration,
     /// From the request's head to the end of its answer.

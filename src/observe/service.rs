@@ -19,6 +19,8 @@ pub struct ServiceCell {
     pub too_large: Counter,
     /// Above a rate limit.
     pub limited: Counter,
+    /// Waited while the service was held.
+    pub held: Counter,
 }
 
 /// All workers' cells of one service. Outlives snapshots.

@@ -7,13 +7,16 @@ mod compress;
 mod exchange;
 mod forward;
 mod headers;
+mod hold;
 mod identifiers;
 mod length;
 mod names;
 mod origin;
 mod pages;
 mod policy;
+mod queue;
 mod reply;
+mod restart;
 mod select;
 mod target;
 mod trailers;
@@ -22,6 +25,7 @@ mod upgrade;
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -35,7 +39,8 @@ pub use names::RequestNames;
 pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::{RequestFacts, decide_path, is_loop};
+use crate::model::{RequestFacts, ServiceName, decide_path, is_loop};
+use crate::state::Hold;
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -52,7 +57,12 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
     let last = exchange.is_last();
-    let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
+    let mut reached = route(&mut exchange, &request, names);
+    if let Ok(Reached::Hold(hold)) = reached {
+        // Boxed: rare, and large.
+        reached = Box::pin(hold::pass(&mut exchange, hold, &request)).await;
+    }
+    let upgrade = reached.and_then(|_| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
             .await
@@ -71,8 +81,15 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     Ok(response)
 }
 
+/// How far a request has come.
+enum Reached {
+    Backend,
+    /// A service that takes it later.
+    Hold(Arc<Hold>),
+}
+
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Reached, Failure> {
     if !exchange.client().worker.process.memory.suffices() {
         return Err(Reason::Overloaded.into());
     }
@@ -83,6 +100,16 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
         return Err(Reason::Loop.into());
     }
+    find(exchange, request, None)
+}
+
+/// Finds the service and the backend of a request that can have one. One that has waited has been let in by a service
+/// before, whose limits have counted it.
+fn find(
+    exchange: &mut Exchange,
+    request: &Request<RequestBody>,
+    counted_by: Option<&ServiceName>,
+) -> Result<Reached, Failure> {
     let host = target::host(request);
     let facts = RequestFacts {
         host: &host,
@@ -105,12 +132,18 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
         policy::admit(exchange, service, &facts, request)?;
+        if counted_by != Some(service.name()) {
+            policy::count(exchange, service, &facts)?;
+        }
+        if let Some(hold) = &service.hold {
+            return Ok(Reached::Hold(Arc::clone(hold)));
+        }
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
             exchange.negotiate(request);
-            Ok(())
+            Ok(Reached::Backend)
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.

@@ -48,6 +48,11 @@ pub(super) fn admit(
         cell(exchange, service).too_large.add(1);
         return Err(Reason::BodyTooLarge.into());
     }
+    Ok(())
+}
+
+/// Counts the request against the service's limits, once.
+pub(super) fn count(exchange: &Exchange, service: &Service, facts: &RequestFacts<'_>) -> Result<(), Failure> {
     if let Err((limit, exhausted)) = RateLimit::take_all(&service.rate_limits, facts) {
         cell(exchange, service).limited.add(1);
         return Err(Failure::with(Reason::RateLimited, allowance(limit, exhausted)));

@@ -120,9 +120,11 @@ impl<'c, 'a> Check<'c, 'a> {
         let response_header = self.positive_duration(&at.key("response_header"), &file.response_header);
         let body_idle = self.positive_duration(&at.key("body_idle"), &file.body_idle);
         let request = file.request.as_ref().map(|text| self.positive_duration(&at.key("request"), text));
+        let restart_wait = self.duration(&at.key("restart_wait"), &file.restart_wait);
         Some(RequestTimeouts {
             connect: connect?,
             response_header: response_header?,
+            restart_wait: restart_wait?,
             body_idle: body_idle?,
             request: unless_reported(request)?,
         })
