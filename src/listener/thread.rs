@@ -126,6 +126,8 @@ struct Accepting {
 async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
     let worker = Worker::new(config.index, config.snapshot, config.process, config.cookie_key, config.access_log);
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    let timers = Rc::clone(&worker.timers);
+    tokio::task::spawn_local(async move { timers.sweep_fine().await });
     let admission = config.admission;
     let mut accepting = HashMap::new();
     loop {

@@ -17,7 +17,7 @@ use super::reply::Reason;
 use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
-use crate::model::{Coding, FailureKind, Format};
+use crate::model::{Coding, FailureKind, Format, Weight};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -37,9 +37,15 @@ pub(crate) struct Exchange {
     routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
+    /// The backend that was selected, where stable has taken its place.
+    rescued_from: Option<usize>,
     /// The request takes part in the comparison of its service's backends.
     trial: Option<Trial>,
     started: Instant,
+    /// When the backend was first asked: later than the request's begin where stable took another's place.
+    asked: Instant,
+    /// Endpoints asked, replays included.
+    attempts: u32,
     first_byte: Option<Duration>,
     request_progress: Option<Rc<RequestProgress>>,
     status: Option<StatusCode>,
@@ -115,6 +121,7 @@ impl Exchange {
                 },
             })
         });
+        let now = Instant::now();
         Self {
             view,
             client,
@@ -123,8 +130,11 @@ impl Exchange {
             trace,
             routed: None,
             target: None,
+            rescued_from: None,
             trial: None,
-            started: Instant::now(),
+            started: now,
+            asked: now,
+            attempts: 0,
             first_byte: None,
             request_progress: request.body().progress(),
             status: None,
@@ -266,6 +276,47 @@ impl Exchange {
         let _ = (trial.draw, kind);
     }
 
+    /// Stable, where it may answer in the selected backend's place: chance chose the backend, stable is another one that
+    /// wants requests, and isn't the bad one itself.
+    pub(super) fn fallback(&self) -> Option<usize> {
+        let (service, backend) = self.target?;
+        self.trial?;
+        let service = &self.view.snapshot.services[service];
+        let stable = service.config.stable;
+        let can = stable != backend
+            && service.config.attempts.rescue.is_some()
+            && service.backends[stable].effective != Weight::ZERO
+            && !service.watch.is_rescue_suspended();
+        can.then_some(stable)
+    }
+
+    /// Stable, whose index this is, takes the place of the selected backend, which gave `code`. For the one the request
+    /// has ended, for the other it begins at `asked`.
+    pub(super) fn hand_over(&mut self, stable: usize, code: CodeClass, asked: Instant) {
+        let Some((service, selected)) = self.target else { return };
+        if let Some(cell) = self.cell() {
+            cell.in_flight.decrease();
+            cell.count(code);
+            cell.duration.record(self.started.elapsed());
+            if let Some(first_byte) = self.first_byte {
+                cell.first_byte.record(first_byte);
+            }
+        }
+        self.target = Some((service, stable));
+        (self.rescued_from, self.asked, self.first_byte) = (Some(selected), asked, None);
+        if let Some(cell) = self.cell() {
+            cell.in_flight.increase();
+        }
+    }
+
+    /// The name of the backend that answers, for clients that may know it.
+    pub(super) fn told_backend(&self) -> Option<HeaderValue> {
+        let (service, backend) = self.target?;
+        let service = &self.view.snapshot.services[service];
+        let name = service.backends[backend].name.as_str();
+        service.config.attempts.tell_backend.then(|| HeaderValue::from_str(name).ok()).flatten()
+    }
+
     /// The answer is meant to last: its end is nobody's deadline, and either side may be silent for long.
     pub(super) fn lasts(&mut self) {
         self.deadline = None;
@@ -302,16 +353,40 @@ impl Exchange {
         self.client.worker.service(&self.view, service)
     }
 
-    /// This worker's side of the selected backend.
-    pub(super) fn backend(&self) -> &BackendView {
+    /// The index of the backend that is asked.
+    pub(super) fn backend_index(&self) -> usize {
         let (_, backend) = self.target.expect("asked for only after a selection");
+        backend
+    }
+
+    /// This worker's side of one of the selected service's backends.
+    pub(super) fn backend(&self, backend: usize) -> &BackendView {
         &self.service().backends[backend]
+    }
+
+    /// The counters of one of the selected service's backends.
+    pub(super) fn cell_of(&self, backend: usize) -> &BackendCell {
+        self.service().service.backends[backend].metrics.cell(self.client.worker.index)
+    }
+
+    /// Stable has taken the selected backend's place.
+    pub(super) fn is_rescued(&self) -> bool {
+        self.rescued_from.is_some()
     }
 
     /// What the selected backend speaks.
     pub(super) fn protocol(&self) -> UpstreamProtocol {
-        let (_, backend) = self.target.expect("asked for only after a selection");
+        self.protocol_of(self.backend_index())
+    }
+
+    /// What one of the selected service's backends speaks.
+    pub(super) fn protocol_of(&self, backend: usize) -> UpstreamProtocol {
         self.service().service.config.backends[backend].protocol
+    }
+
+    /// There is evidence that the selected backend's slow answers won't come.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.service().service.backends[self.backend_index()].watch.is_suspect()
     }
 
     /// The selected backend's counters.
@@ -353,6 +428,20 @@ impl Exchange {
     /// An endpoint is about to be asked.
     pub(super) fn attempts(&mut self, endpoint: SocketAddr) {
         self.endpoint = Some(endpoint);
+        self.attempts += 1;
+    }
+
+    /// Stable is about to be asked, too.
+    pub(super) fn hedges(&mut self) {
+        self.attempts += 1;
+        if let Some(cell) = self.cell() {
+            cell.hedges.add(1);
+        }
+    }
+
+    /// The endpoint that was asked, too, is the one that answers.
+    pub(super) fn answers(&mut self, endpoint: SocketAddr) {
+        self.endpoint = Some(endpoint);
     }
 
     /// An endpoint's head has come.
@@ -385,6 +474,9 @@ impl Exchange {
 
     fn record(&self) {
         let duration = self.started.elapsed();
+        // What went before was another backend's.
+        let before = self.asked - self.started;
+        self.record_rescue();
         if let Some(reason) = self.reason {
             self.client.worker.cell().request_errors[reason].add(1);
         }
@@ -395,10 +487,10 @@ impl Exchange {
                 cell.received.add(self.received());
                 cell.sent.add(self.sent);
                 if !self.lasting {
-                    cell.duration.record(duration);
+                    cell.duration.record(duration.saturating_sub(before));
                 }
                 if let Some(first_byte) = self.first_byte {
-                    cell.first_byte.record(first_byte);
+                    cell.first_byte.record(first_byte.saturating_sub(before));
                 }
             }
             // Counted where the service refused it.
@@ -418,10 +510,20 @@ impl Exchange {
         }
     }
 
+    /// Whether stable did better is to the account of the backend whose place it took.
+    fn record_rescue(&self) {
+        let (Some((service, _)), Some(selected)) = (self.target, self.rescued_from) else { return };
+        let metrics = &self.view.snapshot.services[service].backends[selected].metrics;
+        let cell = metrics.cell(self.client.worker.index);
+        let is_answered = self.status.is_some_and(|status| !status.is_server_error());
+        if is_answered { &cell.rescues_answered } else { &cell.rescues_failed }.add(1);
+    }
+
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
         let service = self.routed.map(|service| &self.view.snapshot.services[service]);
         let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
+        let selected = service.zip(self.rescued_from).map(|(service, backend)| service.backends[backend].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.origin.address,
@@ -433,6 +535,8 @@ impl Exchange {
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
             service: service.map(|service| service.name().as_str()),
             backend,
+            selected,
+            attempts: Some(self.attempts).filter(|attempts| *attempts > 1),
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
             error: self.reason.map(Reason::label),

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::kept::{KeptBody, KeptReader};
 use crate::timers::{Timer, Timers};
 
 /// Why a body was broken off before its end.
@@ -35,6 +36,8 @@ pub enum BodyError {
     Fault(BodyFault),
     /// Compression failed, which takes a lack of memory.
     Encoder(io::Error),
+    /// The body is sent to another endpoint now.
+    Superseded,
 }
 
 impl fmt::Display for BodyError {
@@ -46,6 +49,7 @@ impl fmt::Display for BodyError {
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
             Self::Fault(BodyFault::Late) => f.write_str("the request takes too long"),
             Self::Encoder(error) => write!(f, "compression failed: {error}"),
+            Self::Superseded => f.write_str("the body is sent elsewhere"),
         }
     }
 }
@@ -54,7 +58,7 @@ impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Http(error) => Some(error),
-            Self::Fault(_) => None,
+            Self::Fault(_) | Self::Superseded => None,
             Self::Encoder(error) => Some(error),
         }
     }
@@ -197,7 +201,12 @@ impl Wait {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
-    Stream { incoming: Incoming, progress: Rc<RequestProgress> },
+    Stream {
+        incoming: Incoming,
+        progress: Rc<RequestProgress>,
+    },
+    /// Streamed, too, and kept meanwhile, in case it must be sent again.
+    Kept(KeptReader),
 }
 
 impl RequestBody {
@@ -213,12 +222,34 @@ impl RequestBody {
         match self {
             Self::Empty => None,
             Self::Stream { progress, .. } => Some(Rc::clone(progress)),
+            Self::Kept(reader) => Some(Rc::clone(&reader.kept.progress)),
         }
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
+    }
+
+    /// From here on, up to `max` bytes of it are kept for sending it again. `None` where there is nothing to keep, or
+    /// it is known to be more.
+    pub fn keep(&mut self, max: usize) -> Option<KeptBody> {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Stream { incoming, progress } if incoming.size_hint().lower() <= max as u64 && max > 0 => {
+                let (body, reader) = KeptBody::new(incoming, progress, max);
+                *self = Self::Kept(reader);
+                Some(body)
+            }
+            Self::Kept(reader) => {
+                let body = KeptBody(Rc::clone(&reader.kept));
+                *self = Self::Kept(reader);
+                Some(body)
+            }
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -227,38 +258,18 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress } = self.get_mut() else { return Poll::Ready(None) };
-        let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
-            std::task::ready!(progress.wait.poll(cx));
-            progress.fault.set(Some(BodyFault::Stalled));
-            return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
-        };
-        match &polled {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref()
-                    && !progress.came(data.len())
-                {
-                    progress.fault.set(Some(BodyFault::TooLarge));
-                    return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
-                }
-                if frame.is_trailers() || incoming.is_end_stream() {
-                    progress.ended_at.set(Some(Instant::now()));
-                }
-            }
-            Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
-            None => {
-                if !progress.ended() {
-                    progress.ended_at.set(Some(Instant::now()));
-                }
-            }
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream { incoming, progress } => poll_client(incoming, progress, cx),
+            Self::Kept(reader) => reader.poll_frame(cx),
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Http)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Kept(reader) => reader.is_end_stream(),
         }
     }
 
@@ -266,6 +277,40 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Kept(reader) => reader.size_hint(),
         }
     }
+}
+
+/// The next of what the client sends. Whoever reads it, it is counted and limited here, and once.
+pub(super) fn poll_client(
+    incoming: &mut Incoming,
+    progress: &RequestProgress,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+        std::task::ready!(progress.wait.poll(cx));
+        progress.fault.set(Some(BodyFault::Stalled));
+        return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
+    };
+    match &polled {
+        Some(Ok(frame)) => {
+            if let Some(data) = frame.data_ref()
+                && !progress.came(data.len())
+            {
+                progress.fault.set(Some(BodyFault::TooLarge));
+                return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
+            }
+            if frame.is_trailers() || incoming.is_end_stream() {
+                progress.ended_at.set(Some(Instant::now()));
+            }
+        }
+        Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
+        None => {
+            if !progress.ended() {
+                progress.ended_at.set(Some(Instant::now()));
+            }
+        }
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Http)))
 }

@@ -4,15 +4,17 @@ mod balance;
 mod body;
 mod connect;
 mod endpoint;
+mod kept;
 mod local;
 mod pool;
 mod resolve;
 
-pub use balance::pick;
+pub use balance::{has_other, pick};
 pub use body::{BodyError, BodyFault, BodyLimits, RequestBody, RequestProgress};
 pub(crate) use connect::Stream;
 pub use connect::{ConnectError, UpgradedStream};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
+pub use kept::{KeptBody, KeptReader};
 pub use local::LocalEndpoint;
 pub use pool::{Freshness, Lease};
 pub use resolve::{Resolver, host_names, resolve_once};
