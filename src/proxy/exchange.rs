@@ -37,13 +37,11 @@ pub(crate) struct Exchange {
     routed: Option<usize>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
-    /// The backend that was selected, where stable has taken its place.
-    rescued_from: Option<usize>,
+    /// Stable has taken the selected backend's place. Boxed: rare.
+    rescue: Option<Box<Rescue>>,
     /// The request takes part in the comparison of its service's backends.
     trial: Option<Trial>,
     started: Instant,
-    /// When the backend was first asked: later than the request's begin where stable took another's place.
-    asked: Instant,
     /// Endpoints asked, replays included.
     attempts: u32,
     first_byte: Option<Duration>,
@@ -77,6 +75,15 @@ pub(crate) struct Exchange {
 struct Trial {
     draw: Draw,
     slow_after: Option<Duration>,
+}
+
+/// How stable came to take another backend's place.
+#[derive(Debug)]
+struct Rescue {
+    /// The backend that was selected.
+    selected: usize,
+    /// When stable was first asked.
+    asked: Instant,
 }
 
 /// The parts of a request that only its access line needs.
@@ -121,7 +128,6 @@ impl Exchange {
                 },
             })
         });
-        let now = Instant::now();
         Self {
             view,
             client,
@@ -130,10 +136,9 @@ impl Exchange {
             trace,
             routed: None,
             target: None,
-            rescued_from: None,
+            rescue: None,
             trial: None,
-            started: now,
-            asked: now,
+            started: Instant::now(),
             attempts: 0,
             first_byte: None,
             request_progress: request.body().progress(),
@@ -303,7 +308,8 @@ impl Exchange {
             }
         }
         self.target = Some((service, stable));
-        (self.rescued_from, self.asked, self.first_byte) = (Some(selected), asked, None);
+        self.rescue = Some(Box::new(Rescue { selected, asked }));
+        self.first_byte = None;
         if let Some(cell) = self.cell() {
             cell.in_flight.increase();
         }
@@ -371,7 +377,7 @@ impl Exchange {
 
     /// Stable has taken the selected backend's place.
     pub(super) fn is_rescued(&self) -> bool {
-        self.rescued_from.is_some()
+        self.rescue.is_some()
     }
 
     /// What the selected backend speaks.
@@ -475,7 +481,7 @@ impl Exchange {
     fn record(&self) {
         let duration = self.started.elapsed();
         // What went before was another backend's.
-        let before = self.asked - self.started;
+        let before = self.rescue.as_ref().map_or(Duration::ZERO, |rescue| rescue.asked - self.started);
         self.record_rescue();
         if let Some(reason) = self.reason {
             self.client.worker.cell().request_errors[reason].add(1);
@@ -512,8 +518,8 @@ impl Exchange {
 
     /// Whether stable did better is to the account of the backend whose place it took.
     fn record_rescue(&self) {
-        let (Some((service, _)), Some(selected)) = (self.target, self.rescued_from) else { return };
-        let metrics = &self.view.snapshot.services[service].backends[selected].metrics;
+        let (Some((service, _)), Some(rescue)) = (self.target, &self.rescue) else { return };
+        let metrics = &self.view.snapshot.services[service].backends[rescue.selected].metrics;
         let cell = metrics.cell(self.client.worker.index);
         let is_answered = self.status.is_some_and(|status| !status.is_server_error());
         if is_answered { &cell.rescues_answered } else { &cell.rescues_failed }.add(1);
@@ -523,7 +529,8 @@ impl Exchange {
         let Some(log) = &self.client.worker.access_log else { return };
         let service = self.routed.map(|service| &self.view.snapshot.services[service]);
         let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
-        let selected = service.zip(self.rescued_from).map(|(service, backend)| service.backends[backend].name.as_str());
+        let selected = service.zip(self.rescue.as_ref());
+        let selected = selected.map(|(service, rescue)| service.backends[rescue.selected].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.origin.address,
