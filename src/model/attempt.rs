@@ -63,7 +63,9 @@ mod tests {
 
     fn set(words: &[&str]) -> FailureSet {
         let mut set = FailureSet::default();
-        words.iter().for_each(|word| assert!(set.add(word), "{word}"));
+        for word in words {
+            assert!(set.add(word), "{word}");
+        }
         set
     }
 

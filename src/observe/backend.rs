@@ -74,6 +74,8 @@ pub struct BackendCell {
     pub duration: Histogram,
     /// Requests begun to response heads received.
     pub first_byte: Histogram,
+    /// Judged first attempts, written to an open connection, to response heads received.
+    pub answer: Histogram,
 }
 
 impl BackendCell {
@@ -135,6 +137,7 @@ pub struct BackendTotals {
     pub budget_exhausted: u64,
     pub duration: HistogramTotals,
     pub first_byte: HistogramTotals,
+    pub answer: HistogramTotals,
 }
 
 impl BackendTotals {
@@ -155,6 +158,7 @@ impl BackendTotals {
         self.budget_exhausted += cell.budget_exhausted.value();
         self.duration.add(&cell.duration);
         self.first_byte.add(&cell.first_byte);
+        self.answer.add(&cell.answer);
     }
 
     #[must_use]

@@ -24,11 +24,11 @@ impl Inside {
     async fn start(service: &str, blue: &Upstream, canary: &Upstream) -> Self {
         let folder = TempDir::new().expect("there is room for temporary files");
         let file = format!(
-            "state_dir = {:?}\nworkers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+            "state_dir = \"{}\"\nworkers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
              [services.shop]\nstable = \"blue\"\n{service}\n\
              [services.shop.backends.blue]\nweight = 0.000001\nendpoints = [{:?}]\n\
              [services.shop.backends.canary]\nweight = 1000000\nendpoints = [{:?}]\n",
-            folder.path(),
+            folder.path().display(),
             blue.url(),
             canary.url()
         );

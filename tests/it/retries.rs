@@ -116,9 +116,12 @@ async fn a_body_that_was_half_read_is_sent_again_from_its_start() {
         let body = pattern(20_000);
         client.send(format!("PUT / HTTP/1.1\r\nhost: shop.test\r\n{framing}\r\n\r\n")).await;
         let (start, rest) = body.split_at(10_000);
-        let framed = |bytes: &[u8]| match chunked {
-            true => [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat(),
-            false => bytes.to_vec(),
+        let framed = |bytes: &[u8]| {
+            if chunked {
+                [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+            } else {
+                bytes.to_vec()
+            }
         };
         client.send(framed(start)).await;
         // The first endpoint has broken off by now, and the rest goes to the second.
@@ -147,9 +150,10 @@ async fn a_body_that_outgrows_the_buffer_is_not_sent_again() {
         for chunked in [false, true] {
             let (endpoints, requests) = failing_once(FAILED, length).await;
             let proxy = before(&endpoints, service).await;
-            let framing = match chunked {
-                true => format!("transfer-encoding: chunked\r\n\r\n{length:x}"),
-                false => format!("content-length: {length}\r\n"),
+            let framing = if chunked {
+                format!("transfer-encoding: chunked\r\n\r\n{length:x}")
+            } else {
+                format!("content-length: {length}\r\n")
             };
             let mut request = format!("PUT / HTTP/1.1\r\nhost: shop.test\r\n{framing}\r\n").into_bytes();
             request.extend(pattern(length));

@@ -185,6 +185,11 @@ pub(super) async fn send(
                     endpoint.observe(now - begun, now);
                 }
                 exchange.head_received(now);
+                if tries.is_first() {
+                    // An answer may come before the request has been read.
+                    let latency = exchange.request_read_at().map(|read_at| now - begun.max(read_at));
+                    exchange.first_attempt_answered(&response, latency);
+                }
                 match blamed(exchange, &response) {
                     None => {
                         copy.inspect(RequestCopy::give_up);

@@ -157,6 +157,7 @@ impl Tries {
             if !is_connect && !spend(exchange, now) {
                 return None;
             }
+            exchange.first_attempt_over();
             exchange.cell().inspect(|cell| cell.retries.add(1));
             self.freshness = Freshness::Any;
             self.attempts += 1;
