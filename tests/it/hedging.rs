@@ -10,6 +10,7 @@ use tidegate::app::App;
 use tidegate::observe::{BackendTotals, CodeClass};
 use tidegate::state::Service;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::support::{Answer, Upstream, Wire, eventually, get, named, within};
@@ -17,6 +18,7 @@ use crate::support::{Answer, Upstream, Wire, eventually, get, named, within};
 /// A proxy whose chance sends next to everything to the canary, while `blue` is stable.
 struct Inside {
     app: App,
+    saying: Option<AbortHandle>,
     _folder: TempDir,
 }
 
@@ -25,7 +27,7 @@ impl Inside {
         let folder = TempDir::new().expect("there is room for temporary files");
         let file = format!(
             "state_dir = \"{}\"\nworkers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
-             [services.shop]\nstable = \"blue\"\n{service}\n\
+             [services.shop]\nguard = \"off\"\nstable = \"blue\"\n{service}\n\
              [services.shop.backends.blue]\nweight = 0.000001\nendpoints = [{:?}]\n\
              [services.shop.backends.canary]\nweight = 1000000\nendpoints = [{:?}]\n",
             folder.path().display(),
@@ -34,7 +36,7 @@ impl Inside {
         );
         let loaded = tidegate::config::parse(&file, Path::new("proxy.toml"), &|_| None, None);
         let config = loaded.unwrap_or_else(|problems| panic!("{problems}")).config;
-        Self { app: App::start(config, None).await.expect("the proxy starts"), _folder: folder }
+        Self { app: App::start(config, None).await.expect("the proxy starts"), saying: None, _folder: folder }
     }
 
     fn service(&self) -> Arc<Service> {
@@ -42,11 +44,28 @@ impl Inside {
     }
 
     /// What the judge says when answers are slow after `slow_after`, and those of the canary won't come.
-    fn suspect(self, slow_after: Duration) -> Self {
-        let service = self.service();
-        service.watch.set_slow_after(Some(slow_after));
-        service.backends[1].watch.set_suspect(true);
+    fn suspect(mut self, slow_after: Duration) -> Self {
+        self.say(slow_after, true);
         self
+    }
+
+    /// Says so again and again: the judge, which is off, withdraws what isn't its own now and then.
+    fn say(&mut self, slow_after: Duration, suspect: bool) {
+        let service = self.service();
+        let say = move || {
+            service.watch.set_slow_after(Some(slow_after));
+            service.backends[1].watch.set_suspect(suspect);
+        };
+        say();
+        let saying = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                say();
+            }
+        });
+        if let Some(before) = self.saying.replace(saying.abort_handle()) {
+            before.abort();
+        }
     }
 
     async fn exchange(&self, request: &str) -> Answer {
@@ -109,14 +128,14 @@ async fn stable_answers_while_a_suspect_candidate_hangs() {
 #[tokio::test]
 async fn a_candidate_is_asked_alone_until_it_is_suspect() {
     let (blue, canary) = (named("blue").await, hanging().await);
-    let proxy = Inside::start("", &blue, &canary).await;
-    proxy.service().watch.set_slow_after(Some(SLOW));
+    let mut proxy = Inside::start("", &blue, &canary).await;
+    proxy.say(SLOW, false);
     let mut client = Wire::connect(proxy.app.addresses()[0]).await;
     client.send(get("/", "")).await;
     eventually("the candidate is asked", || canary.connections() == 1).await;
     assert_eq!(client.until_silent(SLOW * 5).await, b"");
     assert_eq!(proxy.totals(1).hedges, 0);
-    proxy.service().backends[1].watch.set_suspect(true);
+    proxy.say(SLOW, true);
     assert_eq!(client.answer().await.text(), "blue");
     proxy.stop().await;
 }
