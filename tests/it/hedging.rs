@@ -36,7 +36,12 @@ impl Inside {
         );
         let loaded = tidegate::config::parse(&file, Path::new("proxy.toml"), &|_| None, None);
         let config = loaded.unwrap_or_else(|problems| panic!("{problems}")).config;
-        Self { app: App::start(config, None).await.expect("the proxy starts"), saying: None, _folder: folder }
+        let app = App::start(config, None).await.expect("the proxy starts");
+        let proxy = Self { app, saying: None, _folder: folder };
+        // The judge, which is off, withdraws what isn't its own: first now, then each second.
+        proxy.service().watch.set_slow_after(Some(SLOW));
+        eventually("the judge has looked", || proxy.service().watch.slow_after().is_none()).await;
+        proxy
     }
 
     fn service(&self) -> Arc<Service> {
@@ -49,7 +54,7 @@ impl Inside {
         self
     }
 
-    /// Says so again and again: the judge, which is off, withdraws what isn't its own now and then.
+    /// Says so again and again, since it is withdrawn.
     fn say(&mut self, slow_after: Duration, suspect: bool) {
         let service = self.service();
         let say = move || {
