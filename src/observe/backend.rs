@@ -70,9 +70,13 @@ pub struct BackendCell {
     pub hedges: Counter,
     /// Failures passed on because the service had no more to spend on another attempt.
     pub budget_exhausted: Counter,
+    /// Refused because as many waited for the backend as may.
+    pub queue_full: Counter,
+    /// Refused because they waited for the backend in vain.
+    pub queue_timeouts: Counter,
     /// Requests begun to responses ended.
     pub duration: Histogram,
-    /// Requests begun to response heads received.
+    /// Requests sent on, or ready to be, to response heads received.
     pub first_byte: Histogram,
     /// Judged first attempts, written to an open connection, to response heads received.
     pub answer: Histogram,
@@ -135,6 +139,8 @@ pub struct BackendTotals {
     pub rescues_failed: u64,
     pub hedges: u64,
     pub budget_exhausted: u64,
+    pub queue_full: u64,
+    pub queue_timeouts: u64,
     pub duration: HistogramTotals,
     pub first_byte: HistogramTotals,
     pub answer: HistogramTotals,
@@ -156,6 +162,8 @@ impl BackendTotals {
         self.rescues_failed += cell.rescues_failed.value();
         self.hedges += cell.hedges.value();
         self.budget_exhausted += cell.budget_exhausted.value();
+        self.queue_full += cell.queue_full.value();
+        self.queue_timeouts += cell.queue_timeouts.value();
         self.duration.add(&cell.duration);
         self.first_byte.add(&cell.first_byte);
         self.answer.add(&cell.answer);

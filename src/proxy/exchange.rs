@@ -17,11 +17,11 @@ use super::origin::Origin;
 use super::reply::Reason;
 use super::select::{Draw, Selection};
 use super::{Client, compress, target};
-use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
 use crate::guard::Report;
 use crate::model::{Coding, FailureKind, Format, Weight};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
-use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
+use crate::upstream::{BodyLimits, Limiter, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
 /// A client that gives a request up within this time hardly wanted its answer.
@@ -48,6 +48,8 @@ pub(crate) struct Exchange {
     started: Instant,
     /// Endpoints asked, replays included.
     attempts: u32,
+    /// What it had to wait for before it could be sent on.
+    waited: Duration,
     first_byte: Option<Duration>,
     request_progress: Option<Rc<RequestProgress>>,
     status: Option<StatusCode>,
@@ -109,7 +111,7 @@ impl Exchange {
     pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
         let view = client.worker.view();
         let forwarding = &view.snapshot.forwarding;
-        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let origin = Origin::of(&client.forwarded, &forwarding.trust, request, names);
         let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
         let request_id = given.unwrap_or_else(|| {
             let mut random = [0; 16];
@@ -149,6 +151,7 @@ impl Exchange {
             trial: None,
             started: Instant::now(),
             attempts: 0,
+            waited: Duration::ZERO,
             first_byte: None,
             request_progress: request.body().progress(),
             status: None,
@@ -188,10 +191,37 @@ impl Exchange {
     }
 
     /// The service has been found, and with it what may be done for this client; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize, route: Option<u32>, request: &Request<RequestBody>) {
+    pub(super) fn routed(&mut self, service: usize, route: Option<u32>) {
         self.routed = Some(service);
         self.route = route;
+    }
+
+    /// An endpoint will be asked: what its answer may be compressed with.
+    pub(super) fn negotiate(&mut self, request: &Request<RequestBody>) {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
+    }
+
+    /// It has been waiting, and what it looked at may have changed.
+    pub(super) fn look_again(&mut self) {
+        self.view = self.client.worker.view();
+        self.routed = None;
+    }
+
+    /// It had to wait for so long, which is nobody's latency.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// Its service is held.
+    pub(super) fn count_held(&self) {
+        if let Some(routed) = self.routed {
+            self.view.snapshot.services[routed].metrics.cell(self.client.worker.index).held.add(1);
+        }
+    }
+
+    /// What is left of `limit`, for the whole request.
+    pub(super) fn left_of(&self, limit: Duration) -> Duration {
+        limit.saturating_sub(self.started.elapsed())
     }
 
     /// How the service's answers are compressed; `None` where they aren't.
@@ -400,6 +430,11 @@ impl Exchange {
         self.deadline
     }
 
+    /// The request has taken longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// How long the endpoint may be silent in the middle of its answer.
     pub(super) fn silence(&self) -> Duration {
         self.silence
@@ -428,8 +463,13 @@ impl Exchange {
         backend
     }
 
+    /// This worker's side of the backend that is asked.
+    pub(super) fn backend(&self) -> &BackendView {
+        self.backend_of(self.backend_index())
+    }
+
     /// This worker's side of one of the selected service's backends.
-    pub(super) fn backend(&self, backend: usize) -> &BackendView {
+    pub(super) fn backend_of(&self, backend: usize) -> &BackendView {
         &self.service().backends[backend]
     }
 
@@ -441,6 +481,23 @@ impl Exchange {
     /// Stable has taken the selected backend's place.
     pub(super) fn is_rescued(&self) -> bool {
         self.rescue.is_some()
+    }
+
+    /// How many requests one of the selected service's backends may have at once; `None`: any number.
+    pub(super) fn limits_of(&self, backend: usize) -> Option<&BackendLimits> {
+        let (service, _) = self.target?;
+        self.view.snapshot.services[service].backends[backend].limits.as_ref()
+    }
+
+    /// Counts the requests of one of the selected service's backends.
+    pub(super) fn limiter_of(&self, backend: usize) -> &Limiter {
+        let (service, _) = self.target.expect("asked for only after a selection");
+        &self.view.snapshot.services[service].backends[backend].limiter
+    }
+
+    /// Chance chose the backend, so that another one would do as well.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// What the selected backend speaks.
@@ -481,15 +538,15 @@ impl Exchange {
         self.is_grpc
     }
 
-    /// When the request began.
+    /// When the request could be sent on: when it began, later by what it had to wait.
     pub(super) fn started(&self) -> Instant {
-        self.started
+        self.started + self.waited
     }
 
     /// When all of the request had been read from the client; `None` while it hasn't.
     pub(super) fn request_read_at(&self) -> Option<Instant> {
         match &self.request_progress {
-            None => Some(self.started),
+            None => Some(self.started()),
             Some(progress) => progress.ended_at(),
         }
     }
@@ -515,7 +572,7 @@ impl Exchange {
 
     /// An endpoint's head has come.
     pub(super) fn head_received(&mut self, now: Instant) {
-        self.first_byte = Some(now - self.started);
+        self.first_byte = Some(now.saturating_duration_since(self.started()));
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
@@ -547,7 +604,8 @@ impl Exchange {
     fn record(&self) {
         let duration = self.started.elapsed();
         // What went before was another backend's.
-        let before = self.rescue.as_ref().map_or(Duration::ZERO, |rescue| rescue.asked - self.started);
+        let asked = self.rescue.as_ref().map(|rescue| rescue.asked);
+        let since = |start: Instant| asked.map_or(Duration::ZERO, |asked| asked.saturating_duration_since(start));
         self.record_rescue();
         if let Some(reason) = self.reason {
             self.client.worker.cell().request_errors[reason].add(1);
@@ -559,10 +617,10 @@ impl Exchange {
                 cell.received.add(self.received());
                 cell.sent.add(self.sent);
                 if !self.lasting {
-                    cell.duration.record(duration.saturating_sub(before));
+                    cell.duration.record(duration.saturating_sub(since(self.started)));
                 }
                 if let Some(first_byte) = self.first_byte {
-                    cell.first_byte.record(first_byte.saturating_sub(before));
+                    cell.first_byte.record(first_byte.saturating_sub(since(self.started())));
                 }
             }
             // Counted where the service refused it.

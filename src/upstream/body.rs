@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -204,16 +205,17 @@ pub enum RequestBody {
     Stream {
         incoming: Incoming,
         progress: Rc<RequestProgress>,
+        clean: fn(&mut HeaderMap),
     },
     /// Streamed, too, and kept meanwhile, in case it must be sent again.
     Kept(KeptReader),
 }
 
 impl RequestBody {
-    /// Wraps what the client sends.
+    /// Wraps what the client sends; `clean` takes out of its trailers what may not go on.
     #[must_use]
-    pub fn new(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, progress: Rc::default() } }
+    pub fn new(incoming: Incoming, clean: fn(&mut HeaderMap)) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, progress: Rc::default(), clean } }
     }
 
     /// `None` for an empty body.
@@ -235,8 +237,8 @@ impl RequestBody {
     /// it is known to be more.
     pub fn keep(&mut self, max: usize) -> Option<KeptBody> {
         match std::mem::replace(self, Self::Empty) {
-            Self::Stream { incoming, progress } if incoming.size_hint().lower() <= max as u64 && max > 0 => {
-                let (body, reader) = KeptBody::new(incoming, progress, max);
+            Self::Stream { incoming, progress, clean } if incoming.size_hint().lower() <= max as u64 && max > 0 => {
+                let (body, reader) = KeptBody::new(incoming, progress, clean, max);
                 *self = Self::Kept(reader);
                 Some(body)
             }
@@ -260,7 +262,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Stream { incoming, progress } => poll_client(incoming, progress, cx),
+            Self::Stream { incoming, progress, clean } => poll_client(incoming, progress, *clean, cx),
             Self::Kept(reader) => reader.poll_frame(cx),
         }
     }
@@ -286,14 +288,15 @@ impl Body for RequestBody {
 pub(super) fn poll_client(
     incoming: &mut Incoming,
     progress: &RequestProgress,
+    clean: fn(&mut HeaderMap),
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+    let Poll::Ready(mut polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
         std::task::ready!(progress.wait.poll(cx));
         progress.fault.set(Some(BodyFault::Stalled));
         return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
     };
-    match &polled {
+    match &mut polled {
         Some(Ok(frame)) => {
             if let Some(data) = frame.data_ref()
                 && !progress.came(data.len())
@@ -303,6 +306,12 @@ pub(super) fn poll_client(
             }
             if frame.is_trailers() || incoming.is_end_stream() {
                 progress.ended_at.set(Some(Instant::now()));
+            }
+            if let Some(trailers) = frame.trailers_mut() {
+                clean(trailers);
+                if trailers.is_empty() {
+                    return Poll::Ready(None);
+                }
             }
         }
         Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),

@@ -27,6 +27,7 @@ pub struct KeptBody(pub(super) Rc<Kept>);
 pub(super) struct Kept {
     incoming: RefCell<Incoming>,
     pub(super) progress: Rc<RequestProgress>,
+    clean: fn(&mut HeaderMap),
     pieces: RefCell<Vec<Piece>>,
     /// What else may be kept; `None` once the body can't be sent again.
     left: Cell<Option<usize>>,
@@ -51,10 +52,16 @@ pub struct KeptReader {
 
 impl KeptBody {
     /// The body, and the first attempt's way through it.
-    pub(super) fn new(incoming: Incoming, progress: Rc<RequestProgress>, max: usize) -> (Self, KeptReader) {
+    pub(super) fn new(
+        incoming: Incoming,
+        progress: Rc<RequestProgress>,
+        clean: fn(&mut HeaderMap),
+        max: usize,
+    ) -> (Self, KeptReader) {
         let kept = Rc::new(Kept {
             incoming: RefCell::new(incoming),
             progress,
+            clean,
             pieces: RefCell::default(),
             left: Cell::new(Some(max)),
             reader: Cell::new(0),
@@ -124,7 +131,7 @@ impl KeptReader {
         if kept.progress.ended() {
             return Poll::Ready(None);
         }
-        let polled = poll_client(&mut kept.incoming.borrow_mut(), &kept.progress, cx);
+        let polled = poll_client(&mut kept.incoming.borrow_mut(), &kept.progress, kept.clean, cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             kept.keep(frame);
             self.next = kept.pieces.borrow().len();

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::body::RequestBody;
 use super::connect::{self, ConnectError, Http2Connection, UpgradeSlot, UpgradedStream};
 use super::endpoint::PoolKey;
+use super::limiter::Permit;
 use super::local::LocalEndpoint;
 use crate::config::UpstreamProtocol;
 use crate::model::Ends;
@@ -138,6 +139,8 @@ pub struct Lease {
     connection: Connection,
     reused: bool,
     waited: bool,
+    /// Where the backend's concurrency is limited.
+    permit: Option<Permit>,
 }
 
 #[derive(Debug)]
@@ -149,7 +152,7 @@ enum Connection {
 
 impl Lease {
     /// An idle connection if there is one and `freshness` allows it, else a new one, which may be told of the client's
-    /// `ends`.
+    /// `ends`. `permit` is given back with the lease.
     ///
     /// # Errors
     /// When connecting fails or takes longer than `limit`.
@@ -159,6 +162,7 @@ impl Lease {
         limit: Duration,
         freshness: Freshness,
         ends: &Ends,
+        permit: Option<Permit>,
     ) -> Result<Self, ConnectError> {
         let in_flight = InFlight::begin(endpoint);
         let idle = match (endpoint.endpoint.identity.protocol, freshness) {
@@ -180,7 +184,7 @@ impl Lease {
             shared.streams.set(shared.streams.get() + 1);
         }
         in_flight.handed_over();
-        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, waited })
+        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, waited, permit })
     }
 
     #[must_use]
@@ -249,6 +253,8 @@ impl Lease {
             Connection::Returned => return,
         }
         self.endpoint.end();
+        // Whoever gets the place finds the connection.
+        self.permit = None;
     }
 
     fn leave(&self, shared: &SharedConnection) {

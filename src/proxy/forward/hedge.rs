@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, Broken, Event, attempt};
 use super::tries::Tries;
-use super::{blamed, choose, lease};
+use super::{blamed, choose, connect};
 use crate::model::AttemptFailure;
 use crate::observe::{BackendMetrics, CodeClass};
 use crate::proxy::exchange::Exchange;
+use crate::proxy::queue;
 use crate::upstream::{Freshness, Lease, RequestBody};
 
 /// Whose answer is passed on.
@@ -94,8 +95,15 @@ where
 /// One attempt at an endpoint of `stable`; `None`: it failed.
 async fn ask(exchange: &Exchange, stable: usize, request: Request<RequestBody>) -> Option<(Response<Incoming>, Lease)> {
     let in_flight = InFlight::begin(exchange, stable);
-    let endpoint = choose(exchange, stable, &[]).ok()?;
-    let mut lease = lease(exchange, stable, &endpoint, Freshness::Any).await.ok()?;
+    let (endpoint, permit) = match exchange.limits_of(stable) {
+        None => (choose(exchange, stable, &[]).ok()?, None),
+        // Those in line have nobody else to ask.
+        Some(limits) => {
+            let permit = queue::enter(exchange, stable, limits, &[])?;
+            (Rc::clone(permit.endpoint()), Some(permit))
+        }
+    };
+    let mut lease = connect(exchange, stable, &endpoint, Freshness::Any, permit).await.ok()?;
     let mut attempt = pin!(attempt(exchange, &mut lease, request, Instant::now(), None));
     let ended = poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await;
     drop(in_flight);

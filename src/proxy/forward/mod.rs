@@ -27,8 +27,9 @@ use super::compress;
 use super::exchange::Exchange;
 use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
+use super::{queue, restart};
 use crate::model::{AttemptFailure, FailureKind};
-use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, UpgradedStream, pick};
+use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, pick};
 use attempt::{Broken, Event, Why, attempt, why};
 use copy::RequestCopy;
 use hedge::{Raced, race};
@@ -132,20 +133,20 @@ pub(super) async fn send(
             // Boxed: rare.
             Box::pin(tokio::time::sleep(pause)).await;
         }
-        let endpoint = choose(exchange, exchange.backend_index(), &tries.tried)?;
-        exchange.attempts(endpoint.endpoint.identity.address);
-        let leased = lease(exchange, exchange.backend_index(), &endpoint, tries.freshness).await;
-        let mut lease = match leased {
+        let mut lease = match lease(exchange, &tries.tried, tries.freshness).await {
             Ok(lease) => lease,
-            Err(Reason::RequestTimeout) => return Err(Reason::RequestTimeout.into()),
-            Err(reason) => {
+            Err((reason, None)) => return Err(reason.into()),
+            Err((reason, Some(endpoint))) => {
                 debug!(reason = reason.label(), request_id = %exchange.request_id_text(), "no connection");
                 tries.failed(exchange);
-                let next = tries.next(exchange, &endpoint, AttemptFailure::Connect, true);
-                next.ok_or_else(|| Failure::from(reason))?;
-                continue;
+                if tries.next(exchange, &endpoint, AttemptFailure::Connect, true).is_some() {
+                    continue;
+                }
+                // Boxed: rare.
+                Box::pin(restart::lease_again(exchange, reason, tries.freshness)).await?
             }
         };
+        let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
         let copy = tries.copy(exchange, &mut request, &lease);
         // A first attempt on a connection that was there began when its request did.
@@ -314,18 +315,42 @@ fn discard(exchange: &Exchange, response: Response<Incoming>, mut lease: Lease) 
     }
 }
 
+/// A connection to one endpoint of the backend that is asked. On failure, the endpoint that can't be connected to.
+pub(super) async fn lease(
+    exchange: &mut Exchange,
+    avoid: &[Rc<LocalEndpoint>],
+    freshness: Freshness,
+) -> Result<Lease, (Reason, Option<Rc<LocalEndpoint>>)> {
+    let backend = exchange.backend_index();
+    let (endpoint, permit) = match exchange.limits_of(backend).copied() {
+        None => (choose(exchange, backend, avoid).map_err(|reason| (reason, None))?, None),
+        Some(limits) => {
+            let permit = match queue::enter(exchange, backend, &limits, avoid) {
+                Some(permit) => permit,
+                // Boxed: rare.
+                None => Box::pin(queue::wait(exchange, &limits, avoid)).await.map_err(|reason| (reason, None))?,
+            };
+            (Rc::clone(permit.endpoint()), Some(permit))
+        }
+    };
+    exchange.attempts(endpoint.endpoint.identity.address);
+    let leased = connect(exchange, backend, &endpoint, freshness, permit).await;
+    leased.map_err(|reason| (reason, Some(endpoint).filter(|_| reason != Reason::RequestTimeout)))
+}
+
 /// An endpoint of a backend, those that were tried last.
 fn choose(exchange: &Exchange, backend: usize, tried: &[Rc<LocalEndpoint>]) -> Result<Rc<LocalEndpoint>, Reason> {
     let worker = &exchange.client().worker;
-    pick(&exchange.backend(backend).endpoints, tried, || worker.draw()).cloned().ok_or(Reason::NoEndpoint)
+    pick(&exchange.backend_of(backend).endpoints, tried, || worker.draw()).cloned().ok_or(Reason::NoEndpoint)
 }
 
 /// A connection to one endpoint of a backend.
-async fn lease(
+async fn connect(
     exchange: &Exchange,
     backend: usize,
     endpoint: &Rc<LocalEndpoint>,
     freshness: Freshness,
+    permit: Option<Permit>,
 ) -> Result<Lease, Reason> {
     let mut limit = exchange.service().service.config.timeouts.connect;
     if let Some(deadline) = exchange.deadline() {
@@ -335,7 +360,7 @@ async fn lease(
         }
     }
     let timers = &exchange.client().worker.timers;
-    match Lease::acquire(endpoint, timers, limit, freshness, &exchange.client().ends).await {
+    match Lease::acquire(endpoint, timers, limit, freshness, &exchange.client().ends, permit).await {
         Ok(lease) => {
             if !lease.reused() {
                 endpoint.accepted();
@@ -344,7 +369,11 @@ async fn lease(
             Ok(lease)
         }
         Err(error) => {
-            endpoint.refused(Instant::now(), &error);
+            let now = Instant::now();
+            endpoint.refused(now, &error);
+            if error.is_refusal() {
+                endpoint.nobody_listens(now);
+            }
             exchange.cell_of(backend).connect_errors.add(1);
             Err(match error {
                 ConnectError::Timeout => Reason::ConnectTimeout,

@@ -100,7 +100,7 @@ impl Tries {
 
     /// Another endpoint of the backend could be asked after this one.
     fn may_retry(&self, exchange: &Exchange) -> bool {
-        let endpoints = &exchange.backend(exchange.backend_index()).endpoints;
+        let endpoints = &exchange.backend().endpoints;
         endpoints.len() > self.tried.len() + 1
             && !exchange.is_rescued()
             && exchange.service().service.config.attempts.retry.is_some_and(|retry| self.attempts < retry.attempts)
@@ -187,13 +187,13 @@ impl Tries {
             || self.repeatable == Repeatable::Yes
             || (rescue.idempotency_key && self.repeatable == Repeatable::ByStable);
         let stable = self.fallback(exchange).filter(|_| may)?;
-        has_other(&exchange.backend(stable).endpoints, &[], false).then_some(stable)
+        has_other(&exchange.backend_of(stable).endpoints, &[], false).then_some(stable)
     }
 
     /// Whether another endpoint of the same backend may and can answer after this failure.
     fn another(&self, exchange: &Exchange, config: &AttemptsConfig, failure: AttemptFailure, is_unseen: bool) -> bool {
         let is_connect = failure == AttemptFailure::Connect;
-        let endpoints = &exchange.backend(exchange.backend_index()).endpoints;
+        let endpoints = &exchange.backend().endpoints;
         config.retry.is_some_and(|retry| retry.on.contains(failure) && self.attempts < retry.attempts)
             && (is_unseen || self.repeatable == Repeatable::Yes)
             // What stable answers in another's place has been tried enough, if it has been sent.
@@ -213,7 +213,7 @@ impl Tries {
             return Hedge::NotYet;
         }
         let stable = self.fallback(exchange);
-        let stable = stable.filter(|stable| has_other(&exchange.backend(*stable).endpoints, &[], false));
+        let stable = stable.filter(|stable| has_other(&exchange.backend_of(*stable).endpoints, &[], false));
         let Some(stable) = stable.filter(|_| spend(exchange, Instant::now())) else { return Hedge::Never };
         exchange.hedges();
         Hedge::By(stable)
