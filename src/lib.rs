@@ -40,6 +40,8 @@ pub mod state;
 
 pub mod control;
 
+pub mod health;
+
 pub mod worker;
 
 pub mod proxy;

@@ -46,6 +46,9 @@ fn line(event: &Event) -> String {
         }
         "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
         "weights_changed" | "weights_reset" | "override_ended" => shift(),
+        "endpoint_down" | "endpoint_up" => {
+            format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
+        }
         _ => detail.to_string(),
     };
     let service = event.service.as_deref().unwrap_or("-");

@@ -29,6 +29,10 @@ pub enum Fact {
     WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
     /// Live weights ended, because the file's own changed.
     OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+    /// An endpoint gets no requests while others can have them.
+    EndpointDown { service: String, backend: String, endpoint: String, reason: String },
+    /// It gets requests again.
+    EndpointUp { service: String, backend: String, endpoint: String, reason: String },
 }
 
 impl Fact {
@@ -39,7 +43,9 @@ impl Fact {
             Self::Started { .. } | Self::Stopped | Self::Reloaded { .. } | Self::ReloadRefused { .. } => None,
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
-            | Self::OverrideEnded { service, .. } => Some(service),
+            | Self::OverrideEnded { service, .. }
+            | Self::EndpointDown { service, .. }
+            | Self::EndpointUp { service, .. } => Some(service),
         }
     }
 }

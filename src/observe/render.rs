@@ -18,6 +18,7 @@ use super::{
 };
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
+use crate::upstream::Endpoint;
 
 /// Renders everything that is counted.
 #[derive(Debug)]
@@ -116,6 +117,8 @@ impl Renderer {
 fn record_service(service: &Service) {
     let labels = || vec![Label::new("service", service.name().as_str().to_owned())];
     let (config, metrics) = (&service.config, &service.metrics);
+    gauge!("tidegate_service_panicking", labels()).set(f64::from(u8::from(service.panicking)));
+    counter!("tidegate_service_panics_total", labels()).absolute(service.watch.panics());
     if config.access.is_some() {
         counter!("tidegate_requests_denied_total", labels()).absolute(metrics.sum(|cell| cell.denied.value()));
     }
@@ -157,6 +160,24 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     };
     weight("configured", backend.configured);
     weight("effective", backend.effective);
+    if let Some(limit) = backend.overflow_limit {
+        gauge!("tidegate_backend_overflow_limit", labels()).set(f64::from(limit));
+    }
+    let checked = service.config.backends.iter().any(|b| b.name == backend.name && b.health.is_some());
+    for endpoint in &backend.endpoints {
+        record_endpoint(endpoint, checked, &with(Label::new("endpoint", endpoint.display())));
+    }
+}
+
+fn record_endpoint(endpoint: &Endpoint, checked: bool, labels: &[Label]) {
+    let labels = || labels.to_vec();
+    let notes = endpoint.health.notes();
+    gauge!("tidegate_endpoint_up", labels()).set(f64::from(u8::from(endpoint.health.is_available())));
+    counter!("tidegate_endpoint_ejections_total", labels()).absolute(notes.ejections);
+    if checked {
+        counter!("tidegate_endpoint_checks_total", labels()).absolute(notes.checks);
+        counter!("tidegate_endpoint_checks_failed_total", labels()).absolute(notes.checks_failed);
+    }
 }
 
 fn labels(service: &Service, backend: &Backend) -> Vec<Label> {
@@ -187,6 +208,16 @@ fn describe() {
     counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
     gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
     gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
+    gauge!(
+        "tidegate_backend_overflow_limit",
+        "Requests a backend may have under way while a larger one's share falls to it."
+    );
+    gauge!("tidegate_endpoint_up", "1 if the endpoint gets requests; 0: drained, its checks fail, or it is ejected.");
+    counter!("tidegate_endpoint_ejections_total", "Times an endpoint was ejected for what its requests came to.");
+    counter!("tidegate_endpoint_checks_total", "Health checks of an endpoint.");
+    counter!("tidegate_endpoint_checks_failed_total", "Health checks of an endpoint that failed.");
+    gauge!("tidegate_service_panicking", "1 while no endpoint of a service is available and all of them are used.");
+    counter!("tidegate_service_panics_total", "Times no endpoint of a service was available any more.");
     gauge!("tidegate_memory_bytes", "Memory in use.");
     gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
     gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");

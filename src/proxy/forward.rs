@@ -30,7 +30,7 @@ use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
 use crate::config::Scheme;
 use crate::timers::Timer;
-use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, UpgradedStream, pick};
+use crate::upstream::{AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, UpgradedStream, pick};
 
 /// Connections tried for one request, replays included.
 const ATTEMPTS_MAX: usize = 3;
@@ -146,14 +146,24 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     lease.endpoint().observe(now - begun, now);
                 }
+                lease.endpoint().ended(AttemptEnd::of(response.status(), response.headers()));
                 exchange.head_received(now);
                 return Ok((response, lease));
             }
-            Err(Broken::Late(reason)) => return Err(reason.into()),
+            Err(Broken::Late(reason)) => {
+                if exchange.request_read() {
+                    lease.endpoint().ended(AttemptEnd::TimedOut);
+                }
+                return Err(reason.into());
+            }
             Err(Broken::Connection(error)) => {
                 let endpoint = lease.endpoint().endpoint.display();
                 debug!(error = %error.error(), %endpoint, request_id = %exchange.request_id_text(), "no answer");
-                request = again(exchange, *error, copy, attempts, reused)?;
+                request = again(exchange, *error, copy, attempts, reused).inspect_err(|failure| {
+                    if failure.blames_endpoint() {
+                        lease.endpoint().ended(AttemptEnd::Broken);
+                    }
+                })?;
             }
         }
         if let Some(cell) = exchange.cell() {

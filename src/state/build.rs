@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
+use super::availability::yield_shares;
 use super::{Backend, BackendWatch, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
@@ -16,7 +17,7 @@ use crate::model::{BackendName, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
-use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
+use crate::upstream::{Alarm, Endpoint, EndpointIdentity, EndpointTls, Health};
 
 /// Addresses of host names, as last resolved.
 pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
@@ -32,6 +33,7 @@ pub(super) struct Registry {
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
+    pub(super) alarm: Arc<Alarm>,
 }
 
 impl Registry {
@@ -45,6 +47,7 @@ impl Registry {
             rate_limits: HashMap::new(),
             server_tls,
             open: HashMap::new(),
+            alarm: Arc::default(),
         }
     }
 
@@ -58,12 +61,23 @@ impl Registry {
     ) -> Arc<Service> {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
-        let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
+        let mut backends: Box<[Backend]> =
+            backends.map(|(index, b)| self.backend(config, b, wanted(index, b), resolved)).collect();
+        let panicking = yield_shares(&mut backends);
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
-        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, watch, weights.is_some(), revision))
+        Arc::new(Service::new(
+            Arc::clone(config),
+            backends,
+            rate_limits,
+            metrics,
+            watch,
+            weights.is_some(),
+            panicking,
+            revision,
+        ))
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.
@@ -74,7 +88,7 @@ impl Registry {
 
     fn backend(
         &mut self,
-        service: &ServiceName,
+        service: &ServiceConfig,
         config: &BackendConfig,
         wanted: Weight,
         resolved: &Resolved,
@@ -83,17 +97,20 @@ impl Registry {
             .endpoints
             .iter()
             .flat_map(|endpoint| addresses(endpoint, resolved).into_iter().map(move |address| (endpoint, address)))
-            .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address))
+            .map(|(endpoint, address)| self.endpoint(&service.name, config, endpoint, address))
             .collect();
-        let known = self.backends.entry((service.clone(), config.name.clone()));
+        let streak_max = service.ejection.map(|ejection| ejection.consecutive);
+        endpoints.iter().for_each(|endpoint| endpoint.health.configure(streak_max, service.slow_start));
+        let known = self.backends.entry((service.name.clone(), config.name.clone()));
         let known = known.or_insert_with(|| (Arc::new(BackendMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         Backend {
             name: config.name.clone(),
             configured: config.weight,
             wanted,
-            effective: if endpoints.is_empty() { Weight::ZERO } else { wanted },
+            effective: wanted,
             endpoints,
+            overflow_limit: None,
             metrics,
             watch,
         }
@@ -135,7 +152,8 @@ impl Registry {
             config: Arc::clone(tls),
         });
         self.next_endpoint_id += 1;
-        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls));
+        let health = Health::new(self.workers, Arc::clone(&self.alarm));
+        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls, health));
         self.endpoints.insert(identity, Arc::clone(&endpoint));
         endpoint
     }

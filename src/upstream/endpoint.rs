@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
+use super::Health;
 use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
 use crate::model::ProxyVersion;
 use crate::tls::UpstreamTls;
@@ -50,6 +51,7 @@ pub struct Endpoint {
     pub id: u64,
     pub identity: EndpointIdentity,
     pub tls: Option<EndpointTls>,
+    pub health: Health,
     retired: AtomicBool,
 }
 
@@ -62,8 +64,8 @@ pub struct EndpointTls {
 
 impl Endpoint {
     #[must_use]
-    pub fn new(id: u64, identity: EndpointIdentity, tls: Option<EndpointTls>) -> Self {
-        Self { id, identity, tls, retired: AtomicBool::new(false) }
+    pub fn new(id: u64, identity: EndpointIdentity, tls: Option<EndpointTls>, health: Health) -> Self {
+        Self { id, identity, tls, health, retired: AtomicBool::new(false) }
     }
 
     /// No snapshot names it from now on: workers close their idle connections to it.

@@ -4,15 +4,17 @@ mod balance;
 mod body;
 mod connect;
 mod endpoint;
+mod health;
 mod local;
 mod pool;
 mod resolve;
 
 pub use balance::pick;
 pub use body::{BodyError, BodyFault, BodyLimits, RequestBody, RequestProgress};
-pub(crate) use connect::Stream;
 pub use connect::{ConnectError, UpgradedStream};
+pub(crate) use connect::{Stream, for_check};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
+pub use health::{Alarm, AttemptEnd, Attempts, Availability, Health, HealthNotes};
 pub use local::LocalEndpoint;
 pub use pool::{Freshness, Lease};
 pub use resolve::{Resolver, host_names, resolve_once};

@@ -1,6 +1,8 @@
 //! One deployment of a service: its weight, endpoints, protocol and connections.
 
-use super::{Check, Fault, endpoint};
+use std::sync::Arc;
+
+use super::{Check, Fault, endpoint, unless_reported};
 use crate::config::file::{BackendFile, PoolFile, ProtocolFile, ProxyVersionFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
@@ -38,6 +40,7 @@ impl Check<'_, '_> {
             _ => Some(None),
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
+        let health = file.health.as_ref().map(|health| self.health(&at.key("health"), health, protocol));
         Some(BackendConfig {
             name: name?,
             weight: weight?,
@@ -46,6 +49,7 @@ impl Check<'_, '_> {
             proxy_protocol,
             tls: tls?,
             pool: pool?,
+            health: unless_reported(health)?.map(Arc::new),
         })
     }
 
