@@ -258,7 +258,10 @@ impl Kept {
     fn sight(&self, backend: usize) -> BackendSight<'_> {
         BackendSight {
             stable: backend == self.service.config.stable,
-            weighted: !self.service.backends[backend].wanted.is_zero(),
+            weighted: {
+                let backend = &self.service.backends[backend];
+                !backend.wanted.is_zero() && backend.drain.is_none()
+            },
             endpoints: self.records[backend].iter().map(Record::sight).collect(),
         }
     }

@@ -5,6 +5,7 @@
 //! checks are wrong, and refusing everybody would make sure of the outage.
 
 use super::Backend;
+use super::effective::{Claim, effective};
 use crate::model::Weight;
 
 /// What a backend can take that had few requests of its own: a candidate at 1 % of a small service has one or two
@@ -15,27 +16,42 @@ const OVERFLOW_FACTOR: u32 = 4;
 /// A recovering backend's share grows in so many steps: each is a new snapshot.
 const RAMP_STEPS: f64 = 10.0;
 
-/// Sets the effective weights and limits of a service's backends; whether none with a weight has an endpoint that is
+/// Sets the weights that requests see, and the limits; whether no backend that may be used has an endpoint that is
 /// available.
-pub(super) fn yield_shares(backends: &mut [Backend]) -> bool {
+pub(super) fn set_effective(backends: &mut [Backend], stable: usize) -> bool {
     let ramps: Vec<Option<f64>> = backends.iter().map(ramp).collect();
-    let live = |(backend, ramp): (&Backend, &Option<f64>)| !backend.wanted.is_zero() && ramp.is_some();
-    let living = backends.iter().zip(&ramps).filter(|pair| live((pair.0, pair.1))).count();
-    let any = living > 0;
-    for (backend, ramp) in backends.iter_mut().zip(&ramps) {
-        backend.effective = match ramp {
-            // Alone it has everything, however little it wants.
-            Some(ramp) if living > 1 => scaled(backend.wanted, *ramp),
-            None if any => Weight::ZERO,
-            _ if backend.endpoints.is_empty() => Weight::ZERO,
-            _ => backend.wanted,
-        };
+    // Alone a backend has everything, however little it asks for.
+    let ramped = ramps.iter().flatten().count() > 1;
+    let claim = |(backend, ramp): (&'_ Backend, &Option<f64>)| {
+        (scaled(backend.wanted, ramp.filter(|_| ramped)), ramp.is_some())
+    };
+    let claimed: Vec<_> = backends.iter().zip(&ramps).map(claim).collect();
+    let weights = weights(backends, &claimed, stable);
+    let failed = weights.iter().all(|weight| weight.is_zero());
+    if failed {
+        let claimed: Vec<_> = backends.iter().map(|b| (b.wanted, !b.endpoints.is_empty())).collect();
+        let weights = self::weights(backends, &claimed, stable);
+        set(backends, &weights);
+    } else {
+        set(backends, &weights);
+        limit_overflow(backends, &ramps);
     }
-    let exist = |backend: &Backend| !backend.wanted.is_zero() && !backend.endpoints.is_empty();
-    if any {
-        limit_overflow(backends);
-    }
-    !any && backends.iter().any(exist)
+    failed && backends.iter().any(|backend| !backend.effective.is_zero())
+}
+
+/// `claimed`: what each asks for, and whether it has somebody to answer.
+fn weights(backends: &[Backend], claimed: &[(Weight, bool)], stable: usize) -> Vec<Weight> {
+    let claims = backends.iter().zip(claimed);
+    let claims = claims.map(|(b, (wanted, available))| Claim {
+        wanted: *wanted,
+        available: *available,
+        drain: b.drain.as_deref(),
+    });
+    effective(&claims.collect::<Vec<_>>(), stable)
+}
+
+fn set(backends: &mut [Backend], weights: &[Weight]) {
+    backends.iter_mut().zip(weights).for_each(|(backend, weight)| backend.effective = *weight);
 }
 
 /// The part of its share that the backend's best endpoint may have; `None` when none is available.
@@ -44,15 +60,15 @@ fn ramp(backend: &Backend) -> Option<f64> {
     available.map(|endpoint| endpoint.health.ramp()).reduce(f64::max)
 }
 
-fn scaled(wanted: Weight, ramp: f64) -> Weight {
-    let ramp = (ramp * RAMP_STEPS).floor().max(1.0) / RAMP_STEPS;
+fn scaled(wanted: Weight, ramp: Option<f64>) -> Weight {
+    let ramp = (ramp.unwrap_or(1.0) * RAMP_STEPS).floor().max(1.0) / RAMP_STEPS;
     if ramp >= 1.0 { wanted } else { Weight::new(wanted.value() * ramp).unwrap_or(wanted) }
 }
 
 /// Limits every backend that gets the share of a larger one.
-fn limit_overflow(backends: &mut [Backend]) {
-    let yielding = backends.iter().filter(|b| b.effective.is_zero()).map(|b| b.wanted.value());
-    let largest = yielding.fold(0.0, f64::max);
+fn limit_overflow(backends: &mut [Backend], ramps: &[Option<f64>]) {
+    let failed = backends.iter().zip(ramps).filter(|(_, ramp)| ramp.is_none());
+    let largest = failed.map(|(backend, _)| backend.wanted.value()).fold(0.0, f64::max);
     for backend in backends.iter_mut().filter(|b| !b.effective.is_zero() && b.wanted.value() < largest) {
         let usual = backend.watch.peak_in_flight().saturating_mul(OVERFLOW_FACTOR);
         backend.overflow_limit = Some(usual.max(OVERFLOW_MIN));

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
-use super::availability::yield_shares;
+use super::availability::set_effective;
 use super::{Backend, BackendWatch, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
-use crate::model::{BackendName, ServiceName, Weight};
+use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
@@ -21,6 +21,9 @@ use crate::upstream::{Alarm, Endpoint, EndpointIdentity, EndpointTls, Health};
 
 /// Addresses of host names, as last resolved.
 pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
+
+/// Backends that get no new requests.
+pub(super) type Drains = HashMap<(ServiceName, BackendName), Arc<Drain>>;
 
 /// What outlives a snapshot.
 #[derive(Debug)]
@@ -56,6 +59,7 @@ impl Registry {
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
+        drains: &Drains,
         revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
@@ -63,7 +67,10 @@ impl Registry {
         let backends = config.backends.iter().enumerate();
         let mut backends: Box<[Backend]> =
             backends.map(|(index, b)| self.backend(config, b, wanted(index, b), resolved)).collect();
-        let panicking = yield_shares(&mut backends);
+        for backend in &mut backends {
+            backend.drain = drains.get(&(config.name.clone(), backend.name.clone())).cloned();
+        }
+        let panicking = set_effective(&mut backends, config.stable);
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
@@ -108,7 +115,10 @@ impl Registry {
             name: config.name.clone(),
             configured: config.weight,
             wanted,
-            effective: wanted,
+            // Decided once all backends of the service are known.
+            effective: Weight::ZERO,
+            revision: config.revision.as_str().into(),
+            drain: None,
             endpoints,
             overflow_limit: None,
             metrics,

@@ -2,12 +2,15 @@
 
 mod availability;
 mod build;
+mod effective;
 mod routes;
 mod snapshot;
 mod store;
 mod watch;
 
-pub use routes::RouteTable;
+pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
-pub use store::{Applied, Change, History, ListenerKey, Refused, Store, WeightsChange, WeightsPlan};
+pub use store::{
+    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange, WeightsPlan,
+};
 pub use watch::{BackendWatch, ServiceWatch};

@@ -55,6 +55,8 @@ pub struct BackendWatch {
     suspect: AtomicBool,
     /// The most requests it had under way in the last minutes.
     peak_in_flight: AtomicU32,
+    /// The bits of a float; 0: nobody has judged it.
+    e_value: AtomicU64,
 }
 
 impl BackendWatch {
@@ -75,5 +77,18 @@ impl BackendWatch {
 
     pub fn set_suspect(&self, suspect: bool) {
         self.suspect.store(suspect, Ordering::Relaxed);
+    }
+
+    /// The evidence against it: 1 when there is none.
+    #[must_use]
+    pub fn e_value(&self) -> f64 {
+        match self.e_value.load(Ordering::Relaxed) {
+            0 => 1.0,
+            bits => f64::from_bits(bits),
+        }
+    }
+
+    pub fn set_e_value(&self, e_value: f64) {
+        self.e_value.store(e_value.to_bits(), Ordering::Relaxed);
     }
 }

@@ -2,11 +2,23 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 use super::{Check, Fault, endpoint, unless_reported};
 use crate::config::file::{BackendFile, PoolFile, ProtocolFile, ProxyVersionFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
 use crate::model::{BackendName, ProxyVersion, Weight};
+
+/// Stands for the revision of a backend that names none: other endpoints, another revision. The same for every process
+/// and version, since it is remembered.
+fn revision_of(endpoints: &[EndpointConfig]) -> String {
+    let mut told: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+    told.sort_unstable();
+    let digest = digest(&SHA256, told.join("\n").as_bytes());
+    let start = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("endpoints:{start}")
+}
 
 impl Check<'_, '_> {
     pub(super) fn backend(&mut self, at: &KeyPath, name: &str, file: &BackendFile) -> Option<BackendConfig> {
@@ -41,10 +53,13 @@ impl Check<'_, '_> {
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
         let health = file.health.as_ref().map(|health| self.health(&at.key("health"), health, protocol));
+        let endpoints = endpoints?;
+        let revision = file.revision.clone().unwrap_or_else(|| revision_of(&endpoints));
         Some(BackendConfig {
             name: name?,
             weight: weight?,
-            endpoints: endpoints?,
+            revision,
+            endpoints,
             protocol,
             proxy_protocol,
             tls: tls?,

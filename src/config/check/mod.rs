@@ -11,6 +11,7 @@ mod ejection;
 mod endpoint;
 mod fault;
 mod forwarding;
+mod guard;
 mod header_changes;
 mod health;
 mod host;
