@@ -4,7 +4,8 @@
 //! endpoints share has a bad minute, every one of them fails, and to eject any would only burden the rest. So they count
 //! against an endpoint only beside others that are fine *in the same time*: other endpoints of its backend, or, for a
 //! backend that isn't stable, another backend as a whole. Stable as a whole is never left for bad answers: what does
-//! better beside it is for people to judge.
+//! better beside it is for people to judge. Nor is a backend that the guard judges: to take its last endpoint away would
+//! take the guard's evidence away, too.
 //!
 //! Percentages of a set ("at most 10 % may be ejected") mean nothing for two or three endpoints. The rule is absolute
 //! instead: the last available endpoint of a service stays.
@@ -42,7 +43,8 @@ pub(super) struct EndpointSight<'a> {
 /// One backend and its endpoints.
 #[derive(Debug)]
 pub(super) struct BackendSight<'a> {
-    pub(super) stable: bool,
+    /// It may be left as a whole for bad answers: it isn't stable, and no guard judges it.
+    pub(super) dispensable: bool,
     /// It gets requests by chance, so that its endpoints can stand in for others.
     pub(super) weighted: bool,
     pub(super) endpoints: Vec<EndpointSight<'a>>,
@@ -125,7 +127,7 @@ pub(super) fn cause(
             let available = other.endpoints.iter().enumerate().filter(|(_, other)| other.available);
             stand_against(row, &[Witness::sum(&available.map(|other| witness(index, other)).collect::<Vec<_>>())])
         };
-        let instead = stand_against(row, &beside) || (!own.stable && elsewhere().any(is_better));
+        let instead = stand_against(row, &beside) || (own.dispensable && elsewhere().any(is_better));
         return instead.then_some(Cause::Consecutive(it.failures));
     }
     let begin_ms = now_ms.saturating_sub(milliseconds(config.window));
@@ -345,7 +347,7 @@ mod tests {
 
         fn decide(&self, at: (usize, usize)) -> Option<Cause> {
             let sights = self.backends.iter().map(|(stable, weight, endpoints)| BackendSight {
-                stable: *stable,
+                dispensable: !*stable,
                 weighted: *weight > 0.0,
                 endpoints: endpoints.iter().map(sight).collect(),
             });

@@ -22,7 +22,7 @@ use super::window::Window;
 use crate::config::EjectionConfig;
 use crate::control::Control;
 use crate::journal::Fact;
-use crate::model::ServiceName;
+use crate::model::{GuardMode, ServiceName};
 use crate::state::{Backend, Change, Service, Snapshot};
 use crate::upstream::{Availability, Endpoint, Health};
 
@@ -257,7 +257,7 @@ impl Kept {
 
     fn sight(&self, backend: usize) -> BackendSight<'_> {
         BackendSight {
-            stable: backend == self.service.config.stable,
+            dispensable: backend != self.service.config.stable && self.service.config.guard == GuardMode::Off,
             weighted: {
                 let backend = &self.service.backends[backend];
                 !backend.wanted.is_zero() && backend.drain.is_none()
