@@ -49,6 +49,10 @@ fn line(event: &Event) -> String {
         "endpoint_down" | "endpoint_up" => {
             format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
         }
+        "held" => format!("for {} s at most, {} requests at most", number(&detail["seconds"]), detail["requests"]),
+        "released" => {
+            format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])
+        }
         "drained" | "would_drain" | "undrained" => format!("{}: {}", text("backend"), text("reason")),
         "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),

@@ -9,7 +9,7 @@ use super::LocalEndpoint;
 
 /// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
 /// choice. Those to `avoid` were tried before for the same request; they, those that aren't available and those that
-/// couldn't be connected to a moment ago, are passed over while there is another: where all are bad, being wrong about
+/// couldn't be connected to a moment ago and those at their limit are passed over while there is another: where all are bad, being wrong about
 /// one of them is the best that can happen. `None` when there is no endpoint.
 ///
 /// An endpoint whose ejection is over is chosen for the first request that comes across it, and for no other until that
@@ -30,11 +30,11 @@ pub fn pick<'a>(
         let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
         let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
         let (first, second) = (&endpoints[first], &endpoints[second]);
-        let plain = |e: &LocalEndpoint| e.endpoint.health.is_plain() && !e.is_held_back(now);
+        let plain = |e: &LocalEndpoint| e.endpoint.health.is_plain() && is_open(e, now);
         if plain(first) && plain(second) {
             return Some(if second.is_better_than(first, now) { second } else { first });
         }
-        let available = |e: &LocalEndpoint| e.endpoint.health.is_available() && !e.is_held_back(now);
+        let available = |e: &LocalEndpoint| e.endpoint.health.is_available() && is_open(e, now);
         if available(first) && available(second) {
             return Some(if is_first(first, second, draw) { first } else { second });
         }
@@ -43,10 +43,14 @@ pub fn pick<'a>(
         }
     }
     let untried = |e: &&'a Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, e));
-    let good = |e: &&'a Rc<LocalEndpoint>| untried(e) && e.endpoint.health.is_available() && !e.is_held_back(now);
+    let good = |e: &&'a Rc<LocalEndpoint>| untried(e) && e.endpoint.health.is_available() && is_open(e, now);
     better_of_two(endpoints.iter().filter(good), draw, now)
         .or_else(|| any(endpoints.iter().filter(untried), draw))
         .or_else(|| any(endpoints.iter(), draw))
+}
+
+fn is_open(endpoint: &LocalEndpoint, now: Instant) -> bool {
+    !endpoint.is_held_back(now) && endpoint.has_room()
 }
 
 /// The choice among two of which one recovers, at least. It has few requests and would nearly always be the better one,

@@ -29,7 +29,7 @@ async fn counters_equal_what_was_sent() {
         refusing.url(),
         backend("blue", 1.0, &upstream)
     );
-    let proxy = Setup::new().workers(2).settings(&settings).start().await;
+    let proxy = Setup::new().workers(2).settings(&settings).impatient().start().await;
     let mut wires = [proxy.connect().await, proxy.connect().await];
     for (status, times) in [(200, 30), (201, 5), (301, 4), (404, 3), (500, 2), (503, 1)] {
         for time in 0..times {
@@ -128,7 +128,10 @@ async fn nothing_a_client_says_becomes_a_label() {
     }
     assert_eq!(series(&read(&proxy).await), before);
     let names = before.iter().flat_map(|(_, labels)| labels.keys().map(String::as_str)).collect::<BTreeSet<_>>();
-    assert_eq!(names, ["backend", "code", "kind", "limit", "reason", "result", "service", "version"].into());
+    assert_eq!(
+        names,
+        ["backend", "code", "endpoint", "kind", "limit", "reason", "result", "service", "version"].into()
+    );
 }
 
 #[tokio::test]
