@@ -4,13 +4,19 @@
 //! to is protected from it by a limit. Where every backend has failed, all of them are used as configured: at worst the
 //! checks are wrong, and refusing everybody would make sure of the outage.
 
+use std::time::Duration;
+
 use super::Backend;
 use super::effective::{Claim, effective};
+use crate::config::BackendLimits;
 use crate::model::Weight;
 
 /// What a backend can take that had few requests of its own: a candidate at 1 % of a small service has one or two
 /// under way at its peak, and even an application server of a few threads takes sixteen.
 const OVERFLOW_MIN: u32 = 16;
+/// As in `limits` where nothing is said.
+const OVERFLOW_QUEUE: u32 = 100;
+const OVERFLOW_QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many times its recent peak a backend may have under way.
 const OVERFLOW_FACTOR: u32 = 4;
 /// A recovering backend's share grows in so many steps: each is a new snapshot.
@@ -65,12 +71,27 @@ fn scaled(wanted: Weight, ramp: Option<f64>) -> Weight {
     if ramp >= 1.0 { wanted } else { Weight::new(wanted.value() * ramp).unwrap_or(wanted) }
 }
 
+/// What is configured, or a short line, and no more requests at once than `limit`.
+fn lowered(limits: Option<BackendLimits>, limit: u32) -> BackendLimits {
+    match limits {
+        Some(limits) => BackendLimits { requests: Some(limits.requests.map_or(limit, |own| own.min(limit))), ..limits },
+        None => BackendLimits {
+            requests: Some(limit),
+            requests_per_endpoint: None,
+            queue: OVERFLOW_QUEUE,
+            queue_timeout: OVERFLOW_QUEUE_TIMEOUT,
+        },
+    }
+}
+
 /// Limits every backend that gets the share of a larger one.
 fn limit_overflow(backends: &mut [Backend], ramps: &[Option<f64>]) {
     let failed = backends.iter().zip(ramps).filter(|(_, ramp)| ramp.is_none());
     let largest = failed.map(|(backend, _)| backend.wanted.value()).fold(0.0, f64::max);
     for backend in backends.iter_mut().filter(|b| !b.effective.is_zero() && b.wanted.value() < largest) {
         let usual = backend.watch.peak_in_flight().saturating_mul(OVERFLOW_FACTOR);
-        backend.overflow_limit = Some(usual.max(OVERFLOW_MIN));
+        let limit = usual.max(OVERFLOW_MIN);
+        backend.overflow_limit = Some(limit);
+        backend.limits = Some(lowered(backend.limits, limit));
     }
 }

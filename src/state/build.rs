@@ -85,8 +85,8 @@ impl Registry {
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         let config = Arc::clone(config);
-        let service =
-            Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), panicking, revision);
+        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
+        let service = service.panicking(panicking);
         Arc::new(match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
