@@ -13,9 +13,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::window::{Window, difference};
+use super::window::Window;
+use crate::analysis::{Attempts, chance_if_alike};
 use crate::config::EjectionConfig;
-use crate::upstream::Attempts;
 
 /// Who fails more often than this can't be a witness against another.
 const FINE_RATIO_MAX: f64 = 0.2;
@@ -120,7 +120,7 @@ pub(super) fn cause(
         let suspicion = it.suspicion?;
         let row = Attempts { answered: 0, failed: it.failures.into() };
         let witness = |backend: usize, (index, other): (usize, &EndpointSight<'_>)| {
-            Witness::new(other, difference(other.totals, suspicion.totals[backend][index]), suspicion.at_ms)
+            Witness::new(other, other.totals.since(suspicion.totals[backend][index]), suspicion.at_ms)
         };
         let beside: Vec<_> = siblings().map(|other| witness(backend, other)).collect();
         let is_better = |(index, other): (usize, &BackendSight<'_>)| {
@@ -159,9 +159,9 @@ impl Witness {
         let spans = (0..longest).rev().map(|nth| {
             // By distance from the end, where spans are alike; who remembers less has had less.
             let of = |it: &Self| it.spans.iter().rev().nth(nth).or(it.spans.first()).copied().unwrap_or_default();
-            sum(each.iter().map(of))
+            each.iter().map(of).sum()
         });
-        Self { since: sum(each.iter().map(|it| it.since)), spans: spans.collect() }
+        Self { since: each.iter().map(|it| it.since).sum(), spans: spans.collect() }
     }
 
     /// In no span did more than a fifth fail: what comes and goes, and now happens to be gone, is no health.
@@ -184,25 +184,6 @@ fn stand_against(own: Attempts, others: &[Witness]) -> bool {
     // The more there are to choose from, the luckier is the luckiest.
     let each = CHANCE_MAX / others.len().max(1) as f64;
     Witness::sum(others).stands_against(own, CHANCE_MAX) || others.iter().any(|it| it.stands_against(own, each))
-}
-
-/// How likely it is that failures fall on `own` and `others` as they did, if both fail alike (hypergeometric).
-fn chance_if_alike(own: Attempts, others: Attempts) -> f64 {
-    let (failed, answered) = (own.failed + others.failed, own.answered + others.answered);
-    let ways = ln_choose(failed, own.failed) + ln_choose(answered, own.answered);
-    (ways - ln_choose(failed + answered, own.failed + own.answered)).exp()
-}
-
-fn ln_choose(n: u64, k: u64) -> f64 {
-    let ln_factorial = |n: u64| libm::lgamma(n as f64 + 1.0);
-    ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k)
-}
-
-fn sum(each: impl Iterator<Item = Attempts>) -> Attempts {
-    each.fold(Attempts::default(), |sum, it| Attempts {
-        answered: sum.answered + it.answered,
-        failed: sum.failed + it.failed,
-    })
 }
 
 /// How long an endpoint stays away the `times`th time in a row; `chance`, from 0 to 1, makes it up to a tenth longer, so

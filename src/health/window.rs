@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::upstream::Attempts;
+use crate::analysis::Attempts;
 
 /// Totals by time. What has no attempts costs nothing: only changes are kept.
 #[derive(Debug, Default)]
@@ -27,19 +27,14 @@ impl Window {
     /// What came since `begin_ms`, or a little before, up to `totals`.
     pub(super) fn since(&self, begin_ms: u64, totals: Attempts) -> Attempts {
         let before = self.notes.partition_point(|(at_ms, _)| *at_ms <= begin_ms).saturating_sub(1);
-        self.notes.get(before).map_or(Attempts::default(), |(_, earlier)| difference(totals, *earlier))
+        self.notes.get(before).map_or(Attempts::default(), |(_, earlier)| totals.since(*earlier))
     }
 
     /// What came in each span that ends now and is no shorter than from `begin_ms`.
     pub(super) fn spans(&self, begin_ms: u64, totals: Attempts) -> impl Iterator<Item = Attempts> {
         let last = self.notes.partition_point(|(at_ms, _)| *at_ms <= begin_ms).max(1);
-        self.notes.iter().take(last).map(move |(_, earlier)| difference(totals, *earlier))
+        self.notes.iter().take(last).map(move |(_, earlier)| totals.since(*earlier))
     }
-}
-
-/// What came between two totals.
-pub(super) fn difference(now: Attempts, earlier: Attempts) -> Attempts {
-    Attempts { answered: now.answered.wrapping_sub(earlier.answered), failed: now.failed.wrapping_sub(earlier.failed) }
 }
 
 #[cfg(test)]

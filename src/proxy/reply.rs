@@ -116,11 +116,6 @@ impl From<PathFault> for Failure {
 }
 
 impl Failure {
-    /// It was the endpoint that broke off.
-    pub(super) fn blames_endpoint(&self) -> bool {
-        self.reason == Reason::EndpointBroke
-    }
-
     pub(super) fn with(reason: Reason, headers: HeaderMap) -> Self {
         Self { reason, headers: Some(Box::new(headers)) }
     }

@@ -22,6 +22,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::analysis::Attempts;
 use crate::observe::Counter;
 
 /// Its checks fail.
@@ -108,13 +109,6 @@ impl Alarm {
 struct AttemptCell {
     answered: Counter,
     failed: Counter,
-}
-
-/// What attempts came to, in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attempts {
-    pub answered: u64,
-    pub failed: u64,
 }
 
 /// Failures in a row over all workers, so that sixteen workers don't take sixteen times as many. Written by each

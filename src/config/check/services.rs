@@ -62,6 +62,7 @@ impl Check<'_, '_> {
         let slow_start = self.duration(&at.key("slow_start"), &file.slow_start);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
+        let attempts = self.attempts(at, file);
         let request_headers =
             file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
         let response_headers =
@@ -84,6 +85,7 @@ impl Check<'_, '_> {
             rules: rules?,
             timeouts: timeouts?,
             body_max: unless_reported(body_max)?,
+            attempts: attempts?,
             errors: errors?,
             maintenance: unless_reported(maintenance)?.flatten(),
             compression: unless_reported(compression)?,
