@@ -50,7 +50,11 @@ fn backend(name: &str, weight: f64, urls: &[String]) -> String {
 }
 
 async fn shop(keys: &str, backends: &str) -> Proxy {
-    Setup::new().workers(2).settings(&format!("[services.shop]\n{keys}\n{backends}")).start().await
+    Setup::new()
+        .workers(2)
+        .settings(&format!("[services.shop]\nretry = \"off\"\nrescue = \"off\"\n{keys}\n{backends}"))
+        .start()
+        .await
 }
 
 /// How many of so many requests, by a few clients at once, failed.
@@ -204,7 +208,7 @@ async fn ejection_can_be_turned_off_and_who_is_ejected_then_comes_back() {
     while ejections(&proxy).await == 0 {
         failures(&proxy, 40).await;
     }
-    proxy.rewrite(&format!("[services.shop]\nejection = \"off\"\n{}", backend("blue", 1.0, &urls)));
+    proxy.rewrite(&format!("[services.shop]\nretry = \"off\"\nejection = \"off\"\n{}", backend("blue", 1.0, &urls)));
     proxy.reload_well().await;
     proxy.endpoint_becomes(0, 1, "recovering").await;
     assert!(failures(&proxy, 400).await > 0);
