@@ -50,11 +50,12 @@ fn backend(name: &str, weight: f64, urls: &[String]) -> String {
 }
 
 async fn shop(keys: &str, backends: &str) -> Proxy {
-    Setup::new()
-        .workers(2)
-        .settings(&format!("[services.shop]\nretry = \"off\"\nrescue = \"off\"\n{keys}\n{backends}"))
-        .start()
-        .await
+    // What fails is to be seen.
+    retrying(&format!("retry = \"off\"\nrescue = \"off\"\n{keys}"), backends).await
+}
+
+async fn retrying(keys: &str, backends: &str) -> Proxy {
+    Setup::new().workers(2).settings(&format!("[services.shop]\n{keys}\n{backends}")).start().await
 }
 
 /// How many of so many requests, by a few clients at once, failed.
@@ -101,7 +102,7 @@ async fn an_endpoint_that_fails_beside_fine_ones_is_left_and_comes_back_by_one_r
 async fn an_endpoint_that_refuses_is_left_by_all_workers() {
     let (one, other, dead) = (Fickle::failing(0).await, Fickle::failing(0).await, Refusing::new());
     let urls = [one.url(), dead.url(), other.url()];
-    let proxy = shop("ejection = { consecutive = 2 }", &backend("blue", 1.0, &urls)).await;
+    let proxy = retrying("ejection = { consecutive = 2 }", &backend("blue", 1.0, &urls)).await;
     while ejections(&proxy).await == 0 {
         assert_eq!(failures(&proxy, 80).await, 0);
     }
