@@ -169,7 +169,9 @@ async fn what_all_share_ejects_nobody() {
         let backends = backend("blue", 50.0, &urls[..2]) + &backend("canary", 50.0, &urls[2..]);
         let proxy = shop(&format!("stable = \"blue\"\n{SHORT}"), &backends).await;
         assert_eq!(failures(&proxy, 400).await, 0);
-        endpoints.iter().for_each(|endpoint| endpoint.fail_every(every));
+        for endpoint in &endpoints {
+            endpoint.fail_every(every);
+        }
         let failed = failures(&proxy, 1200).await;
         assert!(failed > 400, "{failed}");
         assert_eq!(ejections(&proxy).await, 0, "every {every}");
