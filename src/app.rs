@@ -20,11 +20,12 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
+use crate::guard::{Guard, Reporter};
 use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
-use crate::state::{History, ListenerKey, Refused, Store};
+use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
 use crate::worker::CookieKey;
@@ -112,17 +113,20 @@ impl App {
         let access_log =
             AccessLogWriter::start(&config.access_log, Arc::clone(&process)).map_err(StartError::AccessLog)?;
         let server_tls = ServerTls::new().map_err(|e| StartError::Tls(e.to_string()))?;
-        let (journal, history, journal_thread) = open_journal(&config.state_dir, &process);
+        let (journal, history, kept, journal_thread) = open_journal(&config.state_dir, &process);
         let store = Store::new(&config, resolved.clone(), workers, server_tls, history);
         let (store, ended) = store.map_err(StartError::Refused)?;
         let store = Arc::new(store);
-        let control = Arc::new(Control::new(Arc::clone(&store), journal));
+        let control = Arc::new(Control::new(Arc::clone(&store), journal, kept.guard));
         let admin_socket = match &config.admin {
             Some(admin) => Some(bind(admin.address, 1).map_err(StartError::Bind)?),
             None => None,
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
-        let threads = start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &admission)?;
+        let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
+        let threads =
+            start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
+        let (guard, trials) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -148,9 +152,10 @@ impl App {
         let resolver = Resolver::new(Arc::clone(&store), Arc::clone(&process), resolved);
         tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
         tokio::spawn(sweep(Arc::clone(&store)));
+        tokio::spawn(guard.run());
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(control, process, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, trials, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -309,17 +314,18 @@ impl App {
 fn open_journal(
     state_dir: &Path,
     process: &ProcessMetrics,
-) -> (Result<Journal, String>, History, Option<JoinHandle<()>>) {
+) -> (Result<Journal, String>, History, journal::Kept, Option<JoinHandle<()>>) {
     match Journal::open(&state_dir.join(journal::FILE_NAME), Arc::clone(&process.journal)) {
         Ok((journal, kept, thread)) => {
             process.journal.usable.store(true, Ordering::Relaxed);
-            (Ok(journal), History::Known(kept), Some(thread))
+            let live = LiveChanges { weights: kept.weights.clone(), drains: kept.drains.clone() };
+            (Ok(journal), History::Known(live), kept, Some(thread))
         }
         Err(problem) => {
             error!(
                 "what was changed live before can't be known, so stable gets everything, and nothing can be changed until this is mended:\n{problem}"
             );
-            (Err(problem.to_string()), History::Unknown, None)
+            (Err(problem.to_string()), History::Unknown, journal::Kept::default(), None)
         }
     }
 }
@@ -346,6 +352,7 @@ fn start_workers(
     process: &Arc<ProcessMetrics>,
     cookie_key: &Arc<CookieKey>,
     access_log: Option<&AccessLogWriter>,
+    reporter: &Reporter,
     admission: &Arc<Admission>,
 ) -> Result<Vec<WorkerThread>, StartError> {
     (0..count)
@@ -356,6 +363,7 @@ fn start_workers(
                 process: Arc::clone(process),
                 cookie_key: Arc::clone(cookie_key),
                 access_log: access_log.map(AccessLogWriter::worker),
+                reporter: reporter.clone(),
                 admission: Arc::clone(admission),
             })
         })

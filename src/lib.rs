@@ -22,8 +22,6 @@ pub mod observe;
 
 pub mod analysis;
 
-pub mod guard;
-
 pub mod journal;
 
 pub mod timers;
@@ -39,6 +37,8 @@ pub mod rate_limit;
 pub mod state;
 
 pub mod control;
+
+pub mod guard;
 
 pub mod worker;
 

@@ -1,6 +1,7 @@
 //! The calls. GET never changes anything.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
@@ -8,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
-use super::view::{ErrorView, ServiceView, ServicesView, WeightsBody};
+use super::view::{DrainBody, ErrorView, GuardView, ServiceView, ServicesView, WeightsBody};
 use crate::control::ControlError;
 use crate::journal::WriteError;
 use crate::state::Refused;
@@ -68,7 +69,8 @@ impl From<JsonRejection> for ApiError {
 /// `GET /v1/services`
 pub(super) async fn services(State(admin): State<Admin>) -> Json<ServicesView> {
     let journal = admin.control.journal().err().map(|error| error.to_string());
-    Json(ServicesView::new(&admin.control.store().current(), &admin.process, journal))
+    let guard = *admin.control.guard().borrow();
+    Json(ServicesView::new(&admin.control.store().current(), &admin.process, journal, guard))
 }
 
 /// `GET /v1/services/{service}`
@@ -77,7 +79,7 @@ pub(super) async fn service(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Tagged, ApiError> {
     let Path(name) = name?;
-    view(&admin, &name)
+    view(&admin, &name).await
 }
 
 /// A service and the tag of its revision.
@@ -94,7 +96,7 @@ pub(super) async fn put_weights(
     let Path(name) = name?;
     let Json(WeightsBody(weights)) = body?;
     admin.control.set_weights(&name, Some(weights), caller(&headers), expected(&headers)?).await?;
-    view(&admin, &name)
+    view(&admin, &name).await
 }
 
 /// `DELETE /v1/services/{service}/weights`: the file's weights again.
@@ -105,7 +107,55 @@ pub(super) async fn delete_weights(
 ) -> Result<Tagged, ApiError> {
     let Path(name) = name?;
     admin.control.set_weights(&name, None, caller(&headers), expected(&headers)?).await?;
-    view(&admin, &name)
+    view(&admin, &name).await
+}
+
+/// `PUT /v1/services/{service}/backends/{backend}/drain`: it gets no new requests, whatever its weight. Once this has
+/// answered, the next request on every worker goes elsewhere.
+pub(super) async fn put_drain(
+    State(admin): State<Admin>,
+    names: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Tagged, ApiError> {
+    const REASON_BYTES_MAX: usize = 1024;
+    let Path((service, backend)) = names?;
+    let DrainBody { reason } = if body.is_empty() {
+        DrainBody::default()
+    } else {
+        let bad = |error: serde_json::Error| ApiError { status: StatusCode::BAD_REQUEST, error: error.to_string() };
+        serde_json::from_slice(&body).map_err(bad)?
+    };
+    let reason = reason.filter(|reason| !reason.trim().is_empty() && reason.len() <= REASON_BYTES_MAX);
+    admin.control.drain(&service, &backend, reason, caller(&headers), expected(&headers)?).await?;
+    view(&admin, &service).await
+}
+
+/// `DELETE /v1/services/{service}/backends/{backend}/drain`: what its weight says again; the guard judges it anew.
+pub(super) async fn delete_drain(
+    State(admin): State<Admin>,
+    names: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Tagged, ApiError> {
+    let Path((service, backend)) = names?;
+    admin.control.undrain(&service, &backend, caller(&headers), expected(&headers)?).await?;
+    view(&admin, &service).await
+}
+
+/// `GET /v1/guard`: the most that the guard may do anywhere.
+pub(super) async fn guard(State(admin): State<Admin>) -> Json<GuardView> {
+    Json(GuardView { at_most: *admin.control.guard().borrow() })
+}
+
+/// `PUT /v1/guard`: the guard may do no more than this anywhere, whatever the file says.
+pub(super) async fn put_guard(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Json<GuardView>, JsonRejection>,
+) -> Result<Json<GuardView>, ApiError> {
+    let Json(GuardView { at_most }) = body?;
+    admin.control.set_guard(at_most, caller(&headers)).await?;
+    Ok(guard(State(admin)).await)
 }
 
 /// Who calls, in their own words, for the history; whoever may call at all is trusted to say who they are.
@@ -126,11 +176,13 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     revision.map(Some).ok_or_else(error)
 }
 
-fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
+async fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
     let snapshot = admin.control.store().current();
     let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
     let service = snapshot.service(name).ok_or_else(|| Refused::NoService { name: name.to_owned(), known: known() })?;
-    Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(ServiceView::new(service))))
+    let mut view = ServiceView::new(service);
+    view.trials = admin.trials.trials().await.into_iter().filter(|trial| trial.service == name).collect();
+    Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(view)))
 }
 
 /// `GET /metrics`
@@ -151,7 +203,8 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
-                 PUT and DELETE /v1/services/{service}/weights, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
+                 PUT and DELETE /v1/services/{service}/weights, PUT and DELETE \
+                 /v1/services/{service}/backends/{backend}/drain, GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }
 

@@ -15,6 +15,7 @@ use super::api::{self, ApiError};
 use super::{events, guard};
 use crate::config::Secret;
 use crate::control::Control;
+use crate::guard::Questions;
 use crate::observe::{ProcessMetrics, Renderer};
 
 /// The largest body of a call: a thousand backends' weights fit many times.
@@ -26,6 +27,7 @@ pub struct Admin {
     pub(super) control: Arc<Control>,
     pub(super) process: Arc<ProcessMetrics>,
     pub(super) renderer: Arc<Renderer>,
+    pub(super) trials: Questions,
     pub(super) ready: watch::Receiver<bool>,
     token: Option<Secret>,
 }
@@ -35,11 +37,12 @@ impl Admin {
     pub fn new(
         control: Arc<Control>,
         process: Arc<ProcessMetrics>,
+        trials: Questions,
         ready: watch::Receiver<bool>,
         token: Option<Secret>,
     ) -> Self {
         let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
-        Self { control, process, renderer, ready, token }
+        Self { control, process, renderer, trials, ready, token }
     }
 }
 
@@ -49,6 +52,8 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services", get(api::services))
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
+        .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
+        .route("/v1/guard", get(api::guard).put(api::put_guard))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)

@@ -6,8 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::guard::TrialView;
 use crate::journal::Event;
-use crate::model::Sticky;
+use crate::model::{Drain, GuardMode, Sticky};
 use crate::observe::{ProcessMetrics, ReloadOutcome};
 use crate::state::{Backend, Service, Snapshot};
 
@@ -33,6 +34,9 @@ pub struct ProcessView {
     /// Why live changes can't be made and stable gets everything; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal_problem: Option<String>,
+    /// The most that the guard may do anywhere, where somebody has said so live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardMode>,
     /// How the last reload ended; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<ReloadView>,
@@ -62,13 +66,31 @@ pub struct ServiceView {
     pub overridden: bool,
     /// Grows with each change of its configuration or its weights; the ETag that `If-Match` takes.
     pub revision: u64,
+    /// What follows from the guard's verdict, by the file.
+    pub guard: GuardMode,
+    /// From when on an answer is slow; absent while that isn't known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_after_ms: Option<f64>,
+    /// Stable fails more often than a candidate: nothing is sent to it in the candidate's place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stable_alarm: bool,
     pub backends: Vec<BackendView>,
+    /// How candidates stand against stable; of one service only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trials: Vec<TrialView>,
 }
 
 /// One backend; counts and latencies are since it was first configured in this process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackendView {
     pub name: String,
+    /// What runs there; the endpoints stand for it where the file doesn't say.
+    pub revision: String,
+    /// Why it gets no new requests, or few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
+    /// The evidence against it: 1 when there is none.
+    pub e_value: f64,
     pub weight: WeightView,
     /// Part of the service's randomised requests, 0 to 1.
     pub share: f64,
@@ -81,6 +103,34 @@ pub struct BackendView {
     pub p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
+}
+
+/// Why a backend gets no new requests, or few.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DrainView {
+    /// The person, or "guard".
+    pub by: String,
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub reason: String,
+    /// The share of the service's requests that it gets to prove itself; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation: Option<f64>,
+}
+
+/// Why a backend is to be drained.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainBody {
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// The most that the guard may do anywhere; `None`: what the file says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardView {
+    pub at_most: Option<GuardMode>,
 }
 
 /// What the file says, what is wanted, and what requests see.
@@ -142,17 +192,22 @@ impl Serialize for WeightsBody {
 
 impl ServicesView {
     #[must_use]
-    pub fn new(snapshot: &Snapshot, process: &ProcessMetrics, journal_problem: Option<String>) -> Self {
+    pub fn new(
+        snapshot: &Snapshot,
+        process: &ProcessMetrics,
+        journal_problem: Option<String>,
+        guard: Option<GuardMode>,
+    ) -> Self {
         Self {
             version: snapshot.version,
-            process: ProcessView::new(process, journal_problem),
+            process: ProcessView::new(process, journal_problem, guard),
             services: snapshot.services.iter().map(|service| ServiceView::new(service)).collect(),
         }
     }
 }
 
 impl ProcessView {
-    fn new(process: &ProcessMetrics, journal_problem: Option<String>) -> Self {
+    fn new(process: &ProcessMetrics, journal_problem: Option<String>, guard: Option<GuardMode>) -> Self {
         let totals = process.totals();
         let last = process.last_reload.lock().expect("no holder of this lock panics");
         Self {
@@ -163,6 +218,7 @@ impl ProcessView {
             connections_open: totals.connections_open,
             tunnels_open: totals.tunnels_open,
             journal_problem,
+            guard,
             last_reload: last.as_ref().map(|(at, outcome)| ReloadView::new(*at, outcome)),
         }
     }
@@ -191,6 +247,10 @@ impl ServiceView {
             sticky: service.config.sticky.as_ref().map(describe),
             overridden: service.overridden,
             revision: service.revision,
+            guard: service.config.guard,
+            slow_after_ms: service.watch.slow_after().map(|limit| limit.as_secs_f64() * 1000.0),
+            stable_alarm: service.watch.is_rescue_suspended(),
+            trials: Vec::new(),
             backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
         }
     }
@@ -202,6 +262,9 @@ impl BackendView {
         let quantile = |q| totals.duration.quantile(q).map(|d| d.as_micros() as f64 / 1000.0);
         Self {
             name: backend.name.to_string(),
+            revision: backend.revision.to_string(),
+            drain: backend.drain.as_deref().map(DrainView::new),
+            e_value: backend.watch.e_value(),
             weight: WeightView {
                 configured: backend.configured.value(),
                 wanted: backend.wanted.value(),
@@ -214,6 +277,17 @@ impl BackendView {
             in_flight: totals.in_flight,
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
+        }
+    }
+}
+
+impl DrainView {
+    fn new(drain: &Drain) -> Self {
+        Self {
+            by: drain.by.clone().unwrap_or_else(|| "guard".to_owned()),
+            at: humantime::format_rfc3339_seconds(drain.at.max(UNIX_EPOCH)).to_string(),
+            reason: drain.reason.clone(),
+            probation: drain.probation,
         }
     }
 }

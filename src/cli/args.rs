@@ -38,6 +38,12 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Put a service's weights back to the file's
     Reset(ResetArgs),
+    /// Give a backend no new requests, whatever its weight
+    Drain(DrainArgs),
+    /// Give a drained backend what its weight says again
+    Undrain(UndrainArgs),
+    /// Show or limit what the guard may do, everywhere at once
+    Guard(GuardArgs),
     /// Show what happened, and who decided it
     Events(EventsArgs),
     /// Print the JSON Schema of the configuration file, for editors
@@ -157,6 +163,59 @@ pub(crate) struct ResetArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct DrainArgs {
+    /// The backend
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    pub(crate) backend: BackendRef,
+    /// Why, for the history
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UndrainArgs {
+    /// The backend
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    pub(crate) backend: BackendRef,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GuardArgs {
+    /// The most that it may do: nothing, say what it would do, or what the file says
+    pub(crate) mode: Option<GuardLimit>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// The most that the guard may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum GuardLimit {
+    Off,
+    Observe,
+    On,
+}
+
+/// A backend, as people name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BackendRef {
+    pub(crate) service: String,
+    pub(crate) backend: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct EventsArgs {
     /// Only of this service
     pub(crate) service: Option<String>,
@@ -178,6 +237,12 @@ fn parse_workers(text: &str) -> Result<NonZeroUsize, String> {
     number.ok_or_else(|| format!("a number from 1 to {WORKERS_MAX}"))
 }
 
+fn parse_backend(text: &str) -> Result<BackendRef, String> {
+    let parts = text.split_once('/').filter(|(service, backend)| !service.is_empty() && !backend.is_empty());
+    let (service, backend) = parts.ok_or("write SERVICE/BACKEND, like shop/canary")?;
+    Ok(BackendRef { service: service.to_owned(), backend: backend.to_owned() })
+}
+
 fn parse_weight(text: &str) -> Result<(String, f64), String> {
     let (name, weight) = text.split_once('=').ok_or("write BACKEND=WEIGHT, like blue=90")?;
     let number = weight.strip_suffix('%').unwrap_or(weight);
@@ -194,6 +259,15 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_backend_is_named_with_its_service() {
+        let wanted = BackendRef { service: "shop".into(), backend: "canary".into() };
+        assert_eq!(parse_backend("shop/canary"), Ok(wanted));
+        for wrong in ["shop", "/canary", "shop/", ""] {
+            assert!(parse_backend(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

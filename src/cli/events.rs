@@ -46,6 +46,11 @@ fn line(event: &Event) -> String {
         }
         "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
         "weights_changed" | "weights_reset" | "override_ended" => shift(),
+        "drained" | "would_drain" | "undrained" => format!("{}: {}", text("backend"), text("reason")),
+        "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
+        "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
+        "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
+        "guard_changed" => format!("{}  (was {})", text("to"), text("from")),
         _ => detail.to_string(),
     };
     let service = event.service.as_deref().unwrap_or("-");
@@ -55,6 +60,10 @@ fn line(event: &Event) -> String {
 fn weights(value: &Value) -> String {
     let pairs = value.as_object().into_iter().flatten();
     pairs.map(|(name, weight)| format!("{name}={}", number(weight))).collect::<Vec<_>>().join(" ")
+}
+
+fn percent(share: &Value) -> String {
+    format!("{} %", share.as_f64().unwrap_or_default() * 100.0)
 }
 
 /// Without the ".0" of a whole number.

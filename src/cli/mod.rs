@@ -2,8 +2,10 @@
 
 mod args;
 mod client;
+mod drain;
 mod drift;
 mod events;
+mod guard;
 mod run;
 mod status;
 mod weights;
@@ -62,6 +64,9 @@ pub fn main() -> ExitCode {
         Command::Weights(weights) => block_on(weights::run(&weights)),
         Command::Diff(diff) => block_on(drift::diff(&diff)),
         Command::Reset(reset) => block_on(drift::reset(&reset)),
+        Command::Drain(args) => block_on(drain::drain(&args)),
+        Command::Undrain(args) => block_on(drain::undrain(&args)),
+        Command::Guard(args) => block_on(guard::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

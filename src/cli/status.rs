@@ -8,6 +8,7 @@ use super::args::StatusArgs;
 use super::client::{Client, segment};
 use super::{CliError, Reader, show};
 use crate::admin::view::{BackendView, ServiceView, ServicesView};
+use crate::model::GuardMode;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Moves to the top left and clears what is below.
@@ -53,6 +54,11 @@ fn header(all: &ServicesView) -> String {
     if let Some(problem) = &process.journal_problem {
         let _ = writeln!(text, "{problem}");
     }
+    match process.guard {
+        Some(GuardMode::Off) => text += "the guard judges nobody (tidegate guard on)\n",
+        Some(GuardMode::Observe) => text += "the guard only observes (tidegate guard on)\n",
+        Some(GuardMode::Drain) | None => {}
+    }
     if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.messages.is_empty()) {
         let how = if reload.applied { "was applied, with warnings" } else { "was refused, the old file is in force" };
         let _ = writeln!(text, "the last reload ({}) {how}:", reload.at);
@@ -67,6 +73,11 @@ fn header(all: &ServicesView) -> String {
 pub(super) fn service(service: &ServiceView) -> String {
     let mut notes = vec![format!("stable {}", service.stable)];
     notes.extend(service.sticky.as_ref().map(|by| format!("sticky by {by}")));
+    match service.guard {
+        GuardMode::Drain => {}
+        GuardMode::Observe => notes.push("the guard observes".to_owned()),
+        GuardMode::Off => notes.push("no guard".to_owned()),
+    }
     notes.extend(service.overridden.then(|| "weights changed live".to_owned()));
     let mut text = format!("{}  ({})\n", service.name, notes.join(", "));
     let width = service.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("BACKEND".len());
@@ -77,6 +88,19 @@ pub(super) fn service(service: &ServiceView) -> String {
     );
     for backend in &service.backends {
         let _ = writeln!(text, "  {}", row(backend, width));
+    }
+    for (name, drain) in service.backends.iter().filter_map(|b| Some((&b.name, b.drain.as_ref()?))) {
+        let how = match drain.probation {
+            None => "drained".to_owned(),
+            Some(share) => format!("on probation with {} % of the requests, drained before", share * 100.0),
+        };
+        let _ = writeln!(text, "  {name} is {how} by {} at {}: {}", drain.by, drain.at, drain.reason);
+    }
+    if service.stable_alarm {
+        let _ = writeln!(text, "  {} fails more often than a candidate; nothing is rescued by it", service.stable);
+    }
+    for trial in service.trials.iter().filter(|trial| trial.weightiest.is_some()) {
+        let _ = writeln!(text, "  {} on trial: {}", trial.backend, trial.reason());
     }
     text
 }

@@ -273,8 +273,33 @@ pub(super) struct ServiceFile {
     pub(super) maintenance: Option<MaintenanceFile>,
     /// Compresses answers for clients that take it: { algorithms = ["zstd", "br", "gzip"] } and others, or {}.
     pub(super) compression: Option<CompressionFile>,
+    /// What happens to a backend that fails more often than stable: "drain" it, "observe" and tell, or "off"; "drain" when left out.
+    pub(super) guard: Option<GuardFile>,
+    /// Lets a backend that the guard has drained prove itself again: { after = "10m", percent = 1 }; left out: a person decides.
+    pub(super) probation: Option<ProbationFile>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum GuardFile {
+    Drain,
+    Observe,
+    Off,
+}
+
+/// How a drained backend may prove itself again.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ProbationFile {
+    /// How long it stays drained the first time, like "10m"; twice as long each time it fails again.
+    pub(super) after: DurationText,
+    /// Its share of the service's requests meanwhile, in percent, above 0 and at most 10.
+    pub(super) percent: f64,
+    /// How long it must do well to get its own weight back, like "10m".
+    pub(super) pass: DurationText,
 }
 
 /// Answers that tidegate makes itself. Files may contain {status}, {title} and {request_id}.
@@ -359,6 +384,9 @@ pub(super) struct RouteFile {
     /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
     #[serde(default)]
     pub(super) cookies: Table<ValueFile>,
+    /// true: the guard compares the backends on this route by itself, too, so that its failures aren't lost among the rest.
+    #[serde(default)]
+    pub(super) judged: bool,
 }
 
 /// An exact value in quotes, { present = true } or { regex = "…" }.
@@ -523,6 +551,9 @@ pub(super) struct ServiceTimeoutsFile {
 pub(super) struct BackendFile {
     /// Share of the service's requests, relative to the other backends' weights; fractions and 0 are fine.
     pub(super) weight: f64,
+    /// What runs there: an image digest, a git sha, any text that never changes its meaning; left out: the endpoints stand for it.
+    #[schemars(length(min = 1, max = 256))]
+    pub(super) revision: Option<String>,
     /// Where it listens: ["http://127.0.0.1:9001"] or ["https://app.internal"].
     #[schemars(length(min = 1))]
     pub(super) endpoints: Vec<String>,
@@ -669,6 +700,12 @@ impl Default for ShutdownFile {
 impl Default for NetworkFile {
     fn default() -> Self {
         Self { ipv4: 32, ipv6: 64 }
+    }
+}
+
+impl Default for ProbationFile {
+    fn default() -> Self {
+        Self { after: duration("10m"), percent: 1.0, pass: duration("10m") }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What proxy.toml means: checked, plain, immutable. Nothing downstream has to check any of it again.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -10,8 +11,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, HeaderChanges, NetworkSet, Page, ProxyVersion, RouteMatch,
-    RuleMatch, ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, GuardMode, HeaderChanges, NetworkSet, Page, ProxyVersion,
+    RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -106,8 +107,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(***)")
     }
 }
@@ -143,6 +144,23 @@ pub struct ServiceConfig {
     pub maintenance: Option<MaintenanceConfig>,
     /// `None`: answers are left as they are.
     pub compression: Option<CompressionConfig>,
+    /// Never more than `Observe` where which backend is stable is a guess.
+    pub guard: GuardMode,
+    /// `None`: what the guard has drained waits for a person or a new revision.
+    pub probation: Option<ProbationConfig>,
+    /// Indices of routes that the guard judges by themselves, too.
+    pub judged_routes: Vec<usize>,
+}
+
+/// How a backend that the guard has drained may prove itself again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProbationConfig {
+    /// The first pause.
+    pub after: Duration,
+    /// Of the service's requests, above 0 and at most 0.1.
+    pub share: f64,
+    /// How long it must do well.
+    pub pass: Duration,
 }
 
 /// What stands in for a service's endpoints.
@@ -208,6 +226,8 @@ pub struct RuleConfig {
 pub struct BackendConfig {
     pub name: BackendName,
     pub weight: Weight,
+    /// What runs there; the endpoints stand for it where the file doesn't say.
+    pub revision: String,
     /// At least one.
     pub endpoints: Vec<EndpointConfig>,
     pub protocol: UpstreamProtocol,
@@ -225,6 +245,19 @@ pub struct EndpointConfig {
     pub scheme: Scheme,
     pub host: EndpointHost,
     pub port: u16,
+}
+
+impl fmt::Display for EndpointConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        match &self.host {
+            EndpointHost::Address(address) => write!(f, "{scheme}://{}", SocketAddr::new(*address, self.port)),
+            EndpointHost::Name(name) => write!(f, "{scheme}://{name}:{}", self.port),
+        }
+    }
 }
 
 /// An endpoint's host: an address, or a name that is resolved again and again.

@@ -4,18 +4,20 @@
 //! it. A move toward stable is made first and written when the disk lets it: whoever takes traffic away from a
 //! failing backend at 3 a.m. doesn't wait for a full disk.
 
+mod drains;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tracing::info;
 
 use crate::config::Config;
-use crate::journal::{Entry, Fact, Journal, OverrideChange, WriteError};
-use crate::model::{LiveWeights, NamedWeights};
-use crate::state::{Applied, Change, Refused, Store, WeightsChange, WeightsPlan};
+use crate::journal::{Entry, Fact, Journal, Lasting, WriteError};
+use crate::model::{Drain, GuardMode, LiveWeights, NamedWeights};
+use crate::state::{Applied, Change, LiveChanges, Refused, Store, WeightsChange, WeightsPlan};
 
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
@@ -72,12 +74,14 @@ pub struct Control {
     journal: Result<Journal, String>,
     /// Held through a whole change, so that what was checked is still so when it is made.
     turn: Mutex<()>,
+    /// What the guard may do everywhere, whatever the file says.
+    guard: watch::Sender<Option<GuardMode>>,
 }
 
 impl Control {
     #[must_use]
-    pub fn new(store: Arc<Store>, journal: Result<Journal, String>) -> Self {
-        Self { store, journal, turn: Mutex::new(()) }
+    pub fn new(store: Arc<Store>, journal: Result<Journal, String>, guard: Option<GuardMode>) -> Self {
+        Self { store, journal, turn: Mutex::new(()), guard: watch::Sender::new(guard) }
     }
 
     #[must_use]
@@ -145,14 +149,19 @@ impl Control {
     /// When it can't be.
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
         let _turn = self.turn.lock().await;
-        let Applied { version, ended } = self.store.apply(Change::Config { config, resolved })?;
-        self.note_ended(&ended);
+        let Applied { version, ended, undrained } = self.store.apply(Change::Config { config, resolved })?;
+        self.note_ended(&LiveChanges { weights: ended, drains: undrained });
         Ok(version)
     }
 
-    /// Writes down that live weights ended because the file's changed.
-    pub fn note_ended(&self, ended: &[LiveWeights]) {
-        for live in ended {
+    /// Writes down that live changes ended because the file changed.
+    pub fn note_ended(&self, ended: &LiveChanges) {
+        for drain in &ended.drains {
+            let (service, backend) = (&drain.service, &drain.backend);
+            info!(%service, %backend, "a drain ended: the backend is of another revision, or gone");
+            self.note_entry(undrained(SELF, drain, "another revision runs there, or nothing"));
+        }
+        for live in &ended.weights {
             info!(service = %live.service, "live weights ended: the file's weights for this service changed");
             let now = self.store.current();
             let now = now.service(live.service.as_str());
@@ -162,7 +171,7 @@ impl Control {
                 from: told(&live.weights),
                 to: told(&to.unwrap_or_default()),
             };
-            self.note_entry(Entry::now(SELF, fact).with(OverrideChange::End(live.service.clone())));
+            self.note_entry(Entry::now(SELF, fact).with(Lasting::EndWeights(live.service.clone())));
         }
     }
 
@@ -185,15 +194,25 @@ impl Control {
     }
 }
 
+fn undrained(by: &str, drain: &Drain, reason: &str) -> Entry {
+    let fact = Fact::Undrained {
+        service: drain.service.to_string(),
+        backend: drain.backend.to_string(),
+        revision: drain.revision.clone(),
+        reason: reason.to_owned(),
+    };
+    Entry::now(by, fact).with(Lasting::EndDrain(drain.service.clone(), drain.backend.clone()))
+}
+
 fn entry(plan: &WeightsPlan, by: &str) -> Entry {
     let (service, from, to) = (plan.service.to_string(), told(&plan.from), told(&plan.to));
     if plan.to == plan.configured {
-        let ended = OverrideChange::End(plan.service.clone());
+        let ended = Lasting::EndWeights(plan.service.clone());
         return Entry::now(by, Fact::WeightsReset { service, from, to }).with(ended);
     }
     let live =
         LiveWeights { service: plan.service.clone(), weights: plan.to.clone(), replaced: plan.configured.clone() };
-    Entry::now(by, Fact::WeightsChanged { service, from, to }).with(OverrideChange::Set(live))
+    Entry::now(by, Fact::WeightsChanged { service, from, to }).with(Lasting::SetWeights(live))
 }
 
 fn told(weights: &NamedWeights) -> BTreeMap<String, f64> {

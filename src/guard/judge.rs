@@ -15,6 +15,8 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use http::HeaderValue;
+
 use crate::analysis::{Comparison, RatioTally, Side, average};
 use crate::model::FailureKind;
 
@@ -27,7 +29,7 @@ const FAILURES_MIN: u64 = 3;
 const KEYS_MAX: usize = 65_536;
 
 /// A failed first attempt of a request that was sent to one of the two sides at random.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
     pub side: Side,
     pub kind: FailureKind,
@@ -35,7 +37,7 @@ pub struct Failure {
     pub share: f64,
     /// The client's key on a sticky service.
     pub key: Option<u64>,
-    pub request_id: u128,
+    pub request_id: HeaderValue,
     pub endpoint: Option<SocketAddr>,
     pub unix_ms: u64,
 }
@@ -65,10 +67,12 @@ pub struct Evidence {
     pub weightiest: FailureKind,
     /// All of the candidate's failures of the weightiest kind came from this endpoint.
     pub only_endpoint: Option<SocketAddr>,
-    pub first_request: Option<u128>,
-    pub last_request: Option<u128>,
+    pub first_request: Option<HeaderValue>,
+    pub last_request: Option<HeaderValue>,
     pub first_unix_ms: u64,
     pub last_unix_ms: u64,
+    /// On a sticky service: how many clients the candidate failed.
+    pub clients: Option<u64>,
 }
 
 /// One comparison's part.
@@ -104,10 +108,10 @@ struct Accused {
 }
 
 /// Where and when a side's failures of one kind happened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Trace {
-    first: Option<(u128, u64)>,
-    last: Option<(u128, u64)>,
+    first: Option<(HeaderValue, u64)>,
+    last: Option<(HeaderValue, u64)>,
     endpoint: Option<SocketAddr>,
     several_endpoints: bool,
 }
@@ -116,7 +120,37 @@ impl Judge {
     /// A trial at level `alpha`; [`ALPHA`] unless there is a reason.
     #[must_use]
     pub fn new(alpha: f64) -> Self {
-        Self { alpha, sides: [Accused::new(), Accused::new()], tallies: Default::default(), keys: HashSet::new() }
+        Self::resumed(alpha, [0; 4])
+    }
+
+    /// Goes on after a restart, with the failures counted before, by kind: the level holds over the whole life.
+    #[must_use]
+    pub fn resumed(alpha: f64, counted: [u64; 4]) -> Self {
+        let accused = || Accused::new(counted);
+        Self { alpha, sides: [accused(), accused()], tallies: Default::default(), keys: HashSet::new() }
+    }
+
+    /// Failures counted over the whole life, of both sides, by kind.
+    #[must_use]
+    pub fn counted(&self) -> [u64; 4] {
+        FailureKind::ALL.map(|kind| self.sides[1].comparisons[index(kind)].failures())
+    }
+
+    /// An alarm was heard: another one takes new evidence.
+    pub fn restart_alarm(&mut self) {
+        self.sides[0] = Accused::new([0; 4]);
+    }
+
+    /// The evidence that the candidate fails more often in this way; 1 when there is none.
+    #[must_use]
+    pub fn e_value_of(&self, kind: FailureKind) -> f64 {
+        self.sides[1].comparisons[index(kind)].e_value()
+    }
+
+    /// All evidence against the candidate.
+    #[must_use]
+    pub fn e_value(&self) -> f64 {
+        self.sides[1].e_value()
     }
 
     /// Counts a failure and says what follows from all so far.
@@ -165,40 +199,41 @@ impl Judge {
         });
         let weightiest =
             kinds.iter().max_by(|a, b| a.e_value.total_cmp(&b.e_value)).map_or(FailureKind::Server, |k| k.kind);
-        let trace = candidate.traces[index(weightiest)];
+        let trace = &candidate.traces[index(weightiest)];
         Evidence {
             e_value: candidate.e_value(),
             alpha: self.alpha,
             kinds,
             weightiest,
             only_endpoint: trace.endpoint.filter(|_| !trace.several_endpoints),
-            first_request: trace.first.map(|(request, _)| request),
-            last_request: trace.last.map(|(request, _)| request),
-            first_unix_ms: trace.first.map_or(0, |(_, at)| at),
-            last_unix_ms: trace.last.map_or(0, |(_, at)| at),
+            first_request: trace.first.as_ref().map(|(request, _)| request.clone()),
+            last_request: trace.last.as_ref().map(|(request, _)| request.clone()),
+            first_unix_ms: trace.first.as_ref().map_or(0, |(_, at)| *at),
+            last_unix_ms: trace.last.as_ref().map_or(0, |(_, at)| *at),
+            clients: (!candidate.clients.is_empty()).then_some(candidate.clients.len() as u64),
         }
     }
 }
 
 impl Accused {
-    fn new() -> Self {
+    fn new(counted: [u64; 4]) -> Self {
         Self {
-            comparisons: FailureKind::ALL.map(|kind| Comparison::new(kind.tolerated())),
+            comparisons: FailureKind::ALL.map(|kind| Comparison::resumed(kind.tolerated(), counted[index(kind)])),
             failures: [0; 4],
             clients: HashSet::new(),
-            traces: [Trace::default(); 4],
+            traces: Default::default(),
         }
     }
 
     fn failed(&mut self, failure: &Failure) {
         self.failures[index(failure.kind)] += 1;
-        if let Some(key) = failure.key.filter(|_| self.clients.len() < FAILURES_MIN as usize) {
+        if let Some(key) = failure.key.filter(|_| self.clients.len() < KEYS_MAX) {
             self.clients.insert(key);
         }
         let trace = &mut self.traces[index(failure.kind)];
-        let seen = Some((failure.request_id, failure.unix_ms));
-        trace.first = trace.first.or(seen);
-        trace.last = seen;
+        let seen = (failure.request_id.clone(), failure.unix_ms);
+        trace.first.get_or_insert_with(|| seen.clone());
+        trace.last = Some(seen);
         trace.several_endpoints |= trace.endpoint.is_some() && trace.endpoint != failure.endpoint;
         trace.endpoint = failure.endpoint;
     }
@@ -238,7 +273,15 @@ mod tests {
     use super::*;
 
     fn failure(side: Side, kind: FailureKind) -> Failure {
-        Failure { side, kind, share: 0.05, key: None, request_id: 1, endpoint: None, unix_ms: 1_000 }
+        Failure {
+            side,
+            kind,
+            share: 0.05,
+            key: None,
+            request_id: HeaderValue::from_static("1"),
+            endpoint: None,
+            unix_ms: 1_000,
+        }
     }
 
     /// Failures of the candidate alone until it is found guilty.
@@ -314,7 +357,7 @@ mod tests {
         failures_until_guilty(&mut judge, |count| {
             n = count;
             Failure {
-                request_id: u128::from(count),
+                request_id: HeaderValue::from(count),
                 unix_ms: 1_000 + count,
                 endpoint: Some(endpoint),
                 ..failure(Side::Candidate, FailureKind::Server)
@@ -326,7 +369,10 @@ mod tests {
         assert_eq!((evidence.kinds[0].candidate, evidence.kinds[0].stable), (n, 1));
         assert!(evidence.kinds[0].ratio_at_least > 2.0);
         assert_eq!(evidence.only_endpoint, Some(endpoint));
-        assert_eq!((evidence.first_request, evidence.last_request), (Some(1), Some(u128::from(n))));
+        assert_eq!(
+            (evidence.first_request, evidence.last_request),
+            (Some(HeaderValue::from(1)), Some(HeaderValue::from(n)))
+        );
         assert_eq!((evidence.first_unix_ms, evidence.last_unix_ms), (1_001, 1_000 + n));
     }
 }

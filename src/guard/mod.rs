@@ -1,6 +1,22 @@
-//! The guard: judges every candidate against stable, for as long as both get traffic, and says when one has to go.
-//! Pure; what it decides is carried out elsewhere.
+//! The guard: judges every candidate against stable, for as long as both get traffic, and drains the one that has to go.
+//!
+//! ```text
+//! workers -- Report --> Guard --(Failure)--> Judge --(Verdict)--> Control::drain_by_guard --> the next request
+//!                         |                                                                    goes elsewhere
+//!                         +-- each second: what is slow, absolute rules, probation, alarms
+//! ```
+//!
+//! `judge`, `slowness`, `absolute` and `trial` are pure; `task` asks them and acts.
 
+mod absolute;
+mod evidence;
 mod judge;
+mod report;
+mod slowness;
+mod task;
+mod trial;
 
+pub use evidence::{KindView, TrialView};
 pub use judge::{ALPHA, Alarm, Evidence, Failure, Judge, KindEvidence, Verdict};
+pub use report::{Report, Reporter};
+pub use task::{Guard, Questions};

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::event::{Entry, Event, OverrideChange};
-use crate::model::{LiveWeights, Weight};
+use super::event::{Entry, Event, Lasting, TrialMemory};
+use crate::model::{Drain, GuardMode, LiveWeights, Weight};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Marks a SQLite file as ours ("tdgt").
 const APPLICATION_ID: i64 = 0x7464_6774;
 /// Events that are kept; the oldest go first.
@@ -35,6 +35,35 @@ CREATE TABLE overrides (
     weight REAL NOT NULL,
     replaced REAL NOT NULL,
     PRIMARY KEY (service, position)
+) STRICT, WITHOUT ROWID;
+";
+
+/// What version 2 has besides.
+const TABLES_2: &str = "
+CREATE TABLE drains (
+    service TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    by TEXT,
+    at_ms INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    probation REAL,
+    PRIMARY KEY (service, backend)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE trials (
+    service TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    server INTEGER NOT NULL,
+    slow INTEGER NOT NULL,
+    client INTEGER NOT NULL,
+    abandoned INTEGER NOT NULL,
+    PRIMARY KEY (service, backend)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE settings (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -100,6 +129,16 @@ pub struct Page {
     pub more: bool,
 }
 
+/// All that must hold after a restart.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kept {
+    pub weights: Vec<LiveWeights>,
+    pub drains: Vec<Drain>,
+    pub trials: Vec<TrialMemory>,
+    /// What the guard may do, whatever the file says.
+    pub guard: Option<GuardMode>,
+}
+
 /// An open journal file.
 #[derive(Debug)]
 pub(super) struct Database {
@@ -129,17 +168,21 @@ impl Database {
             check(&connection, path)?;
         }
         let mut database = Self { connection };
-        database.prepare(is_new).map_err(|e| fail(&e))?;
+        database.prepare(version).map_err(|e| fail(&e))?;
         Ok(database)
     }
 
-    fn prepare(&mut self, is_new: bool) -> rusqlite::Result<()> {
+    /// `version`: of the tables that are there; 0 when there are none.
+    fn prepare(&mut self, version: i64) -> rusqlite::Result<()> {
         // A commit is on the disk before it is acknowledged.
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
-        if is_new {
+        if version < SCHEMA_VERSION {
             let transaction = self.connection.transaction()?;
-            transaction.execute_batch(TABLES)?;
+            if version < 1 {
+                transaction.execute_batch(TABLES)?;
+            }
+            transaction.execute_batch(TABLES_2)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
@@ -152,8 +195,14 @@ impl Database {
         let transaction = self.connection.transaction()?;
         let id = insert(&transaction, entry)?;
         match &entry.change {
-            Some(OverrideChange::Set(live)) => set_override(&transaction, live)?,
-            Some(OverrideChange::End(service)) => end_override(&transaction, service.as_str())?,
+            Some(Lasting::SetWeights(live)) => set_override(&transaction, live)?,
+            Some(Lasting::EndWeights(service)) => end_override(&transaction, service.as_str())?,
+            Some(Lasting::SetDrain(drain)) => set_drain(&transaction, drain)?,
+            Some(Lasting::EndDrain(service, backend)) => {
+                let sql = "DELETE FROM drains WHERE service = ?1 AND backend = ?2";
+                transaction.execute(sql, [service.as_str(), backend.as_str()])?;
+            }
+            Some(Lasting::SetGuard(mode)) => set_guard(&transaction, *mode)?,
             None => {}
         }
         if id.is_multiple_of(PRUNE_EVERY) {
@@ -163,8 +212,67 @@ impl Database {
         Ok(id)
     }
 
+    /// All that must hold after a restart.
+    pub(super) fn kept(&self) -> rusqlite::Result<Kept> {
+        Ok(Kept { weights: self.overrides()?, drains: self.drains()?, trials: self.trials()?, guard: self.guard()? })
+    }
+
+    fn drains(&self) -> rusqlite::Result<Vec<Drain>> {
+        let sql = "SELECT service, backend, revision, by, at_ms, reason, times, probation FROM drains";
+        let mut statement = self.connection.prepare(sql)?;
+        let drains = statement.query_map([], |row| {
+            Ok(Drain {
+                service: row.get::<_, String>(0)?.parse().map_err(invalid)?,
+                backend: row.get::<_, String>(1)?.parse().map_err(invalid)?,
+                revision: row.get(2)?,
+                by: row.get(3)?,
+                at: UNIX_EPOCH + Duration::from_millis(from_sql(row.get(4)?)),
+                reason: row.get(5)?,
+                times: row.get(6)?,
+                probation: row.get(7)?,
+            })
+        })?;
+        drains.collect()
+    }
+
+    fn trials(&self) -> rusqlite::Result<Vec<TrialMemory>> {
+        let sql = "SELECT service, backend, revision, server, slow, client, abandoned FROM trials";
+        let mut statement = self.connection.prepare(sql)?;
+        let trials = statement.query_map([], |row| {
+            let count = |index: usize| row.get(index).map(from_sql);
+            Ok(TrialMemory {
+                service: row.get::<_, String>(0)?.parse().map_err(invalid)?,
+                backend: row.get::<_, String>(1)?.parse().map_err(invalid)?,
+                revision: row.get(2)?,
+                failures: [count(3)?, count(4)?, count(5)?, count(6)?],
+            })
+        })?;
+        trials.collect()
+    }
+
+    fn guard(&self) -> rusqlite::Result<Option<GuardMode>> {
+        let sql = "SELECT value FROM settings WHERE name = 'guard'";
+        let said = self.connection.query_row(sql, [], |row| row.get::<_, String>(0)).optional()?;
+        said.map(|said| serde_json::from_value(said.into()).map_err(invalid)).transpose()
+    }
+
+    /// Remembers trials in place of all that were remembered.
+    pub(super) fn remember(&mut self, trials: &[TrialMemory]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM trials", [])?;
+        for trial in trials {
+            let [server, slow, client, abandoned] = trial.failures.map(to_sql);
+            let (service, backend) = (trial.service.as_str(), trial.backend.as_str());
+            transaction.execute(
+                "INSERT INTO trials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![service, backend, trial.revision, server, slow, client, abandoned],
+            )?;
+        }
+        transaction.commit()
+    }
+
     /// Every override that holds.
-    pub(super) fn overrides(&self) -> rusqlite::Result<Vec<LiveWeights>> {
+    fn overrides(&self) -> rusqlite::Result<Vec<LiveWeights>> {
         let mut statement = self
             .connection
             .prepare("SELECT service, backend, weight, replaced FROM overrides ORDER BY service, position")?;
@@ -278,6 +386,32 @@ fn set_override(transaction: &Transaction<'_>, live: &LiveWeights) -> rusqlite::
     Ok(())
 }
 
+fn set_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
+    let at = drain.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    transaction.execute(
+        "INSERT OR REPLACE INTO drains VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            drain.service.as_str(),
+            drain.backend.as_str(),
+            drain.revision,
+            drain.by,
+            i64::try_from(at).unwrap_or(i64::MAX),
+            drain.reason,
+            drain.times,
+            drain.probation
+        ],
+    )?;
+    Ok(())
+}
+
+fn set_guard(transaction: &Transaction<'_>, mode: Option<GuardMode>) -> rusqlite::Result<()> {
+    match mode {
+        Some(mode) => transaction.execute("INSERT OR REPLACE INTO settings VALUES ('guard', ?1)", [mode.name()])?,
+        None => transaction.execute("DELETE FROM settings WHERE name = 'guard'", [])?,
+    };
+    Ok(())
+}
+
 fn end_override(transaction: &Transaction<'_>, service: &str) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM overrides WHERE service = ?1", [service]).map(|_| ())
 }
@@ -332,7 +466,7 @@ mod tests {
     fn what_was_written_is_there_when_it_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let shop = live("shop", &[("blue", 0.1, 90.0), ("canary", 1e-9, 10.0)]);
-        let entry = changed("shop").with(OverrideChange::Set(shop.clone()));
+        let entry = changed("shop").with(Lasting::SetWeights(shop.clone()));
         assert_eq!(open(&folder).write(&entry).unwrap(), 1);
         let database = open(&folder);
         assert_eq!(database.overrides().unwrap(), [shop]);
@@ -349,13 +483,65 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut database = open(&folder);
         for weights in [&[("a", 1.0, 1.0), ("b", 2.0, 1.0), ("c", 3.0, 1.0)][..], &[("a", 5.0, 1.0), ("b", 0.0, 1.0)]] {
-            database.write(&changed("shop").with(OverrideChange::Set(live("shop", weights)))).unwrap();
+            database.write(&changed("shop").with(Lasting::SetWeights(live("shop", weights)))).unwrap();
         }
-        database.write(&changed("api").with(OverrideChange::Set(live("api", &[("x", 1.0, 2.0)])))).unwrap();
+        database.write(&changed("api").with(Lasting::SetWeights(live("api", &[("x", 1.0, 2.0)])))).unwrap();
         let kept = live("shop", &[("a", 5.0, 1.0), ("b", 0.0, 1.0)]);
         assert_eq!(database.overrides().unwrap(), [live("api", &[("x", 1.0, 2.0)]), kept.clone()]);
-        database.write(&changed("api").with(OverrideChange::End("api".parse().unwrap()))).unwrap();
+        database.write(&changed("api").with(Lasting::EndWeights("api".parse().unwrap()))).unwrap();
         assert_eq!(database.overrides().unwrap(), [kept]);
+    }
+
+    #[test]
+    fn what_must_hold_besides_weights_is_there_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let drain = Drain {
+            service: "shop".parse().unwrap(),
+            backend: "canary".parse().unwrap(),
+            revision: "sha256:1".into(),
+            by: None,
+            at: UNIX_EPOCH + Duration::from_millis(1_234),
+            reason: "server failures".into(),
+            times: 2,
+            probation: Some(0.01),
+        };
+        let trial = |revision: &str, failures| TrialMemory {
+            service: "shop".parse().unwrap(),
+            backend: "canary".parse().unwrap(),
+            revision: revision.into(),
+            failures,
+        };
+        let mut database = open(&folder);
+        database.write(&changed("shop").with(Lasting::SetDrain(Drain { times: 1, ..drain.clone() }))).unwrap();
+        database.write(&changed("shop").with(Lasting::SetDrain(drain.clone()))).unwrap();
+        database.write(&changed("shop").with(Lasting::SetGuard(Some(GuardMode::Observe)))).unwrap();
+        database.remember(&[trial("1", [1, 2, 3, 4])]).unwrap();
+        database.remember(&[trial("2", [5, 6, 7, 8])]).unwrap();
+        drop(database);
+        let mut database = open(&folder);
+        let kept = database.kept().unwrap();
+        assert_eq!((kept.drains, kept.guard), (vec![drain], Some(GuardMode::Observe)));
+        assert_eq!(kept.trials, [trial("2", [5, 6, 7, 8])]);
+        let end = Lasting::EndDrain("shop".parse().unwrap(), "canary".parse().unwrap());
+        database.write(&changed("shop").with(end)).unwrap();
+        database.write(&changed("shop").with(Lasting::SetGuard(None))).unwrap();
+        let kept = database.kept().unwrap();
+        assert_eq!((kept.drains, kept.guard), (vec![], None));
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_gets_the_tables_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("journal.db")).unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        drop(connection);
+        let mut database = open(&folder);
+        let live = live("shop", &[("a", 1.0, 2.0)]);
+        database.write(&changed("shop").with(Lasting::SetWeights(live.clone()))).unwrap();
+        drop(database);
+        assert_eq!(open(&folder).kept().unwrap(), Kept { weights: vec![live], ..Kept::default() });
     }
 
     #[test]
@@ -424,8 +610,9 @@ mod tests {
         });
         drop(database);
         let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle..middle + 2048].fill(0xa5);
+        let page = 4096;
+        let middle = bytes.len() / 2 / page * page;
+        bytes[middle..middle + page].fill(0xa5);
         fs::write(&path, &bytes).unwrap();
         let error = Database::open(&path).unwrap_err();
         assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");

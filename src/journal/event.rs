@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{LiveWeights, ServiceName};
+use crate::model::{BackendName, Drain, GuardMode, LiveWeights, ServiceName};
 
 /// Backends and their weights, as events tell them.
 type WeightsTold = BTreeMap<String, f64>;
@@ -29,6 +29,27 @@ pub enum Fact {
     WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
     /// Live weights ended, because the file's own changed.
     OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+    /// A backend gets no new requests: the guard found it guilty, or a person says so.
+    Drained {
+        service: String,
+        backend: String,
+        revision: String,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<Value>,
+    },
+    /// The guard would have drained a backend, if it were allowed to.
+    WouldDrain { service: String, backend: String, revision: String, reason: String, evidence: Value },
+    /// A backend gets what its weight says again.
+    Undrained { service: String, backend: String, revision: String, reason: String },
+    /// A drained backend gets a few requests to prove itself.
+    ProbationBegan { service: String, backend: String, revision: String, share: f64 },
+    /// Stable fails more often than a candidate: nothing is sent to it in the candidate's place.
+    StableAlarm { service: String, backend: String, stable: String, evidence: Value },
+    /// Stable is no worse than its candidates any more.
+    StableAlarmEnded { service: String, stable: String },
+    /// Somebody changed what the guard may do, everywhere.
+    GuardChanged { from: String, to: String },
 }
 
 impl Fact {
@@ -36,10 +57,20 @@ impl Fact {
     #[must_use]
     pub fn service(&self) -> Option<&str> {
         match self {
-            Self::Started { .. } | Self::Stopped | Self::Reloaded { .. } | Self::ReloadRefused { .. } => None,
+            Self::Started { .. }
+            | Self::Stopped
+            | Self::Reloaded { .. }
+            | Self::ReloadRefused { .. }
+            | Self::GuardChanged { .. } => None,
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
-            | Self::OverrideEnded { service, .. } => Some(service),
+            | Self::OverrideEnded { service, .. }
+            | Self::Drained { service, .. }
+            | Self::WouldDrain { service, .. }
+            | Self::Undrained { service, .. }
+            | Self::ProbationBegan { service, .. }
+            | Self::StableAlarm { service, .. }
+            | Self::StableAlarmEnded { service, .. } => Some(service),
         }
     }
 }
@@ -60,11 +91,25 @@ pub struct Event {
     pub detail: Value,
 }
 
-/// What an entry does to the overrides that hold after a restart.
+/// What an entry does to what must hold after a restart.
 #[derive(Debug, Clone, PartialEq)]
-pub enum OverrideChange {
-    Set(LiveWeights),
-    End(ServiceName),
+pub enum Lasting {
+    SetWeights(LiveWeights),
+    EndWeights(ServiceName),
+    SetDrain(Drain),
+    EndDrain(ServiceName, BackendName),
+    /// What the guard may do, whatever the file says; `None`: what the file says.
+    SetGuard(Option<GuardMode>),
+}
+
+/// What is remembered of the trial of one backend's revision, so that a restart doesn't give the judge another stake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialMemory {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    pub revision: String,
+    /// Failures counted, of both sides, by kind.
+    pub failures: [u64; 4],
 }
 
 /// An event and what it changes, written in one transaction.
@@ -73,7 +118,7 @@ pub struct Entry {
     pub at: SystemTime,
     pub by: String,
     pub fact: Fact,
-    pub change: Option<OverrideChange>,
+    pub change: Option<Lasting>,
 }
 
 impl Entry {
@@ -84,7 +129,7 @@ impl Entry {
     }
 
     #[must_use]
-    pub fn with(mut self, change: OverrideChange) -> Self {
+    pub fn with(mut self, change: Lasting) -> Self {
         self.change = Some(change);
         self
     }

@@ -13,8 +13,8 @@ mod database;
 mod event;
 mod writer;
 
-pub use database::{OpenError, Page, Query};
-pub use event::{Entry, Event, Fact, OverrideChange};
+pub use database::{Kept, OpenError, Page, Query};
+pub use event::{Entry, Event, Fact, Lasting, TrialMemory};
 pub use writer::{Journal, WriteError};
 
 /// The file's name in the state directory.

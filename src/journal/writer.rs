@@ -13,9 +13,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::database::{Database, OpenError, Page, Query};
-use super::event::Entry;
-use crate::model::LiveWeights;
+use super::database::{Database, Kept, OpenError, Page, Query};
+use super::event::{Entry, TrialMemory};
 use crate::observe::JournalMetrics;
 
 /// Jobs that may wait for the thread. People and deciders make a handful a second.
@@ -42,6 +41,7 @@ enum Job {
     Write(Box<Entry>, oneshot::Sender<Result<u64, WriteError>>),
     /// Written sooner or later.
     Later(Box<Entry>),
+    Remember(Vec<TrialMemory>),
     Read(Query, oneshot::Sender<Result<Page, WriteError>>),
     Finish,
 }
@@ -55,25 +55,22 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal at `path` and starts its thread; also returns the overrides that hold, and the thread, which
+    /// Opens the journal at `path` and starts its thread; also returns what must hold, and the thread, which
     /// ends after [`Journal::finish`].
     ///
     /// # Errors
     /// When the file can't be used; it is left as it is.
-    pub fn open(
-        path: &Path,
-        metrics: Arc<JournalMetrics>,
-    ) -> Result<(Self, Vec<LiveWeights>, JoinHandle<()>), OpenError> {
+    pub fn open(path: &Path, metrics: Arc<JournalMetrics>) -> Result<(Self, Kept, JoinHandle<()>), OpenError> {
         let unusable = |reason: String| OpenError::Unusable { path: path.to_owned(), reason };
         let database = Database::open(path)?;
         let corrupt = |error: rusqlite::Error| OpenError::Corrupt { path: path.to_owned(), reason: error.to_string() };
-        let overrides = database.overrides().map_err(corrupt)?;
+        let kept = database.kept().map_err(corrupt)?;
         let (latest_is, latest) = watch::channel(database.latest().map_err(corrupt)?);
         let (jobs, inbox) = sync_channel(JOBS_MAX);
         let writer = Writer { database, backlog: VecDeque::new(), latest: latest_is, metrics: Arc::clone(&metrics) };
         let thread = std::thread::Builder::new().name("tidegate-journal".to_owned());
         let thread = thread.spawn(move || writer.run(&inbox)).map_err(|error| unusable(error.to_string()))?;
-        Ok((Self { jobs, latest, metrics }, overrides, thread))
+        Ok((Self { jobs, latest, metrics }, kept, thread))
     }
 
     /// Writes an entry; once this returns, it is on the disk. Returns the event's id.
@@ -91,6 +88,11 @@ impl Journal {
         if self.jobs.try_send(Job::Later(Box::new(entry))).is_err() {
             self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Remembers trials in place of all that were remembered, if the disk lets it: they can be had again.
+    pub fn remember(&self, trials: Vec<TrialMemory>) {
+        let _ = self.jobs.try_send(Job::Remember(trials));
     }
 
     /// Reads events.
@@ -149,6 +151,11 @@ impl Writer {
                 Ok(Job::Later(entry)) => {
                     self.keep(entry);
                     let _ = self.catch_up();
+                }
+                Ok(Job::Remember(trials)) => {
+                    if let Err(error) = self.database.remember(&trials) {
+                        warn!(%error, "how far trials have come can't be written down");
+                    }
                 }
                 Ok(Job::Read(query, done)) => {
                     let read = self.database.read(&query).map_err(|error| WriteError(error.to_string()));
@@ -226,8 +233,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_can_be_read_and_is_announced() {
         let folder = tempfile::tempdir().unwrap();
-        let (journal, overrides, thread) = Journal::open(&folder.path().join("journal.db"), Arc::default()).unwrap();
-        assert_eq!(overrides, []);
+        let (journal, kept, thread) = Journal::open(&folder.path().join("journal.db"), Arc::default()).unwrap();
+        assert_eq!(kept, Kept::default());
         let mut latest = journal.latest();
         journal.write_later(entry());
         assert_eq!(journal.write(entry()).await, Ok(2));
@@ -268,7 +275,7 @@ mod tests {
         let database = Database::open(&folder.path().join("journal.db")).unwrap();
         let (latest, _) = watch::channel(0);
         let mut writer = Writer { database, backlog: VecDeque::new(), latest, metrics: Arc::default() };
-        let ending = entry().with(crate::journal::OverrideChange::End("shop".parse().unwrap()));
+        let ending = entry().with(crate::journal::Lasting::EndWeights("shop".parse().unwrap()));
         writer.keep(Box::new(ending.clone()));
         (0..BACKLOG_MAX).for_each(|_| writer.keep(Box::new(entry())));
         assert_eq!(writer.backlog.len(), BACKLOG_MAX);

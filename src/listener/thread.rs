@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::accept;
 use super::admission::Admission;
+use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics};
 use crate::state::{ListenerKey, Snapshot};
 use crate::timers::TICK;
@@ -50,6 +51,7 @@ pub struct WorkerThreadConfig {
     pub process: Arc<ProcessMetrics>,
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
+    pub reporter: Reporter,
     pub admission: Arc<Admission>,
 }
 
@@ -124,7 +126,14 @@ struct Accepting {
 }
 
 async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
-    let worker = Worker::new(config.index, config.snapshot, config.process, config.cookie_key, config.access_log);
+    let worker = Worker::new(
+        config.index,
+        config.snapshot,
+        config.process,
+        config.cookie_key,
+        config.access_log,
+        config.reporter,
+    );
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
     let admission = config.admission;
     let mut accepting = HashMap::new();

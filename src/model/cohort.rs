@@ -36,6 +36,12 @@ impl ClientKey {
     pub fn new(salt: &str, id: &[u8]) -> Self {
         Self(hash(salt.as_bytes(), id))
     }
+
+    /// The hash itself.
+    #[must_use]
+    pub fn value(self) -> u64 {
+        self.0
+    }
 }
 
 /// One backend in the race: the hash of its name, and its weight.

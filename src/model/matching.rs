@@ -1,5 +1,7 @@
 //! What a request must look like: the conditions of routes and of rules.
 
+use std::fmt;
+
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use regex::Regex;
@@ -53,6 +55,30 @@ pub struct RouteMatch {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     pub query: Vec<(String, ValueMatch)>,
     pub cookies: Vec<(String, ValueMatch)>,
+}
+
+/// For people, in a line: `GET,HEAD shop.example.com/api`.
+impl fmt::Display for RouteMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.methods.is_empty() {
+            let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
+            write!(f, "{} ", methods.join(","))?;
+        }
+        match &self.host {
+            HostMatch::Any => {}
+            HostMatch::Exact(name) => f.write_str(name)?,
+            HostMatch::Wildcard(suffix) => write!(f, "*.{suffix}")?,
+        }
+        match &self.path {
+            PathMatch::Prefix(path) | PathMatch::Exact(path) => f.write_str(path)?,
+            PathMatch::Regex(regex) => write!(f, "~{regex}")?,
+        }
+        let conditions = self.headers.len() + self.query.len() + self.cookies.len();
+        if conditions > 0 {
+            write!(f, " and {conditions} more")?;
+        }
+        Ok(())
+    }
 }
 
 /// All conditions of a rule that forces a backend; every one of them must hold, and there is at least one.

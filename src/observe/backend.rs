@@ -65,6 +65,8 @@ pub struct BackendCell {
     pub duration: Histogram,
     /// Requests begun to response heads received.
     pub first_byte: Histogram,
+    /// Judged first attempts, written to an open connection, to response heads received.
+    pub answer: Histogram,
 }
 
 impl BackendCell {
@@ -115,6 +117,7 @@ pub struct BackendTotals {
     pub replays: u64,
     pub duration: HistogramTotals,
     pub first_byte: HistogramTotals,
+    pub answer: HistogramTotals,
 }
 
 impl BackendTotals {
@@ -130,6 +133,7 @@ impl BackendTotals {
         self.replays += cell.replays.value();
         self.duration.add(&cell.duration);
         self.first_byte.add(&cell.first_byte);
+        self.answer.add(&cell.answer);
     }
 
     #[must_use]

@@ -17,8 +17,8 @@ pub use counter::{Counter, Gauge, SharedGauge};
 pub use histogram::{Histogram, HistogramTotals};
 pub use memory::{Memory, default_limit, resident};
 pub use process::{
-    ConnectionError, ConnectionLimit, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics, ReloadOutcome,
-    WorkerCell,
+    ConnectionError, ConnectionLimit, GuardMetrics, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics,
+    ReloadOutcome, WorkerCell,
 };
 pub use reason::Reason;
 pub use render::Renderer;

@@ -126,6 +126,18 @@ pub struct JournalMetrics {
     pub usable: AtomicBool,
 }
 
+/// Counts of the guard; the control thread writes them.
+#[derive(Debug, Default)]
+pub struct GuardMetrics {
+    pub drains: AtomicU64,
+    /// It was told only to observe.
+    pub would_drain: AtomicU64,
+    /// Stable was the bad one.
+    pub alarms: AtomicU64,
+    /// Failures that nobody judged, for want of room; workers write this.
+    pub dropped: AtomicU64,
+}
+
 /// How a reload ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReloadOutcome {
@@ -144,6 +156,7 @@ pub struct ProcessMetrics {
     pub access_log_dropped: AtomicU64,
     pub resolve_errors: AtomicU64,
     pub journal: Arc<JournalMetrics>,
+    pub guard: Arc<GuardMetrics>,
     pub started: SystemTime,
 }
 
@@ -159,6 +172,7 @@ impl ProcessMetrics {
             access_log_dropped: AtomicU64::new(0),
             resolve_errors: AtomicU64::new(0),
             journal: Arc::default(),
+            guard: Arc::default(),
             started: SystemTime::now(),
         }
     }

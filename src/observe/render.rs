@@ -107,6 +107,11 @@ impl Renderer {
         counter!("tidegate_journal_dropped_total").absolute(journal.dropped.load(Ordering::Relaxed));
         gauge!("tidegate_journal_backlog").set(journal.backlog.load(Ordering::Relaxed) as f64);
         gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
+        let guard = &process.guard;
+        counter!("tidegate_guard_drains_total").absolute(guard.drains.load(Ordering::Relaxed));
+        counter!("tidegate_guard_would_drain_total").absolute(guard.would_drain.load(Ordering::Relaxed));
+        counter!("tidegate_guard_alarms_total").absolute(guard.alarms.load(Ordering::Relaxed));
+        counter!("tidegate_guard_reports_dropped_total").absolute(guard.dropped.load(Ordering::Relaxed));
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
     }
@@ -116,6 +121,9 @@ impl Renderer {
 fn record_service(service: &Service) {
     let labels = || vec![Label::new("service", service.name().as_str().to_owned())];
     let (config, metrics) = (&service.config, &service.metrics);
+    if let Some(limit) = service.watch.slow_after() {
+        gauge!("tidegate_slow_seconds", labels()).set(limit.as_secs_f64());
+    }
     if config.access.is_some() {
         counter!("tidegate_requests_denied_total", labels()).absolute(metrics.sum(|cell| cell.denied.value()));
     }
@@ -157,6 +165,10 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     };
     weight("configured", backend.configured);
     weight("effective", backend.effective);
+    gauge!("tidegate_backend_drained", labels()).set(f64::from(u8::from(backend.is_drained())));
+    if service.backends.len() > 1 && backend.name != service.stable().name {
+        gauge!("tidegate_guard_e_value", labels()).set(backend.watch.e_value());
+    }
 }
 
 fn labels(service: &Service, backend: &Backend) -> Vec<Label> {
@@ -187,6 +199,13 @@ fn describe() {
     counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
     gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
     gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
+    gauge!("tidegate_backend_drained", "1 while a backend gets no new requests, whatever its weight.");
+    gauge!("tidegate_guard_e_value", "Evidence that a backend is worse than stable: 1 when there is none.");
+    gauge!("tidegate_slow_seconds", "From when on an answer is slow, as the guard sees it.");
+    counter!("tidegate_guard_drains_total", "Backends that the guard has drained.");
+    counter!("tidegate_guard_would_drain_total", "Backends that the guard would have drained, if it were allowed to.");
+    counter!("tidegate_guard_alarms_total", "How often stable was found to fail more often than a candidate.");
+    counter!("tidegate_guard_reports_dropped_total", "Failures that nobody judged because too many waited.");
     gauge!("tidegate_memory_bytes", "Memory in use.");
     gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
     gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");

@@ -157,6 +157,8 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
+                } else if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut this.exchange) {
+                    exchange.trailers(trailers);
                 }
             }
             Some(Err(_)) => this.endpoint_broke(),

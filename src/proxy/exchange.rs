@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::headers::ResponseAdditions;
@@ -17,6 +18,7 @@ use super::reply::Reason;
 use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::guard::Report;
 use crate::model::{Coding, FailureKind, Format};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
@@ -35,6 +37,8 @@ pub(crate) struct Exchange {
     trace: Trace,
     /// The service that takes it, once known.
     routed: Option<usize>,
+    /// Which of the service's routes it took.
+    route: Option<u32>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
     /// The request takes part in the comparison of its service's backends.
@@ -66,11 +70,15 @@ pub(crate) struct Exchange {
     logged: Option<Box<Logged>>,
 }
 
-/// What was decided about a judged request when its backend was drawn.
+/// A judged request: what was decided about it when its backend was drawn, and what became of its first attempt.
 #[derive(Debug, Clone, Copy)]
 struct Trial {
     draw: Draw,
     slow_after: Option<Duration>,
+    /// Which kinds of failure were reported, as bits.
+    reported: u8,
+    /// What happens from now on happens to another attempt.
+    over: bool,
 }
 
 /// The parts of a request that only its access line needs.
@@ -122,6 +130,7 @@ impl Exchange {
             request_id,
             trace,
             routed: None,
+            route: None,
             target: None,
             trial: None,
             started: Instant::now(),
@@ -164,8 +173,9 @@ impl Exchange {
     }
 
     /// The service has been found, and with it what may be done for this client; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize, request: &Request<RequestBody>) {
+    pub(super) fn routed(&mut self, service: usize, route: Option<u32>, request: &Request<RequestBody>) {
         self.routed = Some(service);
+        self.route = route;
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
     }
 
@@ -230,10 +240,12 @@ impl Exchange {
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
         self.target = Some((service, selection.backend));
         let judged = &self.view.snapshot.services[service];
-        self.trial = selection
-            .draw
-            .filter(|_| judged.backends.len() > 1)
-            .map(|draw| Trial { draw, slow_after: judged.watch.slow_after() });
+        self.trial = selection.draw.filter(|_| judged.backends.len() > 1).map(|draw| Trial {
+            draw,
+            slow_after: judged.watch.slow_after(),
+            reported: 0,
+            over: false,
+        });
         self.cookie = selection.cookie.map(Box::new);
         if let Some(cell) = self.cell() {
             cell.in_flight.increase();
@@ -260,10 +272,60 @@ impl Exchange {
         self.trial?.slow_after
     }
 
-    /// A first attempt failed: evidence about its backend, whatever becomes of the request.
+    /// The first attempt failed: evidence about its backend, whatever becomes of the request.
     pub(super) fn first_attempt_failed(&mut self, kind: FailureKind) {
-        let Some(trial) = self.trial else { return };
-        let _ = (trial.draw, kind);
+        let (Some(trial), Some((service, backend))) = (&mut self.trial, self.target) else { return };
+        let bit = 1 << kind as u8;
+        if trial.over || trial.reported & bit != 0 {
+            return;
+        }
+        trial.reported |= bit;
+        let key = match trial.draw {
+            Draw::Request => None,
+            Draw::Client(key) => Some(key.value()),
+        };
+        self.client.worker.reporter.report(Report {
+            service: Arc::clone(&self.view.snapshot.services[service]),
+            backend,
+            route: self.route,
+            kind,
+            key,
+            request_id: self.request_id.clone(),
+            endpoint: self.endpoint,
+            at: SystemTime::now(),
+        });
+    }
+
+    /// The head of the first attempt's answer has come, `latency` after it was written to an open connection.
+    pub(super) fn first_attempt_answered<B>(&mut self, response: &Response<B>, latency: Option<Duration>) {
+        let Some(trial) = &self.trial else { return };
+        let slow = trial.slow_after.zip(latency).is_some_and(|(limit, latency)| latency > limit);
+        if let (Some(latency), Some(cell)) = (latency, self.cell()) {
+            cell.answer.record(latency);
+        }
+        if slow {
+            self.first_attempt_failed(FailureKind::Slow);
+        }
+        let status = response.status();
+        if status.is_server_error() || (self.is_grpc && blames_server(response.headers())) {
+            self.first_attempt_failed(FailureKind::Server);
+        } else if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+            self.first_attempt_failed(FailureKind::Client);
+        }
+    }
+
+    /// What follows isn't the first attempt any more.
+    pub(super) fn first_attempt_over(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.over = true;
+        }
+    }
+
+    /// The answer's trailers, where gRPC says how a call ended.
+    pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
+        if self.is_grpc && self.trial.is_some() && blames_server(trailers) {
+            self.first_attempt_failed(FailureKind::Server);
+        }
     }
 
     /// The answer is meant to last: its end is nobody's deadline, and either side may be silent for long.
@@ -366,6 +428,9 @@ impl Exchange {
 
     pub(super) fn failed(&mut self, reason: Reason) {
         self.reason.get_or_insert(reason);
+        if matches!(reason, Reason::ResponseBroken | Reason::ResponseStalled) {
+            self.first_attempt_failed(FailureKind::Server);
+        }
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -451,6 +516,9 @@ impl Drop for Exchange {
         if self.status.is_none() {
             // Nobody waits for the answer any more: the client left, or we close its connection.
             self.failed(if self.client.lifeline.is_closed() { Reason::Shutdown } else { Reason::ClientLeft });
+            if self.reason == Some(Reason::ClientLeft) && self.endpoint.is_some() {
+                self.first_attempt_failed(FailureKind::Abandoned);
+            }
         }
         if self.reason == Some(Reason::ClientLeft) && self.started.elapsed() < CUT_WITHIN {
             self.client.activity.request_cut();
@@ -473,6 +541,14 @@ fn trace(client: &Client, sample: Option<f64>, request: &Request<RequestBody>) -
             Trace::Started(Box::new(new_trace(random, drawn < share)))
         }
     }
+}
+
+/// A gRPC status that says that the server is at fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
+/// DATA_LOSS.
+fn blames_server(headers: &HeaderMap) -> bool {
+    headers
+        .get("grpc-status")
+        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }
 
 /// To the microsecond: what a person compares, not what a float can hold.

@@ -147,6 +147,9 @@ pub(super) async fn send(
                     lease.endpoint().observe(now - begun, now);
                 }
                 exchange.head_received(now);
+                // An answer may come before the request has been read.
+                let latency = exchange.request_read_at().map(|read_at| now - begun.max(read_at));
+                exchange.first_attempt_answered(&response, latency);
                 return Ok((response, lease));
             }
             Err(Broken::Late(reason)) => return Err(reason.into()),

@@ -92,8 +92,15 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         client: exchange.origin().address,
     };
     let routes = &exchange.view().snapshot.routes;
-    let index = decide_path(facts.path, |path| routes.find(&RequestFacts { path, ..facts }))?.ok_or(Reason::NoRoute)?;
-    exchange.routed(index, request);
+    // The first reading asked about is the path's normal form.
+    let mut route = None;
+    let decided = decide_path(facts.path, |path| {
+        let routed = routes.find(&RequestFacts { path, ..facts })?;
+        route.get_or_insert(routed.route);
+        Some(routed.service)
+    })?;
+    let index = decided.ok_or(Reason::NoRoute)?;
+    exchange.routed(index, route.flatten(), request);
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
         policy::admit(exchange, service, &facts, request.uri())?;

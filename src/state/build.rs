@@ -8,11 +8,12 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
+use super::effective::{Claim, effective};
 use super::{Backend, BackendWatch, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
-use crate::model::{BackendName, ServiceName, Weight};
+use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
@@ -20,6 +21,9 @@ use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
 
 /// Addresses of host names, as last resolved.
 pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
+
+/// Backends that get no new requests.
+pub(super) type Drains = HashMap<(ServiceName, BackendName), Arc<Drain>>;
 
 /// What outlives a snapshot.
 #[derive(Debug)]
@@ -53,12 +57,23 @@ impl Registry {
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
+        drains: &Drains,
         revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
-        let backends = backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
+        let mut backends: Box<[Backend]> =
+            backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
+        for backend in &mut backends {
+            backend.drain = drains.get(&(config.name.clone(), backend.name.clone())).cloned();
+        }
+        let claims: Vec<_> = backends
+            .iter()
+            .map(|b| Claim { wanted: b.wanted, available: !b.endpoints.is_empty(), drain: b.drain.as_deref() })
+            .collect();
+        let weights_seen = effective(&claims, config.stable);
+        backends.iter_mut().zip(weights_seen).for_each(|(backend, weight)| backend.effective = weight);
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
@@ -92,7 +107,10 @@ impl Registry {
             name: config.name.clone(),
             configured: config.weight,
             wanted,
-            effective: if endpoints.is_empty() { Weight::ZERO } else { wanted },
+            // Decided once all backends of the service are known.
+            effective: Weight::ZERO,
+            revision: config.revision.as_str().into(),
+            drain: None,
             endpoints,
             metrics,
             watch,

@@ -1,12 +1,15 @@
 //! What requests see: one immutable snapshot, swapped whole, with one writer.
 
 mod build;
+mod effective;
 mod routes;
 mod snapshot;
 mod store;
 mod watch;
 
-pub use routes::RouteTable;
+pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
-pub use store::{Applied, Change, History, ListenerKey, Refused, Store, WeightsChange, WeightsPlan};
+pub use store::{
+    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange, WeightsPlan,
+};
 pub use watch::{BackendWatch, ServiceWatch};

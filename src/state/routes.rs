@@ -19,6 +19,15 @@ use crate::model::{HostMatch, PathMatch, RequestFacts, RouteMatch};
 
 type Map<V> = HashMap<Box<str>, V, RandomState>;
 
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    /// Index of the service.
+    pub service: usize,
+    /// Index among the service's routes; `None`: it takes what no other service takes.
+    pub route: Option<u32>,
+}
+
 /// All routes of a configuration, arranged for lookup.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -43,7 +52,7 @@ struct Candidates(Vec<Candidate>);
 
 #[derive(Debug)]
 struct Candidate {
-    service: usize,
+    routed: Routed,
     conditions: usize,
     route: RouteMatch,
 }
@@ -52,13 +61,17 @@ impl RouteTable {
     /// Arranges `(service index, route)` pairs, in the order of the file.
     pub fn new(routes: impl IntoIterator<Item = (usize, RouteMatch)>, fallback: Option<usize>) -> Self {
         let mut table = Self { fallback, ..Self::default() };
+        let mut counts: HashMap<usize, u32> = HashMap::new();
         for (service, route) in routes {
+            let count = counts.entry(service).or_default();
+            let routed = Routed { service, route: Some(*count) };
+            *count += 1;
             let paths = match &route.host {
                 HostMatch::Any => &mut table.any,
                 HostMatch::Exact(name) => table.exact.entry(name.as_str().into()).or_default(),
                 HostMatch::Wildcard(suffix) => table.wildcard.entry(suffix.as_str().into()).or_default(),
             };
-            paths.insert(service, route);
+            paths.insert(routed, route);
         }
         for paths in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
             // Stable: equals stay in the order of the file.
@@ -69,16 +82,16 @@ impl RouteTable {
 
     /// The index of the service that takes this request.
     #[must_use]
-    pub fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+    pub fn find(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
         self.exact
             .get(facts.host)
             .and_then(|paths| paths.find(facts))
             .or_else(|| self.find_wildcard(facts))
             .or_else(|| self.any.find(facts))
-            .or(self.fallback)
+            .or(self.fallback.map(|service| Routed { service, route: None }))
     }
 
-    fn find_wildcard(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+    fn find_wildcard(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
         if self.wildcard.is_empty() {
             return None;
         }
@@ -94,19 +107,19 @@ impl RouteTable {
 }
 
 impl PathTable {
-    fn insert(&mut self, service: usize, route: RouteMatch) {
+    fn insert(&mut self, routed: Routed, route: RouteMatch) {
         let candidates = match &route.path {
             PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default(),
             PathMatch::Prefix(prefix) => self.prefixes.insert(prefix),
             PathMatch::Regex(regex) => {
-                self.regexes.push((regex.clone(), Candidate::new(service, route)));
+                self.regexes.push((regex.clone(), Candidate::new(routed, route)));
                 return;
             }
         };
-        candidates.insert(Candidate::new(service, route));
+        candidates.insert(Candidate::new(routed, route));
     }
 
-    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
         self.exact
             .get(facts.path)
             .and_then(|candidates| candidates.find(facts))
@@ -114,9 +127,9 @@ impl PathTable {
             .or_else(|| self.prefixes.find(facts))
     }
 
-    fn find_regex(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+    fn find_regex(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
         let found = self.regexes.iter().find(|(regex, route)| route.holds(facts) && regex.is_match(facts.path));
-        found.map(|(_, route)| route.service)
+        found.map(|(_, route)| route.routed)
     }
 }
 
@@ -126,16 +139,16 @@ impl Candidates {
         self.0.insert(at, candidate);
     }
 
-    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
-        self.0.iter().find(|candidate| candidate.holds(facts)).map(|candidate| candidate.service)
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
+        self.0.iter().find(|candidate| candidate.holds(facts)).map(|candidate| candidate.routed)
     }
 }
 
 impl Candidate {
-    fn new(service: usize, route: RouteMatch) -> Self {
+    fn new(routed: Routed, route: RouteMatch) -> Self {
         let conditions =
             usize::from(!route.methods.is_empty()) + route.headers.len() + route.query.len() + route.cookies.len();
-        Self { service, conditions, route }
+        Self { routed, conditions, route }
     }
 
     fn holds(&self, facts: &RequestFacts<'_>) -> bool {
@@ -181,7 +194,7 @@ impl PrefixTree {
         &mut self.nodes[at].candidates
     }
 
-    fn find(&self, facts: &RequestFacts<'_>) -> Option<usize> {
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<Routed> {
         let mut node = &self.nodes[0];
         for segment in facts.path.split('/').skip(1) {
             match node.children.get(segment) {
@@ -228,7 +241,7 @@ mod tests {
 
     fn find_with(table: &RouteTable, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
         let client = [127, 0, 0, 1].into();
-        table.find(&RequestFacts { host, path, query: None, method, headers, client })
+        table.find(&RequestFacts { host, path, query: None, method, headers, client }).map(|routed| routed.service)
     }
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
@@ -405,7 +418,7 @@ mod tests {
                 client: [127, 0, 0, 1].into(),
             };
             let table = RouteTable::new(routes.iter().cloned().enumerate(), Some(routes.len()));
-            prop_assert_eq!(table.find(&facts), find_slowly(&routes, &facts).or(Some(routes.len())));
+            prop_assert_eq!(table.find(&facts).map(|routed| routed.service), find_slowly(&routes, &facts).or(Some(routes.len())));
         }
     }
 }

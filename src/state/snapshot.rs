@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::{BackendWatch, ListenerKey, RouteTable, ServiceWatch};
-use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, ServiceConfig};
-use crate::model::{Arm, BackendName, ClientKey, RequestFacts, ServiceName, Split, Weight, choose};
+use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig};
+use crate::model::{Arm, BackendName, ClientKey, Drain, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::upstream::Endpoint;
@@ -83,11 +83,23 @@ pub struct Backend {
     pub configured: Weight,
     /// What the file or an override says.
     pub wanted: Weight,
-    /// What requests see: zero while the backend has no endpoint.
+    /// What requests see.
     pub effective: Weight,
+    /// What runs there.
+    pub revision: Arc<str>,
+    /// Why it gets no new requests, or only as many as a trial takes.
+    pub drain: Option<Arc<Drain>>,
     pub endpoints: Box<[Arc<Endpoint>]>,
     pub metrics: Arc<BackendMetrics>,
     pub watch: Arc<BackendWatch>,
+}
+
+impl Backend {
+    /// It gets no new requests at all.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.probation.is_none())
+    }
 }
 
 impl Service {
@@ -126,10 +138,22 @@ impl Service {
         &self.config.name
     }
 
-    /// The backend that a rule forces on this request.
+    /// The backend that a rule forces on this request. A drained one gets no new requests, forced ones included.
     #[must_use]
     pub fn forced(&self, facts: &RequestFacts<'_>) -> Option<usize> {
-        self.config.rules.iter().find(|rule| facts.satisfies_rule(&rule.matches)).map(|rule| rule.backend)
+        let open = |rule: &&RuleConfig| !self.backends[rule.backend].is_drained();
+        self.config.rules.iter().filter(open).find(|rule| facts.satisfies_rule(&rule.matches)).map(|rule| rule.backend)
+    }
+
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&Backend> {
+        self.backends.iter().find(|backend| backend.name.as_str() == name)
+    }
+
+    /// What the others are compared with.
+    #[must_use]
+    pub fn stable(&self) -> &Backend {
+        &self.backends[self.config.stable]
     }
 
     /// The backend of a uniform random draw.

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 
-use super::build::{Registry, Resolved, routes};
-use super::{Service, Snapshot};
+use super::build::{Drains, Registry, Resolved, routes};
+use super::{Backend, Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
-use crate::model::{BackendName, LiveWeights, NamedWeights, ServiceName, Weight};
+use crate::model::{BackendName, Drain, LiveWeights, NamedWeights, ServiceName, Weight};
 use crate::tls::ServerTls;
 use crate::upstream::host_names;
 
@@ -52,6 +52,13 @@ pub enum Change {
     },
     /// New addresses of host names.
     Resolved(HashMap<String, Vec<IpAddr>>),
+    /// A backend gets no new requests, or only as many as a trial takes.
+    Drain(Drain),
+    /// A backend gets what its weight says again.
+    Undrain {
+        service: String,
+        backend: String,
+    },
 }
 
 /// All weights of one service at once.
@@ -68,6 +75,24 @@ pub struct Applied {
     pub version: u64,
     /// Live weights that the change ended.
     pub ended: Vec<LiveWeights>,
+    /// Drains that the change ended.
+    pub undrained: Vec<Drain>,
+}
+
+/// What draining or undraining a backend is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrainPlan {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    /// What runs there now.
+    pub revision: Arc<str>,
+    pub is_stable: bool,
+    /// What holds now.
+    pub drain: Option<Arc<Drain>>,
+    /// Without it, somebody else would still answer.
+    pub others_answer: bool,
+    /// Version of the service's weights, as [`Service::revision`].
+    pub version: u64,
 }
 
 /// What changing a service's weights would do.
@@ -102,20 +127,44 @@ impl WeightsPlan {
 #[derive(Debug, Clone, PartialEq)]
 pub enum History {
     /// All of it.
-    Known(Vec<LiveWeights>),
+    Known(LiveChanges),
     /// Nothing: what was drained or shifted can't be known, so stable gets everything.
     Unknown,
+}
+
+/// What was changed live and must still hold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LiveChanges {
+    pub weights: Vec<LiveWeights>,
+    pub drains: Vec<Drain>,
 }
 
 /// Why a change was not applied. Nothing of it was.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refused {
-    NoService { name: String, known: Vec<ServiceName> },
-    NoBackend { name: String, known: Vec<BackendName> },
-    Twice { name: String },
-    Missing { names: Vec<BackendName> },
-    Weight { name: String, reason: String },
+    NoService {
+        name: String,
+        known: Vec<ServiceName>,
+    },
+    NoBackend {
+        name: String,
+        known: Vec<BackendName>,
+    },
+    Twice {
+        name: String,
+    },
+    Missing {
+        names: Vec<BackendName>,
+    },
+    Weight {
+        name: String,
+        reason: String,
+    },
     AllZero,
+    /// Nobody would be left to answer.
+    LastBackend {
+        name: String,
+    },
     Tls(String),
 }
 
@@ -133,6 +182,10 @@ impl fmt::Display for Refused {
                 write!(f, "weights are set all at once; still missing: {} (0 takes a backend out)", list(names))
             }
             Self::Weight { name, reason } => write!(f, "backend {name:?}: {reason}"),
+            Self::LastBackend { name } => write!(
+                f,
+                "{name} is the last backend that could answer; give another one a weight above 0 or undrain it first"
+            ),
             Self::AllZero => write!(f, "at least one weight must be above 0"),
             Self::Tls(reason) => write!(f, "a certificate can't be used: {reason}"),
         }
@@ -160,6 +213,7 @@ struct Writer {
     config: Arc<Config>,
     /// By service.
     overrides: HashMap<ServiceName, LiveWeights>,
+    drains: Drains,
     /// See [`History::Unknown`].
     stable_only: bool,
     resolved: Resolved,
@@ -168,8 +222,8 @@ struct Writer {
 }
 
 impl Store {
-    /// The first snapshot, of a configuration, of host names resolved so far, and of earlier live changes; with it, live
-    /// weights that ended because the file's have changed since.
+    /// The first snapshot, of a configuration, of host names resolved so far, and of earlier live changes; with it, those
+    /// of them that ended because the file has changed since.
     ///
     /// # Errors
     /// When a certificate can't be used.
@@ -179,21 +233,23 @@ impl Store {
         workers: usize,
         server_tls: ServerTls,
         history: History,
-    ) -> Result<(Self, Vec<LiveWeights>), Refused> {
+    ) -> Result<(Self, LiveChanges), Refused> {
         let stable_only = history == History::Unknown;
         let kept = match history {
             History::Known(kept) => kept,
-            History::Unknown => Vec::new(),
+            History::Unknown => LiveChanges::default(),
         };
+        let key = |drain: &Drain| (drain.service.clone(), drain.backend.clone());
         let mut writer = Writer {
-            overrides: kept.into_iter().map(|live| (live.service.clone(), live)).collect(),
+            overrides: kept.weights.into_iter().map(|live| (live.service.clone(), live)).collect(),
+            drains: kept.drains.into_iter().map(|drain| (key(&drain), Arc::new(drain))).collect(),
             stable_only,
             resolved,
             registry: Registry::new(workers, server_tls),
             retired: Vec::new(),
             config: Arc::clone(config),
         };
-        let ended = writer.end_overrides(config);
+        let ended = LiveChanges { weights: writer.end_overrides(config), drains: writer.end_drains(config) };
         let snapshot = Snapshot {
             version: 1,
             routes: Arc::new(routes(config)),
@@ -248,6 +304,28 @@ impl Store {
         })
     }
 
+    /// What draining or undraining a backend is about. Nothing is changed.
+    ///
+    /// # Errors
+    /// When there is no such backend.
+    pub fn plan_drain(&self, service: &str, backend: &str) -> Result<DrainPlan, Refused> {
+        let current = self.current();
+        let found = named_service(&current, service)?;
+        let backend = named_backend(found, backend)?;
+        let answers = |other: &Backend| other.name != backend.name && !other.effective.is_zero();
+        let stable = found.stable();
+        let falls_to_stable = stable.name != backend.name && stable.drain.is_none() && !stable.endpoints.is_empty();
+        Ok(DrainPlan {
+            service: found.name().clone(),
+            backend: backend.name.clone(),
+            revision: Arc::clone(&backend.revision),
+            is_stable: stable.name == backend.name,
+            drain: backend.drain.clone(),
+            others_answer: falls_to_stable || found.backends.iter().any(answers),
+            version: found.revision,
+        })
+    }
+
     /// Changes what requests see, whole or not at all.
     ///
     /// # Errors
@@ -255,9 +333,11 @@ impl Store {
     pub fn apply(&self, change: Change) -> Result<Applied, Refused> {
         let mut writer = self.writer();
         let current = self.current.load_full();
-        let mut ended = Vec::new();
+        let (mut ended, mut undrained) = (Vec::new(), Vec::new());
         let next = match change {
-            Change::Config { config, resolved } => writer.with_config(&current, &config, resolved, &mut ended)?,
+            Change::Config { config, resolved } => {
+                writer.with_config(&current, &config, resolved, &mut ended, &mut undrained)?
+            }
             Change::Weights(change) => writer.with_weights(&current, &change)?,
             Change::Reset { service } => {
                 let config = Arc::clone(&named_service(&current, &service)?.config);
@@ -265,13 +345,26 @@ impl Store {
                 writer.with_weights_rebuilt(&current, &config.name)
             }
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
+            Change::Drain(drain) => {
+                let name = drain.service.clone();
+                named_backend(named_service(&current, name.as_str())?, drain.backend.as_str())?;
+                writer.drains.insert((name.clone(), drain.backend.clone()), Arc::new(drain));
+                writer.with_weights_rebuilt(&current, &name)
+            }
+            Change::Undrain { service, backend } => {
+                let found = named_service(&current, &service)?;
+                let backend = named_backend(found, &backend)?.name.clone();
+                let was = writer.drains.remove(&(found.name().clone(), backend));
+                undrained.extend(was.map(|drain| (*drain).clone()));
+                writer.with_weights_rebuilt(&current, found.name())
+            }
         };
         let version = next.version;
         let old = self.current.swap(Arc::new(next));
         drop(current);
         writer.retired.push(old);
         writer.sweep();
-        Ok(Applied { version, ended })
+        Ok(Applied { version, ended, undrained })
     }
 
     /// Frees snapshots that no worker holds any more, and what rate limits know of clients that are gone. Call it
@@ -296,12 +389,14 @@ impl Writer {
         config: &Arc<Config>,
         resolved: Resolved,
         ended: &mut Vec<LiveWeights>,
+        undrained: &mut Vec<Drain>,
     ) -> Result<Snapshot, Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
         let names = host_names(config);
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
         ended.extend(self.end_overrides(config));
+        undrained.extend(self.end_drains(config));
         self.config = Arc::clone(config);
         let version = current.version + 1;
         let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()), version)).collect();
@@ -324,6 +419,16 @@ impl Writer {
             config.services.iter().any(|s| s.name == live.service && live.replaced == file_weights(s))
         };
         self.overrides.extract_if(|_, live| !holds(live)).map(|(_, live)| live).collect()
+    }
+
+    /// Lets go of drains whose backend is gone, or is of another revision now.
+    fn end_drains(&mut self, config: &Config) -> Vec<Drain> {
+        let holds = |drain: &Drain| {
+            let service = config.services.iter().find(|s| s.name == drain.service);
+            let backend = service.and_then(|s| s.backends.iter().find(|b| b.name == drain.backend));
+            backend.is_some_and(|backend| drain.holds_for(&backend.revision))
+        };
+        self.drains.extract_if(|_, drain| !holds(drain)).map(|(_, drain)| (*drain).clone()).collect()
     }
 
     fn with_weights(&mut self, current: &Snapshot, change: &WeightsChange) -> Result<Snapshot, Refused> {
@@ -382,7 +487,7 @@ impl Writer {
             None if self.stable_only => Some(stable_alone(config)),
             None => None,
         };
-        self.registry.service(config, weights.as_deref(), revision, &self.resolved)
+        self.registry.service(config, weights.as_deref(), &self.drains, revision, &self.resolved)
     }
 
     fn sweep(&mut self) {
@@ -407,6 +512,13 @@ fn named_service<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Servi
     snapshot.service(name).ok_or_else(|| Refused::NoService {
         name: name.to_owned(),
         known: snapshot.services.iter().map(|s| s.name().clone()).collect(),
+    })
+}
+
+fn named_backend<'a>(service: &'a Service, name: &str) -> Result<&'a Backend, Refused> {
+    service.backend(name).ok_or_else(|| Refused::NoBackend {
+        name: name.to_owned(),
+        known: service.backends.iter().map(|b| b.name.clone()).collect(),
     })
 }
 

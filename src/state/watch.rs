@@ -1,6 +1,6 @@
 //! What the guard tells requests, and only tells: shared by all workers and all snapshots, hardly ever written.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Of one service.
@@ -42,6 +42,8 @@ impl ServiceWatch {
 #[derive(Debug, Default)]
 pub struct BackendWatch {
     suspect: AtomicBool,
+    /// The bits of a float; 0: nobody has judged it.
+    e_value: AtomicU64,
 }
 
 impl BackendWatch {
@@ -53,5 +55,18 @@ impl BackendWatch {
 
     pub fn set_suspect(&self, suspect: bool) {
         self.suspect.store(suspect, Ordering::Relaxed);
+    }
+
+    /// The evidence against it: 1 when there is none.
+    #[must_use]
+    pub fn e_value(&self) -> f64 {
+        match self.e_value.load(Ordering::Relaxed) {
+            0 => 1.0,
+            bits => f64::from_bits(bits),
+        }
+    }
+
+    pub fn set_e_value(&self, e_value: f64) {
+        self.e_value.store(e_value.to_bits(), Ordering::Relaxed);
     }
 }

@@ -21,6 +21,7 @@ pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
 pub use view::{BackendView, ServiceView, View};
 
+use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
 use crate::state::Snapshot;
 use crate::timers::Timers;
@@ -37,6 +38,7 @@ pub struct Worker {
     pub process: Arc<ProcessMetrics>,
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
+    pub reporter: Reporter,
     /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -57,6 +59,7 @@ impl Worker {
         process: Arc<ProcessMetrics>,
         cookie_key: Arc<CookieKey>,
         access_log: Option<AccessLog>,
+        reporter: Reporter,
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
         let endpoints = view::Endpoints::default();
@@ -67,6 +70,7 @@ impl Worker {
             process,
             cookie_key,
             access_log,
+            reporter,
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,

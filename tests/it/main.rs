@@ -18,6 +18,7 @@ mod errors;
 mod events;
 mod forwarding;
 mod grpc;
+mod guard;
 mod header_changes;
 mod headers;
 mod history;

@@ -1,10 +1,22 @@
 //! One deployment of a service: its weight, endpoints, protocol and connections.
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 use super::{Check, Fault, endpoint};
 use crate::config::file::{BackendFile, PoolFile, ProtocolFile, ProxyVersionFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
 use crate::model::{BackendName, ProxyVersion, Weight};
+
+/// Stands for the revision of a backend that names none: other endpoints, another revision. The same for every process
+/// and version, since it is remembered.
+fn revision_of(endpoints: &[EndpointConfig]) -> String {
+    let mut told: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+    told.sort_unstable();
+    let digest = digest(&SHA256, told.join("\n").as_bytes());
+    let start = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("endpoints:{start}")
+}
 
 impl Check<'_, '_> {
     pub(super) fn backend(&mut self, at: &KeyPath, name: &str, file: &BackendFile) -> Option<BackendConfig> {
@@ -38,10 +50,13 @@ impl Check<'_, '_> {
             _ => Some(None),
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
+        let endpoints = endpoints?;
+        let revision = file.revision.clone().unwrap_or_else(|| revision_of(&endpoints));
         Some(BackendConfig {
             name: name?,
             weight: weight?,
-            endpoints: endpoints?,
+            revision,
+            endpoints,
             protocol,
             proxy_protocol,
             tls: tls?,

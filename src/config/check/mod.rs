@@ -10,6 +10,7 @@ mod conditions;
 mod endpoint;
 mod fault;
 mod forwarding;
+mod guard;
 mod header_changes;
 mod host;
 mod limits;

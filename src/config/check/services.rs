@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::guard::guard;
 use super::{Check, Defaults, Fault, routes, unless_reported};
 use crate::config::file::{DurationText, RuleFile, ServiceFile, ServiceTimeoutsFile};
 use crate::config::key_path::KeyPath;
@@ -63,7 +64,12 @@ impl Check<'_, '_> {
             file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
         let response_headers =
             file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
+        let probation = file.probation.as_ref().map(|file| self.probation(&at.key("probation"), file));
+        let judged_routes = file.routes.iter().flatten().enumerate().filter(|(_, route)| route.judged);
         Some(ServiceConfig {
+            guard: guard(file),
+            probation: unless_reported(probation)?,
+            judged_routes: judged_routes.map(|(index, _)| index).collect(),
             name: name?,
             routes: routes?,
             backends: backends?,
@@ -165,7 +171,7 @@ impl Check<'_, '_> {
         if let Some(other) = tied.next() {
             let name = |index: usize| &file.backends.0[index].0;
             let message = format!(
-                "`{}` and `{}` share the largest weight, so which of them is stable is a guess",
+                "`{}` and `{}` share the largest weight, so which of them is stable is a guess, and the guard only observes",
                 name(stable),
                 name(other)
             );

@@ -1,0 +1,192 @@
+//! Draining and undraining backends: by a person, who may be refused, and by the guard, which may not.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
+
+use super::{Control, ControlError, SELF, undrained};
+use crate::journal::{Entry, Fact, Lasting};
+use crate::model::{Drain, GuardMode};
+use crate::state::{Change, DrainPlan, Refused};
+
+impl Control {
+    /// Has a backend get no new requests until somebody undrains it. Once this returns, the next request on every worker
+    /// goes elsewhere.
+    ///
+    /// # Errors
+    /// When there is no such backend, nobody else would answer, the caller has seen an older state, or it would move
+    /// traffic from stable to a candidate and can't be written down.
+    pub async fn drain(
+        &self,
+        service: &str,
+        backend: &str,
+        reason: Option<String>,
+        by: &str,
+        expected: Option<u64>,
+    ) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let plan = self.plan_drain(service, backend, expected)?;
+        if plan.drain.as_ref().is_some_and(|drain| drain.by.is_some()) {
+            return Ok(());
+        }
+        if !plan.others_answer {
+            return Err(Refused::LastBackend { name: backend.to_owned() }.into());
+        }
+        let reason = reason.unwrap_or_else(|| "a person said so".to_owned());
+        let drain = Drain {
+            service: plan.service.clone(),
+            backend: plan.backend.clone(),
+            revision: plan.revision.to_string(),
+            by: Some(by.to_owned()),
+            at: SystemTime::now(),
+            reason: reason.clone(),
+            times: plan.drain.as_ref().map_or(0, |drain| drain.times),
+            probation: None,
+        };
+        let fact = Fact::Drained {
+            service: plan.service.to_string(),
+            backend: plan.backend.to_string(),
+            revision: drain.revision.clone(),
+            reason,
+            evidence: None,
+        };
+        let entry = Entry::now(by, fact).with(Lasting::SetDrain(drain.clone()));
+        // Away from stable is toward a candidate.
+        if plan.is_stable {
+            journal.write(entry).await.map_err(ControlError::Journal)?;
+            self.store.apply(Change::Drain(drain))?;
+        } else {
+            self.store.apply(Change::Drain(drain))?;
+            journal.write_later(entry);
+        }
+        info!(service, backend, by, "drained");
+        Ok(())
+    }
+
+    /// Gives a backend what its weight says again.
+    ///
+    /// # Errors
+    /// When there is no such backend, the caller has seen an older state, or it would move traffic to a candidate and
+    /// can't be written down.
+    pub async fn undrain(
+        &self,
+        service: &str,
+        backend: &str,
+        by: &str,
+        expected: Option<u64>,
+    ) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let plan = self.plan_drain(service, backend, expected)?;
+        let Some(drain) = &plan.drain else { return Ok(()) };
+        let entry = undrained(by, drain, "a person said so");
+        let change = Change::Undrain { service: service.to_owned(), backend: backend.to_owned() };
+        if plan.is_stable {
+            self.store.apply(change)?;
+            journal.write_later(entry);
+        } else {
+            journal.write(entry).await.map_err(ControlError::Journal)?;
+            self.store.apply(change)?;
+        }
+        info!(service, backend, by, "undrained");
+        Ok(())
+    }
+
+    fn plan_drain(&self, service: &str, backend: &str, expected: Option<u64>) -> Result<DrainPlan, ControlError> {
+        let plan = self.store.plan_drain(service, backend)?;
+        match expected {
+            Some(expected) if expected != plan.version => Err(ControlError::Outdated { now: plan.version }),
+            _ => Ok(plan),
+        }
+    }
+
+    /// The guard's own: made at once, whoever else is changing something, and written down when the disk lets it.
+    /// Returns whether it was made; it isn't where the backend is gone, is of another revision now, is drained already, or
+    /// has become stable.
+    pub fn drain_by_guard(&self, drain: Drain, evidence: serde_json::Value) -> bool {
+        let plan = self.store.plan_drain(drain.service.as_str(), drain.backend.as_str());
+        let holds = |plan: &DrainPlan| {
+            let drained = plan.drain.as_ref().is_some_and(|was| was.probation.is_none());
+            *plan.revision == *drain.revision && !drained && !plan.is_stable && plan.others_answer
+        };
+        if !plan.as_ref().is_ok_and(holds) || self.store.apply(Change::Drain(drain.clone())).is_err() {
+            return false;
+        }
+        let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
+        warn!(%service, %backend, revision = %drain.revision, reason = %drain.reason, "the guard has drained a backend");
+        let (revision, reason) = (drain.revision.clone(), drain.reason.clone());
+        let fact = Fact::Drained { service, backend, revision, reason, evidence: Some(evidence) };
+        self.note_entry(Entry::now(SELF, fact).with(Lasting::SetDrain(drain)));
+        true
+    }
+
+    /// Gives a backend that the guard has drained a share of requests to prove itself.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub async fn begin_probation(&self, drain: &Arc<Drain>, share: f64) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let (service, backend) = (drain.service.as_str(), drain.backend.as_str());
+        // A person or a new file may have been quicker.
+        if self.store.plan_drain(service, backend)?.drain.as_ref() != Some(drain) {
+            return Ok(());
+        }
+        let fact = Fact::ProbationBegan {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+            revision: drain.revision.clone(),
+            share,
+        };
+        let trial = Drain { probation: Some(share), at: SystemTime::now(), ..(**drain).clone() };
+        let entry = Entry::now(SELF, fact).with(Lasting::SetDrain(trial.clone()));
+        journal.write(entry).await.map_err(ControlError::Journal)?;
+        self.store.apply(Change::Drain(trial))?;
+        info!(service, backend, share, "a drained backend gets a few requests to prove itself");
+        Ok(())
+    }
+
+    /// A backend on probation has proven itself.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub async fn end_probation(&self, drain: &Arc<Drain>) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let (service, backend) = (drain.service.as_str(), drain.backend.as_str());
+        if self.store.plan_drain(service, backend)?.drain.as_ref() != Some(drain) {
+            return Ok(());
+        }
+        let entry = undrained(SELF, drain, "it did well on probation");
+        journal.write(entry).await.map_err(ControlError::Journal)?;
+        self.store.apply(Change::Undrain { service: service.to_owned(), backend: backend.to_owned() })?;
+        info!(service, backend, "undrained: it did well on probation");
+        Ok(())
+    }
+
+    /// What the guard may do everywhere, and word of each change; `None`: what the file says.
+    #[must_use]
+    pub fn guard(&self) -> tokio::sync::watch::Receiver<Option<GuardMode>> {
+        self.guard.subscribe()
+    }
+
+    /// Says what the guard may do everywhere, whatever the file says; `None`: what the file says.
+    ///
+    /// # Errors
+    /// When the journal can't be used at all.
+    pub async fn set_guard(&self, mode: Option<GuardMode>, by: &str) -> Result<(), ControlError> {
+        let journal = self.journal()?;
+        let _turn = self.turn.lock().await;
+        let told = |mode: Option<GuardMode>| mode.map_or("file", GuardMode::name).to_owned();
+        let before = self.guard.send_replace(mode);
+        if before != mode {
+            let fact = Fact::GuardChanged { from: told(before), to: told(mode) };
+            // Whoever stops the guard in an emergency doesn't wait for a disk.
+            journal.write_later(Entry::now(by, fact).with(Lasting::SetGuard(mode)));
+            info!(from = %told(before), to = %told(mode), by, "what the guard may do was changed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,464 @@
+//! The guard at work: on the control thread, woken by the first failure that is reported.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::absolute::{self, Tally, Window};
+use super::evidence::{RouteView, TrialView};
+use super::judge::{ALPHA, Alarm, Evidence, Failure};
+use super::report::Report;
+use super::slowness::{Slowness, for_age};
+use super::trial::{Finding, Trial};
+use crate::analysis::Side;
+use crate::control::Control;
+use crate::journal::{Fact, TrialMemory};
+use crate::model::{BackendName, Drain, GuardMode, ServiceName};
+use crate::observe::{BackendTotals, CodeClass, GuardMetrics};
+use crate::state::{Backend, Service, Snapshot};
+
+/// Between two looks at what isn't told by failures.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Failures taken at once.
+const BATCH_MAX: usize = 256;
+/// Questions that may wait.
+const QUESTIONS_MAX: usize = 64;
+/// Between two notes of how far trials have come.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(30);
+/// An alarm about stable ends when nothing new speaks against it for so long.
+const ALARM_TIME: Duration = Duration::from_secs(60);
+/// The longest pause before another probation.
+const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Requests without which probation has proven nothing.
+const PROBATION_REQUESTS_MIN: u64 = 100;
+
+type Key = (ServiceName, BackendName);
+
+/// Asks the guard how trials stand.
+#[derive(Debug, Clone)]
+pub struct Questions(mpsc::Sender<oneshot::Sender<Vec<TrialView>>>);
+
+impl Questions {
+    /// All trials under way; none when the guard has ended, or is asked too much.
+    pub async fn trials(&self) -> Vec<TrialView> {
+        let (answer, heard) = oneshot::channel();
+        match self.0.try_send(answer) {
+            Ok(()) => heard.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Guard {
+    control: Arc<Control>,
+    metrics: Arc<GuardMetrics>,
+    reports: mpsc::Receiver<Report>,
+    questions: mpsc::Receiver<oneshot::Sender<Vec<TrialView>>>,
+    candidates: HashMap<Key, Candidate>,
+    services: HashMap<ServiceName, Watched>,
+    /// From before the last restart; each is taken up once.
+    memories: HashMap<Key, TrialMemory>,
+    remembered: Instant,
+}
+
+/// What is known of one backend that is compared with stable, at its present revision.
+#[derive(Debug)]
+struct Candidate {
+    revision: Arc<str>,
+    trial: Trial,
+    /// As its counters stood when the trial began.
+    began: Counts,
+    /// Looks since it first took requests.
+    looks: u32,
+    /// What would have been done has been said.
+    told: bool,
+    window: Window,
+}
+
+/// What is known of one service.
+#[derive(Debug, Default)]
+struct Watched {
+    slowness: Slowness,
+    stable: Window,
+    /// Stable's share of failures when it last took requests.
+    usual: f64,
+    /// Since when stable is the bad one.
+    alarm: Option<Instant>,
+}
+
+/// A backend's counters, as far as a trial tells of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    requests: u64,
+    failures: u64,
+    rescued: u64,
+}
+
+impl Counts {
+    fn of(totals: &BackendTotals) -> Self {
+        Self {
+            requests: totals.requests(),
+            failures: totals.errors() + totals.codes[CodeClass::None as usize],
+            rescued: 0,
+        }
+    }
+}
+
+impl Guard {
+    /// A guard that takes up the trials of before a restart.
+    #[must_use]
+    pub fn new(
+        control: Arc<Control>,
+        metrics: Arc<GuardMetrics>,
+        reports: mpsc::Receiver<Report>,
+        memories: Vec<TrialMemory>,
+    ) -> (Self, Questions) {
+        let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
+        let key = |memory: &TrialMemory| (memory.service.clone(), memory.backend.clone());
+        let guard = Self {
+            control,
+            metrics,
+            reports,
+            questions,
+            candidates: HashMap::new(),
+            services: HashMap::new(),
+            memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
+            remembered: Instant::now(),
+        };
+        (guard, Questions(ask))
+    }
+
+    /// Judges for as long as the process lives.
+    pub async fn run(mut self) {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                taken = self.reports.recv_many(&mut batch, BATCH_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    batch.drain(..).for_each(|report| self.take(&report));
+                }
+                _ = look.tick() => self.look().await,
+                Some(answer) = self.questions.recv() => drop(answer.send(self.views())),
+            }
+        }
+    }
+
+    /// What follows from a verdict about this service.
+    fn mode(&self, service: &Service) -> GuardMode {
+        let live = *self.control.guard().borrow();
+        live.map_or(service.config.guard, |live| live.min(service.config.guard))
+    }
+
+    fn take(&mut self, report: &Report) {
+        let snapshot = self.control.store().current();
+        let Some(service) = snapshot.service(report.service.name().as_str()) else { return };
+        if self.mode(service) == GuardMode::Off {
+            return;
+        }
+        let drawn = &report.service;
+        if report.backend != drawn.config.stable {
+            self.judge(service, report, report.backend, Side::Candidate);
+            return;
+        }
+        for candidate in (0..drawn.backends.len()).filter(|index| *index != drawn.config.stable) {
+            self.judge(service, report, candidate, Side::Stable);
+        }
+    }
+
+    /// Counts a failure in the trial of one candidate. `candidate`: its index when the request was drawn.
+    fn judge(&mut self, service: &Service, report: &Report, candidate: usize, side: Side) {
+        let (drawn, stable) = (&report.service.backends[candidate], report.service.stable());
+        let (weight, other) = (drawn.effective.value(), stable.effective.value());
+        let Some(backend) = service.backend(drawn.name.as_str()) else { return };
+        let is_same = backend.revision == drawn.revision && service.stable().name == stable.name;
+        if weight == 0.0 || other == 0.0 || !is_same || backend.is_drained() {
+            return;
+        }
+        let unix_ms = report.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let failure = Failure {
+            side,
+            kind: report.kind,
+            share: weight / (weight + other),
+            key: report.key,
+            request_id: report.request_id.clone(),
+            endpoint: report.endpoint,
+            unix_ms,
+        };
+        let known = self.candidate(service, backend);
+        let (finding, alarm) = known.trial.observe(&failure, report.route);
+        backend.watch.set_suspect(known.trial.is_suspect());
+        backend.watch.set_e_value(known.trial.e_value());
+        if let Some(alarm) = alarm {
+            known.trial.restart_alarm();
+            self.raise_alarm(service, backend, alarm);
+        }
+        if let Some(finding) = finding {
+            self.found_guilty(service, backend, &finding);
+        }
+    }
+
+    /// The trial of a backend's present revision, begun if there is none.
+    fn candidate(&mut self, service: &Service, backend: &Backend) -> &mut Candidate {
+        let key = (service.name().clone(), backend.name.clone());
+        let (memories, candidates) = (&mut self.memories, &mut self.candidates);
+        if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
+            candidates.remove(&key);
+        }
+        candidates.entry(key).or_insert_with_key(|key| {
+            let memory = memories.remove(key).filter(|memory| *memory.revision == *backend.revision);
+            Candidate {
+                revision: Arc::clone(&backend.revision),
+                trial: Trial::new(
+                    level(backend),
+                    &service.config.judged_routes,
+                    memory.map_or([0; 4], |memory| memory.failures),
+                ),
+                began: Counts::of(&backend.metrics.totals()),
+                looks: 0,
+                told: false,
+                window: Window::default(),
+            }
+        })
+    }
+
+    fn found_guilty(&mut self, service: &Service, backend: &Backend, finding: &Finding) {
+        let view = self.view_of(service, backend, &finding.evidence, finding.judged_route);
+        let reason = view.reason();
+        self.convict(service, backend, &reason, serde_json::to_value(&view).unwrap_or_default());
+    }
+
+    /// Drains a backend, or says that it would be.
+    fn convict(&mut self, service: &Service, backend: &Backend, reason: &str, evidence: serde_json::Value) {
+        let key = (service.name().clone(), backend.name.clone());
+        match self.mode(service) {
+            GuardMode::Off => {}
+            GuardMode::Observe => {
+                let Some(known) = self.candidates.get_mut(&key) else { return };
+                if std::mem::replace(&mut known.told, true) {
+                    return;
+                }
+                self.metrics.would_drain.fetch_add(1, Ordering::Relaxed);
+                let (service, backend, revision) =
+                    (service.name().to_string(), backend.name.to_string(), backend.revision.to_string());
+                warn!(%service, %backend, reason, "the guard would drain a backend, and only observes");
+                self.control.note(Fact::WouldDrain { service, backend, revision, reason: reason.to_owned(), evidence });
+            }
+            GuardMode::Drain => {
+                let times = backend.drain.as_ref().map_or(0, |drain| drain.times) + 1;
+                let drain = Drain {
+                    service: key.0.clone(),
+                    backend: key.1.clone(),
+                    revision: backend.revision.to_string(),
+                    by: None,
+                    at: SystemTime::now(),
+                    reason: reason.to_owned(),
+                    times,
+                    probation: None,
+                };
+                if self.control.drain_by_guard(drain, evidence) {
+                    self.metrics.drains.fetch_add(1, Ordering::Relaxed);
+                    self.candidates.remove(&key);
+                    // Those that still wait for it are better off elsewhere.
+                    backend.watch.set_suspect(true);
+                }
+            }
+        }
+    }
+
+    fn raise_alarm(&mut self, service: &Service, backend: &Backend, alarm: Alarm) {
+        let watched = self.services.entry(service.name().clone()).or_default();
+        if watched.alarm.replace(Instant::now()).is_some() {
+            return;
+        }
+        service.watch.suspend_rescue(true);
+        self.metrics.alarms.fetch_add(1, Ordering::Relaxed);
+        let (name, candidate, stable) =
+            (service.name().to_string(), backend.name.to_string(), service.stable().name.to_string());
+        warn!(service = %name, backend = %candidate, %stable, "stable fails more often than a candidate");
+        let evidence = serde_json::json!({ "e_value": alarm.e_value });
+        self.control.note(Fact::StableAlarm { service: name, backend: candidate, stable, evidence });
+    }
+
+    /// What isn't told by failures: what is slow, who fails with nothing to compare with, whose pause is over.
+    async fn look(&mut self) {
+        let snapshot = self.control.store().current();
+        self.forget(&snapshot);
+        for service in snapshot.services.iter().filter(|service| service.backends.len() > 1) {
+            let mode = self.mode(service);
+            if mode == GuardMode::Off {
+                service.watch.set_slow_after(None);
+                continue;
+            }
+            self.look_at(service);
+            if mode == GuardMode::Drain {
+                self.look_at_probation(service).await;
+            }
+        }
+        if self.remembered.elapsed() >= MEMORY_INTERVAL {
+            self.remember();
+        }
+    }
+
+    fn look_at(&mut self, service: &Service) {
+        let totals: Vec<BackendTotals> = service.backends.iter().map(|b| b.metrics.totals()).collect();
+        let stable_totals = &totals[service.config.stable];
+        let judged = |backend: &&Backend| backend.name != service.stable().name && !backend.effective.is_zero();
+        let mut youngest = u32::MAX;
+        for backend in service.backends.iter().filter(judged) {
+            let known = self.candidate(service, backend);
+            known.looks = known.looks.saturating_add(1);
+            youngest = youngest.min(known.looks);
+        }
+        let watched = self.services.entry(service.name().clone()).or_default();
+        let limit = watched.slowness.look(&stable_totals.answer);
+        service.watch.set_slow_after(for_age(limit, youngest));
+        watched.stable.look(tally(stable_totals));
+        let recent = watched.stable.recent();
+        if recent.requests > 0 {
+            watched.usual = recent.share();
+        }
+        if watched.alarm.is_some_and(|since| since.elapsed() >= ALARM_TIME) {
+            watched.alarm = None;
+            service.watch.suspend_rescue(false);
+            let (name, stable) = (service.name().to_string(), service.stable().name.to_string());
+            info!(service = %name, %stable, "stable is no worse than its candidates any more");
+            self.control.note(Fact::StableAlarmEnded { service: name, stable });
+        }
+        for (backend, totals) in service.backends.iter().zip(&totals).filter(|(backend, _)| judged(backend)) {
+            self.candidate(service, backend).window.look(tally(totals));
+            let key = (service.name().clone(), backend.name.clone());
+            let watched = &self.services[service.name()];
+            let found = self.candidates.get(&key).and_then(|known| {
+                absolute::verdict(&known.window, &watched.stable, watched.usual)
+                    .map(|reason| (reason, known.trial.evidence()))
+            });
+            if let Some((reason, evidence)) = found {
+                let view = self.view_of(service, backend, &evidence, None);
+                self.convict(service, backend, &reason, serde_json::to_value(&view).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Lets drained backends try again, and those that did well go.
+    async fn look_at_probation(&mut self, service: &Service) {
+        let Some(config) = service.config.probation else { return };
+        for backend in &service.backends {
+            let Some(drain) = backend.drain.as_ref().filter(|drain| drain.by.is_none()) else { continue };
+            let since = drain.at.elapsed().unwrap_or_default();
+            let result = if drain.probation.is_some() {
+                let key = (service.name().clone(), backend.name.clone());
+                let requests = Counts::of(&backend.metrics.totals()).requests;
+                let taken = self.candidates.get(&key).map_or(0, |known| requests - known.began.requests.min(requests));
+                if since < config.pass || taken < PROBATION_REQUESTS_MIN {
+                    continue;
+                }
+                self.control.end_probation(drain).await
+            } else {
+                let doublings = drain.times.saturating_sub(1).min(20);
+                if since < (config.after * (1 << doublings)).min(PAUSE_MAX) {
+                    continue;
+                }
+                self.control.begin_probation(drain, config.share).await
+            };
+            if let Err(error) = result {
+                warn!(service = %service.name(), backend = %backend.name, %error, "probation has to wait");
+            }
+        }
+    }
+
+    /// Lets go of what is no longer there to be judged.
+    fn forget(&mut self, snapshot: &Snapshot) {
+        let names: HashSet<&ServiceName> = snapshot.services.iter().map(|service| service.name()).collect();
+        self.services.retain(|name, _| names.contains(name));
+        self.candidates.retain(|(service, backend), known| {
+            let now = snapshot.service(service.as_str()).and_then(|service| service.backend(backend.as_str()));
+            now.is_some_and(|now| now.revision == known.revision && !now.is_drained())
+        });
+        let all = snapshot.services.iter().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
+        for (service, backend) in all.filter(|(_, backend)| backend.drain.is_none()) {
+            if !self.candidates.contains_key(&(service.name().clone(), backend.name.clone())) {
+                backend.watch.set_suspect(false);
+                backend.watch.set_e_value(1.0);
+            }
+        }
+    }
+
+    fn remember(&mut self) {
+        self.remembered = Instant::now();
+        let memories = self.candidates.iter().map(|((service, backend), known)| TrialMemory {
+            service: service.clone(),
+            backend: backend.clone(),
+            revision: known.revision.to_string(),
+            failures: known.trial.counted(),
+        });
+        // One that hasn't been taken up yet isn't forgotten.
+        let memories = memories.chain(self.memories.values().cloned()).collect();
+        if let Ok(journal) = self.control.journal() {
+            journal.remember(memories);
+        }
+    }
+
+    fn views(&self) -> Vec<TrialView> {
+        let snapshot = self.control.store().current();
+        let view = |((service, backend), known): (&Key, &Candidate)| {
+            let service = snapshot.service(service.as_str())?;
+            let backend = service.backend(backend.as_str())?;
+            Some(self.view_of(service, backend, &known.trial.evidence(), None))
+        };
+        let mut views: Vec<TrialView> = self.candidates.iter().filter_map(view).collect();
+        views.sort_by(|a, b| (&a.service, &a.backend).cmp(&(&b.service, &b.backend)));
+        views
+    }
+
+    fn view_of(&self, service: &Service, backend: &Backend, evidence: &Evidence, judged: Option<u32>) -> TrialView {
+        let stable = service.stable().name.as_str();
+        let mut view =
+            TrialView::new(service.name().as_str(), backend.name.as_str(), &backend.revision, stable, evidence);
+        view.slow_after_ms = service.watch.slow_after().map(|limit| limit.as_secs_f64() * 1000.0);
+        let key = (service.name().clone(), backend.name.clone());
+        let Some(known) = self.candidates.get(&key) else { return view };
+        let heaviest = known.trial.weightiest_route(evidence.weightiest);
+        view.route = heaviest.map(|heaviest| {
+            let route = judged.or(heaviest.route);
+            let text = route.and_then(|route| service.config.routes.get(route as usize));
+            RouteView {
+                route: text.map_or_else(|| "any".to_owned(), ToString::to_string),
+                candidate: heaviest.candidate,
+                stable: heaviest.stable,
+                judged: judged.is_some(),
+            }
+        });
+        let now = Counts::of(&backend.metrics.totals());
+        view.requests = now.requests.saturating_sub(known.began.requests);
+        view.rescued = now.rescued.saturating_sub(known.began.rescued);
+        view.seen_by_clients = now.failures.saturating_sub(known.began.failures);
+        view
+    }
+}
+
+/// The level at which a backend is judged. One that comes back from being drained has less to spend each time, so that
+/// all its trials together stay below the first level (the sum of `1/(n(n+1))` is 1).
+fn level(backend: &Backend) -> f64 {
+    match &backend.drain {
+        Some(drain) if drain.by.is_none() => {
+            let n = f64::from(drain.times.max(1));
+            ALPHA / (n * (n + 1.0))
+        }
+        _ => ALPHA,
+    }
+}
+
+fn tally(totals: &BackendTotals) -> Tally {
+    Tally { requests: totals.requests(), failures: totals.errors() }
+}

@@ -1,0 +1,160 @@
+//! The trial of one revision of a candidate: its judge, and one more for each route that is judged by itself.
+
+use std::collections::HashMap;
+
+use super::judge::{Alarm, Evidence, Failure, Judge, Verdict};
+use crate::analysis::Side;
+use crate::model::FailureKind;
+
+/// Failures of one route.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stratum {
+    candidate: [u64; 4],
+    stable: [u64; 4],
+}
+
+/// The route that weighs most in a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weightiest {
+    /// Index among the service's routes.
+    pub(super) route: Option<u32>,
+    pub(super) candidate: u64,
+    pub(super) stable: u64,
+}
+
+/// What follows from a failure.
+#[derive(Debug, PartialEq)]
+pub(super) struct Finding {
+    pub(super) evidence: Box<Evidence>,
+    /// The route whose own judge has spoken; `None`: the judge of all.
+    pub(super) judged_route: Option<u32>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Trial {
+    all: Judge,
+    routes: HashMap<u32, Judge>,
+    strata: HashMap<Option<u32>, Stratum>,
+}
+
+impl Trial {
+    /// At level `alpha` in all, `counted` failures after it began. Half of the level is for routes that are judged by
+    /// themselves, where there are any.
+    pub(super) fn new(alpha: f64, judged_routes: &[usize], counted: [u64; 4]) -> Self {
+        let (all, each) = match judged_routes.len() {
+            0 => (alpha, 0.0),
+            routes => (alpha / 2.0, alpha / 2.0 / routes as f64),
+        };
+        let routes = judged_routes.iter().filter_map(|route| u32::try_from(*route).ok());
+        // A route's judge may have counted as many as the judge of all: a stake too small is never wrong.
+        let routes = routes.map(|route| (route, Judge::resumed(each, counted)));
+        Self { all: Judge::resumed(all, counted), routes: routes.collect(), strata: HashMap::new() }
+    }
+
+    pub(super) fn observe(&mut self, failure: &Failure, route: Option<u32>) -> (Option<Finding>, Option<Alarm>) {
+        let stratum = self.strata.entry(route).or_default();
+        let kind = failure.kind as usize;
+        match failure.side {
+            Side::Candidate => stratum.candidate[kind] += 1,
+            Side::Stable => stratum.stable[kind] += 1,
+        }
+        let (verdict, alarm) = self.all.observe(failure);
+        if let Verdict::Fail(evidence) = verdict {
+            return (Some(Finding { evidence, judged_route: None }), alarm);
+        }
+        let own = route.and_then(|route| Some((route, self.routes.get_mut(&route)?)));
+        let found = own.and_then(|(route, judge)| match judge.observe(failure).0 {
+            Verdict::Fail(evidence) => Some(Finding { evidence, judged_route: Some(route) }),
+            Verdict::Undecided => None,
+        });
+        (found, alarm)
+    }
+
+    /// The route with most of the candidate's failures of a kind.
+    pub(super) fn weightiest_route(&self, kind: FailureKind) -> Option<Weightiest> {
+        let kind = kind as usize;
+        let heaviest = self.strata.iter().max_by_key(|(route, stratum)| (stratum.candidate[kind], **route))?;
+        let (route, stratum) = heaviest;
+        let (candidate, stable) = (stratum.candidate[kind], stratum.stable[kind]);
+        (candidate > 0).then_some(Weightiest { route: *route, candidate, stable })
+    }
+
+    pub(super) fn evidence(&self) -> Evidence {
+        self.all.evidence()
+    }
+
+    pub(super) fn counted(&self) -> [u64; 4] {
+        self.all.counted()
+    }
+
+    pub(super) fn e_value(&self) -> f64 {
+        self.all.e_value()
+    }
+
+    /// Its answers come late so much more often than stable's that those still awaited hardly come in time.
+    pub(super) fn is_suspect(&self) -> bool {
+        const SUSPECT_FROM: f64 = 10.0;
+        self.all.e_value_of(FailureKind::Slow) >= SUSPECT_FROM
+    }
+
+    pub(super) fn restart_alarm(&mut self) {
+        self.all.restart_alarm();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::guard::ALPHA;
+
+    fn failure(side: Side) -> Failure {
+        let request_id = HeaderValue::from_static("1");
+        Failure { side, kind: FailureKind::Server, share: 0.05, key: None, request_id, endpoint: None, unix_ms: 0 }
+    }
+
+    #[test]
+    fn a_broken_route_is_found_by_its_own_judge_though_the_others_hide_it() {
+        let run = |judged: &[usize]| {
+            let mut trial = Trial::new(ALPHA, judged, [0; 4]);
+            for n in 0..6_000 {
+                // Both sides fail alike on most routes; on one, the candidate alone does, once in a while.
+                let (side, route) = match n * 37 % 100 {
+                    0..5 => (Side::Candidate, Some(1)),
+                    5 => (Side::Candidate, Some(7)),
+                    _ => (Side::Stable, Some(1)),
+                };
+                if let (Some(found), _) = trial.observe(&failure(side), route) {
+                    return Some(found.judged_route);
+                }
+            }
+            None
+        };
+        assert_eq!(run(&[]), None);
+        assert_eq!(run(&[7]), Some(Some(7)));
+        assert_eq!(run(&[1]), None);
+    }
+
+    #[test]
+    fn the_route_that_fails_most_is_named() {
+        let mut trial = Trial::new(ALPHA, &[], [0; 4]);
+        assert_eq!(trial.weightiest_route(FailureKind::Server), None);
+        for (side, route) in [(Side::Stable, 1), (Side::Stable, 1), (Side::Candidate, 2), (Side::Stable, 2)] {
+            trial.observe(&failure(side), Some(route));
+        }
+        let wanted = Weightiest { route: Some(2), candidate: 1, stable: 1 };
+        assert_eq!(trial.weightiest_route(FailureKind::Server), Some(wanted));
+    }
+
+    #[test]
+    fn one_slow_answer_raises_no_suspicion_and_a_few_do() {
+        let mut trial = Trial::new(ALPHA, &[], [0; 4]);
+        let slow = Failure { kind: FailureKind::Slow, ..failure(Side::Candidate) };
+        trial.observe(&slow, None);
+        assert!(!trial.is_suspect());
+        (0..2).for_each(|_| drop(trial.observe(&slow, None)));
+        assert!(trial.is_suspect());
+    }
+}

@@ -1,0 +1,380 @@
+//! A backend that fails more often than stable takes itself out, and what people can do about it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Proxy, Ran, Setup, Signal, Upstream, Wire, backend, get, named, tidegate, within};
+
+const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
+const MISSING: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
+const CUT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbut these are fewer";
+const WELL: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// An endpoint that changes its mind.
+struct Moody {
+    upstream: Upstream,
+    mood: Arc<AtomicU8>,
+}
+
+impl Moody {
+    async fn new(moods: &'static [&'static [u8]]) -> Self {
+        let mood = Arc::new(AtomicU8::new(0));
+        let now = Arc::clone(&mood);
+        let upstream = Upstream::responding(move |_| moods[usize::from(now.load(Ordering::SeqCst))].to_vec()).await;
+        Self { upstream, mood }
+    }
+
+    fn turn(&self, mood: u8) {
+        self.mood.store(mood, Ordering::SeqCst);
+    }
+}
+
+/// An endpoint that always answers alike; one that cuts its answers off ends the connection with them.
+async fn answering(answer: &'static [u8]) -> Upstream {
+    Upstream::scripted(move |mut wire, _| async move {
+        while wire.next_head().await.is_some() {
+            wire.send(answer).await;
+            if answer == CUT {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+fn shop(stable: &Upstream, canary: &Upstream) -> String {
+    backend("blue", 95.0, stable) + &backend("canary", 5.0, canary)
+}
+
+async fn start(stable: &Upstream, canary: &Upstream) -> Proxy {
+    Setup::new().settings(&shop(stable, canary)).start().await
+}
+
+/// Sends requests one after the other, however they end.
+async fn ask(proxy: &Proxy, count: usize) {
+    let mut wire = proxy.connect().await;
+    for _ in 0..count {
+        wire.send(get("/", "")).await;
+        let head = wire.head().await;
+        let length = head.content_length().unwrap_or(0);
+        // A cut answer ends the connection.
+        if length == 100 || head.value("connection") == Some("close") {
+            wire = proxy.connect().await;
+        } else {
+            wire.bytes(length).await;
+        }
+    }
+}
+
+/// Sends requests until the canary is drained; at most so many.
+async fn ask_until_drained(proxy: &Proxy, most: usize) {
+    for _ in 0..most / 20 {
+        ask(proxy, 20).await;
+        if effective(proxy).await[1] == 0.0 {
+            return;
+        }
+    }
+    panic!("still not drained after {most} requests:\n{:#}", proxy.view("/v1/services/shop").await);
+}
+
+async fn effective(proxy: &Proxy) -> Vec<f64> {
+    let view = proxy.view("/v1/services/shop").await;
+    let backends = view["backends"].as_array().expect("backends are a list").iter();
+    backends.map(|backend| backend["weight"]["effective"].as_f64().expect("a weight is a number")).collect()
+}
+
+async fn events(proxy: &Proxy, kind: &str) -> Vec<Value> {
+    let view = proxy.view("/v1/events?limit=1000").await;
+    view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
+}
+
+async fn one_event(proxy: &Proxy, kind: &str) -> Value {
+    let waiting = async {
+        loop {
+            if let [only] = &events(proxy, kind).await[..] {
+                return only.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(&format!("an event {kind}"), waiting).await
+}
+
+async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
+    let admin = proxy.admin().to_string();
+    Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
+}
+
+#[tokio::test]
+async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_evidence_says_why() {
+    let (blue, canary) = (named("blue").await, Upstream::responding(|_| FAILING.into()).await);
+    let proxy = start(&blue, &canary).await;
+    ask_until_drained(&proxy, 2_000).await;
+    ask(&proxy, 200).await;
+    let failed = canary.requests();
+    assert!(failed.len() <= 7, "{} requests failed", failed.len());
+    assert_eq!(effective(&proxy).await, [95.0, 0.0]);
+
+    let event = one_event(&proxy, "drained").await;
+    assert_eq!((&event["by"], &event["detail"]["backend"]), (&json!("tidegate"), &json!("canary")));
+    let evidence = &event["detail"]["evidence"];
+    assert!(evidence["e_value"].as_f64().unwrap() >= 1e4, "{evidence:#}");
+    assert_eq!(evidence["weightiest"], "server");
+    assert_eq!(evidence["only_endpoint"], json!(canary.address.to_string()));
+    assert_eq!(evidence["first"]["id"], json!(failed[0].head.value("x-request-id").unwrap()));
+    let last = evidence["last"]["id"].as_str().unwrap();
+    assert!(failed.iter().any(|request| request.head.value("x-request-id") == Some(last)), "{evidence:#}");
+    assert!(evidence["kinds"][0]["ratio_at_least"].as_f64().unwrap() > 2.0, "{evidence:#}");
+
+    let status = command(&proxy, &["status", "shop"]).await.out;
+    assert!(status.contains("canary is drained by guard at "), "{status}");
+    assert_eq!(proxy.metric("tidegate_guard_drains_total", "").await, 1);
+    assert_eq!(proxy.metric("tidegate_backend_drained", "canary").await, 1);
+}
+
+#[tokio::test]
+async fn a_canary_that_knows_nothing_or_cuts_its_answers_off_is_out_as_well() {
+    for (answer, kind, most) in [(MISSING, "client", 14), (CUT, "server", 12)] {
+        let (blue, canary) = (answering(WELL).await, answering(answer).await);
+        let proxy = start(&blue, &canary).await;
+        ask_until_drained(&proxy, 2_000).await;
+        let event = one_event(&proxy, "drained").await;
+        let evidence = &event["detail"]["evidence"];
+        assert_eq!(evidence["weightiest"], kind);
+        assert!(evidence["requests"].as_u64().unwrap() <= most, "{evidence:#}");
+    }
+}
+
+#[tokio::test]
+async fn backends_that_fail_alike_both_stay() {
+    let (blue, canary) = (answering(FAILING).await, answering(FAILING).await);
+    let proxy = start(&blue, &canary).await;
+    ask(&proxy, 2_000).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(events(&proxy, "drained").await, [json!(null); 0]);
+}
+
+#[tokio::test]
+async fn a_stable_that_fails_alone_raises_an_alarm_and_nobody_is_moved() {
+    let (blue, canary) = (answering(FAILING).await, answering(WELL).await);
+    let settings = "[services.shop]\nstable = \"blue\"\n".to_owned()
+        + &backend("blue", 50.0, &blue)
+        + &backend("canary", 50.0, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    ask(&proxy, 400).await;
+    let event = one_event(&proxy, "stable_alarm").await;
+    assert_eq!(event["detail"]["stable"], "blue");
+    assert_eq!(effective(&proxy).await, [50.0, 50.0]);
+    assert_eq!(proxy.view("/v1/services/shop").await["stable_alarm"], true);
+}
+
+#[tokio::test]
+async fn a_guard_that_observes_says_once_what_it_would_have_done() {
+    let (blue, canary) = (named("blue").await, Upstream::responding(|_| MISSING.into()).await);
+    let settings = "[services.shop]\nguard = \"observe\"\n".to_owned() + &shop(&blue, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    ask(&proxy, 1_000).await;
+    let event = one_event(&proxy, "would_drain").await;
+    assert!(event["detail"]["reason"].as_str().unwrap().contains("client-error answers"), "{event:#}");
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(proxy.metric("tidegate_guard_would_drain_total", "").await, 1);
+}
+
+#[tokio::test]
+async fn the_kill_switch_holds_for_all_services_and_over_a_restart() {
+    let state = TempDir::new().expect("there is room for temporary files");
+    let (blue, canary) = (named("blue").await, Upstream::responding(|_| MISSING.into()).await);
+    let setup = || Setup::new().state_dir(state.path().to_str().unwrap()).settings(&shop(&blue, &canary));
+    let mut proxy = setup().start().await;
+    let said = command(&proxy, &["guard", "off"]).await;
+    assert_eq!((said.code, said.out.trim()), (Some(0), "the guard judges nobody; back: tidegate guard on"));
+    ask(&proxy, 600).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert!(command(&proxy, &["status"]).await.out.contains("the guard judges nobody"));
+    proxy.signal(Signal::TERM);
+    proxy.wait().await;
+
+    let proxy = setup().start().await;
+    assert_eq!(proxy.view("/v1/guard").await, json!({ "at_most": "off" }));
+    ask(&proxy, 600).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(command(&proxy, &["guard", "on"]).await.code, Some(0));
+    ask_until_drained(&proxy, 2_000).await;
+    assert_eq!(events(&proxy, "guard_changed").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
+    let state = TempDir::new().expect("there is room for temporary files");
+    let (blue, canary) = (named("blue").await, Upstream::responding(|_| MISSING.into()).await);
+    let settings = |revision: &str| shop(&blue, &canary) + &format!("revision = {revision:?}\n");
+    let setup = || Setup::new().state_dir(state.path().to_str().unwrap());
+    let mut proxy = setup().settings(&settings("sha:1")).start().await;
+    ask_until_drained(&proxy, 2_000).await;
+    one_event(&proxy, "drained").await;
+    proxy.signal(Signal::KILL);
+    proxy.wait().await;
+
+    let mut proxy = setup().settings(&settings("sha:1")).start().await;
+    assert_eq!(effective(&proxy).await, [95.0, 0.0]);
+    let before = canary.requests().len();
+    ask(&proxy, 200).await;
+    assert_eq!(canary.requests().len(), before);
+    proxy.shift(r#"{"blue": 50, "canary": 50}"#).await;
+    assert_eq!(effective(&proxy).await, [50.0, 0.0], "weights don't bring it back");
+    proxy.rewrite(&settings("sha:2"));
+    proxy.reload_well().await;
+    assert_eq!(effective(&proxy).await, [50.0, 50.0]);
+    assert_eq!(one_event(&proxy, "undrained").await["detail"]["revision"], "sha:1");
+}
+
+#[tokio::test]
+async fn a_person_brings_a_backend_back_and_it_is_judged_anew() {
+    let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
+    let proxy = start(&blue, &canary.upstream).await;
+    ask_until_drained(&proxy, 2_000).await;
+    canary.turn(1);
+    let undrained = command(&proxy, &["undrain", "shop/canary"]).await;
+    assert_eq!(undrained.code, Some(0), "{}", undrained.err);
+    ask(&proxy, 400).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(one_event(&proxy, "undrained").await["by"], "ada (cli)");
+    canary.turn(0);
+    ask_until_drained(&proxy, 2_000).await;
+    assert_eq!(events(&proxy, "drained").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_person_drains_a_backend_and_never_the_last_one() {
+    let (blue, canary) = (named("blue").await, named("canary").await);
+    let rule = "[[services.shop.rules]]\nbackend = \"canary\"\nheaders = { x-preview = \"yes\" }\n";
+    let proxy = Setup::new().settings(&(shop(&blue, &canary) + rule)).start().await;
+    let drained = command(&proxy, &["drain", "shop/canary", "--reason", "disk is being replaced"]).await;
+    assert_eq!(drained.code, Some(0), "{}", drained.err);
+    assert!(drained.out.contains("canary is drained by ada (cli) at "), "{}", drained.out);
+    let mut wire = proxy.connect().await;
+    for _ in 0..100 {
+        assert_eq!(wire.exchange(get("/", "x-preview: yes\r\n")).await.text(), "blue", "rules don't reach it either");
+    }
+    assert_eq!(canary.requests().len(), 0);
+    let last = command(&proxy, &["drain", "shop/blue"]).await;
+    assert_eq!(last.code, Some(1));
+    assert!(last.err.contains("blue is the last backend that could answer"), "{}", last.err);
+    let unknown = command(&proxy, &["drain", "shop/green"]).await;
+    assert!(unknown.err.contains("the service has no backend \"green\"; it has: blue, canary"), "{}", unknown.err);
+    assert_eq!(one_event(&proxy, "drained").await["detail"]["reason"], "disk is being replaced");
+}
+
+#[tokio::test]
+async fn after_a_flip_a_backend_that_fails_by_itself_gives_everything_back() {
+    let (blue, green) = (named("blue").await, Moody::new(&[WELL, MISSING, FAILING]).await);
+    let settings = backend("blue", 100.0, &blue) + &backend("green", 0.0, &green.upstream);
+    let proxy = Setup::new().settings(&settings).start().await;
+    proxy.shift(r#"{"blue": 0, "green": 100}"#).await;
+    ask(&proxy, 50).await;
+    assert_eq!(effective(&proxy).await, [0.0, 100.0]);
+    green.turn(2);
+    let watched = async {
+        while effective(&proxy).await[1] > 0.0 {
+            ask(&proxy, 20).await;
+        }
+    };
+    within("green to be drained", watched).await;
+    assert_eq!(proxy.fetch("/").await.text(), "blue");
+    let event = one_event(&proxy, "drained").await;
+    assert!(event["detail"]["reason"].as_str().unwrap().contains("requests failed"), "{event:#}");
+}
+
+#[tokio::test]
+async fn answers_that_come_late_are_evidence_before_they_come() {
+    let (blue, canary) = (answering(WELL).await, Arc::new(AtomicU8::new(0)));
+    let late = Arc::clone(&canary);
+    let slow = Upstream::scripted(move |mut wire, _| {
+        let late = Arc::clone(&late);
+        async move {
+            while wire.next_head().await.is_some() {
+                if late.load(Ordering::SeqCst) == 1 {
+                    // For ever, as far as anybody waits.
+                    std::future::pending::<()>().await;
+                }
+                wire.send(WELL).await;
+            }
+        }
+    })
+    .await;
+    let proxy = start(&blue, &slow).await;
+    let knowing = async {
+        while proxy.view("/v1/services/shop").await["slow_after_ms"].is_null() {
+            ask(&proxy, 100).await;
+        }
+    };
+    within("what is slow to be known", knowing).await;
+    canary.store(1, Ordering::SeqCst);
+    let clients: Vec<_> = (0..300)
+        .map(|_| {
+            let address = proxy.http();
+            tokio::spawn(async move {
+                let mut wire = Wire::connect(address).await;
+                wire.send(get("/", "")).await;
+                wire.head().await;
+            })
+        })
+        .collect();
+    let event = one_event(&proxy, "drained").await;
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(event["detail"]["evidence"]["weightiest"], "slow");
+}
+
+#[tokio::test]
+async fn a_route_judged_by_itself_isn_t_hidden_by_the_others() {
+    let canary = Upstream::responding(|request| {
+        let broken = request.target() == "/pay" || request.target().ends_with('7');
+        if broken { FAILING.into() } else { WELL.into() }
+    })
+    .await;
+    // Everywhere but on /pay, stable fails as the canary does.
+    let blue =
+        Upstream::responding(|request| if request.target().ends_with('7') { FAILING.into() } else { WELL.into() });
+    let blue = blue.await;
+    let settings = "[services.shop]\nroutes = [{ path = \"/\" }, { path = \"/pay\", judged = true }]\n".to_owned()
+        + &backend("blue", 90.0, &blue)
+        + &backend("canary", 10.0, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    let mut wire = proxy.connect().await;
+    let asking = async {
+        loop {
+            for path in ["/7", "/7", "/7", "/7", "/7", "/7", "/7", "/pay"] {
+                wire.exchange(get(path, "")).await;
+            }
+            if effective(&proxy).await[1] == 0.0 {
+                return;
+            }
+        }
+    };
+    within("the canary to be drained", asking).await;
+    let event = one_event(&proxy, "drained").await;
+    let route = &event["detail"]["evidence"]["route"];
+    assert_eq!((&route["route"], &route["judged"]), (&json!("/pay"), &json!(true)), "{event:#}");
+}
+
+#[tokio::test]
+async fn probation_lets_a_backend_prove_itself_with_a_few_requests() {
+    let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
+    let settings = "[services.shop]\nprobation = { after = \"1s\", percent = 10, pass = \"1s\" }\n".to_owned();
+    let proxy = Setup::new().settings(&(settings + &shop(&blue, &canary.upstream))).start().await;
+    ask_until_drained(&proxy, 2_000).await;
+    canary.turn(1);
+    one_event(&proxy, "probation_began").await;
+    assert_eq!(effective(&proxy).await, [95.0, 10.0]);
+    let proving = async {
+        while events(&proxy, "undrained").await.is_empty() {
+            ask(&proxy, 200).await;
+        }
+    };
+    within("the canary to be back", proving).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+}
