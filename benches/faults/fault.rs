@@ -27,6 +27,7 @@ pub(crate) enum Fault {
     Both1,
     Both50,
     BothLate,
+    BothPause,
     Healthy,
 }
 
@@ -48,6 +49,7 @@ impl Fault {
             Self::Both1 => "both 1 % errors",
             Self::Both50 => "both 50 % errors",
             Self::BothLate => "both +200 ms",
+            Self::BothPause => "both pause 300 ms every 10 s, in turn",
             Self::Healthy => "healthy, both 0.5 % errors",
         }
     }
@@ -72,6 +74,7 @@ impl Fault {
             Self::Both1 => both(errors(0.01)),
             Self::Both50 => both(errors(0.5)),
             Self::BothLate => both(Conduct::Lags { more: LATE }),
+            Self::BothPause => (Conduct::Pauses { at: 0 }, Conduct::Pauses { at: 5 }),
             Self::Healthy => both(errors(0.005)),
         }
     }
@@ -83,7 +86,7 @@ impl Fault {
 
     /// It shows in how long answers take, which a revision's first 30 seconds say little about.
     pub(crate) fn is_about_time(self) -> bool {
-        matches!(self, Self::Hangs | Self::Late | Self::Slower | Self::BothLate)
+        matches!(self, Self::Hangs | Self::Late | Self::Slower | Self::BothLate | Self::BothPause)
     }
 
     /// Its failures never reach the candidate: they are counted by the kernel, for one proxy at a time.

@@ -104,8 +104,8 @@ fn measure(args: &Args) -> io::Result<()> {
             for &history in &args.history {
                 let plan = plan(args, fault, contender, history);
                 let parallel = if fault.is_alone() { 1 } else { args.parallel };
-                let trials = run_all(plan, &program, args.runs, parallel)?;
-                cells.push(Cell::new(&plan, trials));
+                let trials = run_all(plan, &program, args.runs, parallel);
+                cells.push(Cell::new(&plan, args.runs, trials));
                 print!("{}", cells[cells.len() - 1].line());
                 write(&cells, &args.out)?;
             }
@@ -131,7 +131,7 @@ fn plan(args: &Args, fault: Fault, contender: Contender, history: u64) -> Plan {
 }
 
 /// All trials of one plan, some at a time.
-fn run_all(plan: Plan, program: &Path, runs: usize, parallel: usize) -> io::Result<Vec<Outcome>> {
+fn run_all(plan: Plan, program: &Path, runs: usize, parallel: usize) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -139,12 +139,13 @@ fn run_all(plan: Plan, program: &Path, runs: usize, parallel: usize) -> io::Resu
             scope.spawn(|| {
                 while next.fetch_add(1, Ordering::SeqCst) < runs {
                     let outcome = trial::run(plan, program);
+                    let outcome = outcome.inspect_err(|error| eprintln!("a trial is left out: {error}"));
                     outcomes.lock().expect("nobody panics while holding it").push(outcome);
                 }
             });
         }
     });
-    outcomes.into_inner().expect("nobody panics while holding it").into_iter().collect()
+    outcomes.into_inner().expect("nobody panics while holding it").into_iter().flatten().collect()
 }
 
 fn write(cells: &[Cell], out: &Path) -> io::Result<()> {

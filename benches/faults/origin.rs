@@ -22,6 +22,8 @@ const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// twice as long, one in a hundred three times.
 const SERVICE_TIME: Duration = Duration::from_millis(5);
 const SERVICE_TIME_SIGMA: f64 = 0.5;
+const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE_EVERY: Duration = Duration::from_secs(10);
 
 /// What an origin does with requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,16 +50,18 @@ pub(crate) enum Conduct {
     Plods {
         factor: f64,
     },
+    /// Stands still for a moment every ten seconds, as a collection of garbage does, `at` which second of them.
+    Pauses {
+        at: u64,
+    },
 }
 
-/// Where it is reached and how it is told; it ends when this is dropped.
+/// Where it is reached and how it is told.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     conduct: watch::Sender<Conduct>,
     counts: Arc<Counts>,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -65,37 +69,60 @@ struct Counts {
     since: Instant,
     received: AtomicU64,
     failed: AtomicU64,
-    /// When the last request came, in microseconds.
-    last_us: AtomicU64,
 }
 
-impl Origin {
-    /// On a free port, healthy, with a thread of its own.
-    pub(crate) fn start() -> Self {
-        let counts = Counts {
-            since: Instant::now(),
-            received: AtomicU64::default(),
-            failed: AtomicU64::default(),
-            last_us: AtomicU64::default(),
-        };
-        let counts = Arc::new(counts);
-        let (conduct, told) = watch::channel(Conduct::Healthy);
+/// Two origins on one thread, so that when this machine stalls, it stalls for both. They end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    pub(crate) stable: Origin,
+    pub(crate) candidate: Origin,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Origins {
+    /// On free ports, healthy.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (stable, serve_stable) = Origin::new()?;
+        let (candidate, serve_candidate) = Origin::new()?;
         let (end, ended) = oneshot::channel();
-        let (tell, bound) = std::sync::mpsc::channel();
-        let shared = Arc::clone(&counts);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = thread::spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-                tell.send(listener.local_addr().expect("a bound socket has an address")).expect("the starter waits");
                 tokio::select! {
                     _ = ended => {}
-                    () = accept_all(listener, told, shared) => {}
+                    () = serve_stable => {}
+                    () = serve_candidate => {}
                 }
             });
         });
-        let address = bound.recv().expect("the origin tells its address");
-        Self { address, conduct, counts, end: Some(end), thread: Some(thread) }
+        Ok(Self { stable, candidate, end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Origins {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Origin {
+    /// One, and what it does.
+    fn new() -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let counts = Arc::new(Counts { since: Instant::now(), received: AtomicU64::new(0), failed: AtomicU64::new(0) });
+        let (conduct, told) = watch::channel(Conduct::Healthy);
+        let shared = Arc::clone(&counts);
+        let serve = async move {
+            let listener = TcpListener::from_std(listener).expect("the runtime takes sockets");
+            accept_all(listener, address, told, shared).await;
+        };
+        Ok((Self { address, conduct, counts }, serve))
     }
 
     pub(crate) fn conduct(&self, conduct: Conduct) {
@@ -110,24 +137,14 @@ impl Origin {
     pub(crate) fn failed(&self) -> u64 {
         self.counts.failed.load(Ordering::SeqCst)
     }
-
-    /// How long no request has come.
-    pub(crate) fn quiet(&self) -> Duration {
-        self.counts.since.elapsed().saturating_sub(Duration::from_micros(self.counts.last_us.load(Ordering::SeqCst)))
-    }
 }
 
-impl Drop for Origin {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-async fn accept_all(listener: TcpListener, mut told: watch::Receiver<Conduct>, counts: Arc<Counts>) {
-    let address = listener.local_addr().expect("a bound socket has an address");
+async fn accept_all(
+    listener: TcpListener,
+    address: SocketAddr,
+    mut told: watch::Receiver<Conduct>,
+    counts: Arc<Counts>,
+) {
     let mut listener = Some(listener);
     loop {
         let refuses = *told.borrow_and_update() == Conduct::Refuses;
@@ -176,11 +193,10 @@ async fn serve(mut stream: TcpStream, told: &watch::Receiver<Conduct>, counts: &
         unread.drain(..head);
         let conduct = *told.borrow();
         let fails = match conduct {
-            Conduct::Healthy | Conduct::Plods { .. } => false,
+            Conduct::Healthy | Conduct::Plods { .. } | Conduct::Pauses { .. } => false,
             Conduct::Answers { share, .. } => rand::rng().random_bool(share),
             _ => true,
         };
-        counts.last_us.store(counts.since.elapsed().as_micros() as u64, Ordering::SeqCst);
         counts.received.fetch_add(1, Ordering::SeqCst);
         counts.failed.fetch_add(u64::from(fails), Ordering::SeqCst);
         let held = Held { counts, settled: fails };
@@ -194,6 +210,7 @@ async fn serve(mut stream: TcpStream, told: &watch::Receiver<Conduct>, counts: &
             Conduct::Healthy | Conduct::Answers { .. } => sleep(service_time()).await,
             Conduct::Lags { more } => sleep(service_time() + more).await,
             Conduct::Plods { factor } => sleep(service_time().mul_f64(factor)).await,
+            Conduct::Pauses { at } => sleep(pause(counts.since.elapsed(), at) + service_time()).await,
         }
         let status = match conduct {
             Conduct::Answers { status, .. } if fails => status,
@@ -227,6 +244,13 @@ async fn answer(stream: &mut TcpStream, status: u16, bytes: usize) -> io::Result
     let mut all = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n", BODY.len()).into_bytes();
     all.extend_from_slice(&BODY[..bytes]);
     stream.write_all(&all).await
+}
+
+/// How much of a pause is left.
+fn pause(elapsed: Duration, at: u64) -> Duration {
+    let into = (elapsed + PAUSE_EVERY).saturating_sub(Duration::from_secs(at));
+    let into = Duration::from_micros((into.as_micros() % PAUSE_EVERY.as_micros()) as u64);
+    PAUSE.saturating_sub(into)
 }
 
 fn service_time() -> Duration {

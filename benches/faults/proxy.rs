@@ -217,7 +217,11 @@ weight = 5
 endpoints = ["http://{candidate}"]
 "#;
 
-const TIDEGATE_PROBATION: &str = "";
+/// A day's patience in two minutes.
+const TIDEGATE_PROBATION: &str = r#"
+[services.shop]
+probation = { after = "10s", percent = 1, pass = "10s" }
+"#;
 
 /// One worker, since each has an opinion of its own about servers. The `user` only matters to root, whose worker would
 /// otherwise have to be nobody, whom a user namespace doesn't know.

@@ -20,15 +20,18 @@ pub(crate) struct Cell {
     pub(crate) history: u64,
     pub(crate) per_second: u64,
     pub(crate) trials: Vec<Outcome>,
+    /// Trials that came to nothing, for reasons told when they did.
+    pub(crate) left_out: usize,
 }
 
 impl Cell {
-    pub(crate) fn new(plan: &Plan, trials: Vec<Outcome>) -> Self {
+    pub(crate) fn new(plan: &Plan, runs: usize, trials: Vec<Outcome>) -> Self {
         Self {
             proxy: plan.contender.title(),
             fault: plan.fault.title(),
             history: plan.history,
             per_second: plan.per_second,
+            left_out: runs - trials.len(),
             trials,
         }
     }
@@ -49,8 +52,12 @@ impl Cell {
         let requests: u64 = trials.iter().map(|trial| trial.requests).sum();
         let (p99_before, p99_during) = (median(each(|t| t.p99_before_ms)), median(each(|t| t.p99_during_ms)));
         let longest = median(each(|t| t.max_during_ms));
+        let left_out = match self.left_out {
+            0 => String::new(),
+            some => format!(", {some} left out"),
+        };
         let mut line = format!(
-            "| {proxy} | {fault} | {history} | {failures} | {} of {} | {after} | {in_all:.0} | {errors} of {requests} | \
+            "| {proxy} | {fault} | {history} | {failures} | {} of {}{left_out} | {after} | {in_all:.0} | {errors} of {requests} | \
              {p99_before:.0}, {p99_during:.0} | {longest:.0} |\n",
             drained.len(),
             trials.len()
@@ -65,7 +72,8 @@ impl Cell {
 }
 
 fn spread(values: Vec<f64>) -> String {
-    let (least, most) = values.iter().fold((f64::MAX, 0.0_f64), |(l, m), v| (l.min(*v), m.max(*v)));
+    let least = values.iter().copied().reduce(f64::min).unwrap_or(0.0);
+    let most = values.iter().copied().reduce(f64::max).unwrap_or(0.0);
     format!("{:.0} ({least:.0} to {most:.0})", median(values))
 }
 

@@ -8,15 +8,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::admin::Admin;
 use crate::fault::{FLAP, Fault};
 use crate::load::{Load, Sample};
-use crate::origin::{Conduct, Origin};
+use crate::origin::{Conduct, Origin, Origins};
 use crate::proxy::{Contender, Proxy};
 
-/// A candidate that hasn't been asked for this long, at 50 requests a second, isn't asked any more.
+/// A candidate that hasn't been asked for this long, while stable was asked so often, isn't asked any more.
 const QUIET: Duration = Duration::from_secs(1);
+const QUIET_REQUESTS: u64 = 500;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// After a start, and between a history and the fault.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -65,13 +67,14 @@ pub(crate) struct Outcome {
     pub(crate) max_during_ms: f64,
     /// Of a flapping candidate, for each bad phase.
     pub(crate) phases: Vec<u64>,
-    /// Kinds of tidegate's events since the fault's beginning.
-    pub(crate) events: Vec<String>,
+    /// tidegate's events since the fault's beginning, with their evidence.
+    pub(crate) events: Vec<Value>,
 }
 
 /// Runs one plan from a fresh process to its end.
 pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
-    let (stable, candidate) = (Origin::start(), Origin::start());
+    let origins = Origins::start()?;
+    let (stable, candidate) = (&origins.stable, &origins.candidate);
     let begun = Instant::now();
     let proxy = Proxy::start(plan.contender, program, plan.fault, (stable.address, candidate.address))?;
     let mut admin = match plan.contender {
@@ -80,26 +83,29 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
     };
     let load = Load::start(proxy.address, plan.per_second);
     sleep(SETTLE);
-    let history_failures = live_through(plan, &load, &stable, &candidate);
+    let history_failures = live_through(plan, &load, stable, candidate);
     if plan.fault.is_about_time() && plan.contender == Contender::Tidegate {
         sleep(REVISION_WARM.saturating_sub(begun.elapsed()));
     }
     let history_requests = stable.received() + candidate.received();
-    let known = admin.as_mut().map(Admin::events).transpose()?.unwrap_or_default().len();
+    let known = admin.as_mut().map(Admin::events).transpose()?.unwrap_or_default();
+    if admin.as_mut().map(Admin::is_drained).transpose()? == Some(true) {
+        let last = known.last().map(Value::to_string).unwrap_or_default();
+        return Err(io::Error::other(format!("the candidate was drained before anything was wrong with it: {last}")));
+    }
 
-    let counter = Counter::start(plan.fault, &candidate);
+    let counter = Counter::start(plan.fault, stable, candidate);
     let (for_stable, for_candidate) = plan.fault.conducts();
     let fault = Instant::now();
     stable.conduct(for_stable);
     candidate.conduct(for_candidate);
     let mut watch = Watch { fault, counter, drained: None, phases: Vec::new(), bad: true };
-    watch.until_drained(plan, &candidate, admin.as_mut())?;
+    watch.until_drained(plan, (stable, candidate), admin.as_mut())?;
 
     let watched = fault.elapsed();
-    let failures_in_all = watch.counter.failures(&candidate);
+    let failures_in_all = watch.counter.failures(candidate);
     let late = watch.drained.map_or(0, |drain| candidate.received() - drain.received);
     let events = admin.as_mut().map(Admin::events).transpose()?.unwrap_or_default();
-    let events = events.iter().skip(known).map(|event| event["kind"].as_str().unwrap_or_default().to_owned());
     let samples = load.finish();
     let touched: Vec<&Sample> = samples.iter().filter(|sample| sample.begin + sample.latency >= fault).collect();
     let before = latencies(&samples, |begin| begin < fault && begin + BESIDE >= fault);
@@ -118,7 +124,7 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
         p99_during_ms: quantile(&during, 0.99),
         max_during_ms: quantile(&during, 1.0),
         phases: watch.phases,
-        events: events.collect(),
+        events: events.into_iter().skip(known.len()).collect(),
     })
 }
 
@@ -141,41 +147,41 @@ fn live_through(plan: Plan, load: &Load, stable: &Origin, candidate: &Origin) ->
     (stable.failed(), candidate.failed())
 }
 
-/// Counts failed requests of the candidate: its own count, and the kernel's of connections that were refused.
+/// What reaches the candidate, or tries to: its own counts, and the kernel's of connections that were refused.
 #[derive(Debug)]
 struct Counter {
     refused: bool,
     base: u64,
-    last: u64,
-    changed: Instant,
+    asked: u64,
+    /// When `asked` was seen to grow, and what stable had received by then.
+    grown: (Instant, u64),
 }
 
 impl Counter {
-    fn start(fault: Fault, candidate: &Origin) -> Self {
+    fn start(fault: Fault, stable: &Origin, candidate: &Origin) -> Self {
         let refused = fault.is_alone();
-        let mut counter = Self { refused, base: 0, last: 0, changed: Instant::now() };
-        counter.base = counter.total(candidate);
+        let mut counter = Self { refused, base: 0, asked: 0, grown: (Instant::now(), stable.received()) };
+        counter.base = counter.failures(candidate);
         counter
     }
 
-    fn total(&self, candidate: &Origin) -> u64 {
-        candidate.failed() + if self.refused { refused_connections() } else { 0 }
+    fn refused(&self) -> u64 {
+        if self.refused { refused_connections() } else { 0 }
     }
 
+    /// Failed requests since the start.
     fn failures(&self, candidate: &Origin) -> u64 {
-        self.total(candidate) - self.base
+        candidate.failed() + self.refused() - self.base
     }
 
-    /// For how long nothing has reached the candidate, or tried to.
-    fn quiet(&mut self, candidate: &Origin) -> Duration {
-        if !self.refused {
-            return candidate.quiet();
+    /// For how long the candidate hasn't been asked, if that is no chance.
+    fn quiet(&mut self, stable: &Origin, candidate: &Origin) -> Option<Duration> {
+        let (asked, others) = (candidate.received() + self.refused(), stable.received());
+        if asked != self.asked {
+            (self.asked, self.grown) = (asked, (Instant::now(), others));
         }
-        let now = refused_connections();
-        if now != self.last {
-            (self.last, self.changed) = (now, Instant::now());
-        }
-        self.changed.elapsed()
+        let quiet = self.grown.0.elapsed();
+        (quiet >= QUIET && others - self.grown.1 >= QUIET_REQUESTS).then_some(quiet)
     }
 }
 
@@ -207,7 +213,12 @@ struct Watch {
 
 impl Watch {
     /// Returns some time after the drain, or when time is up.
-    fn until_drained(&mut self, plan: Plan, candidate: &Origin, mut admin: Option<&mut Admin>) -> io::Result<()> {
+    fn until_drained(
+        &mut self,
+        plan: Plan,
+        (stable, candidate): (&Origin, &Origin),
+        mut admin: Option<&mut Admin>,
+    ) -> io::Result<()> {
         let mut phase_base = 0;
         let end = |drained: Option<Drain>| match drained {
             Some(drain) if plan.fault != Fault::Flapping => self.fault + drain.after + plan.after,
@@ -232,10 +243,11 @@ impl Watch {
                 continue;
             }
             let said = admin.as_deref_mut().map(Admin::is_drained).transpose()?.unwrap_or(false);
-            let quiet = self.counter.quiet(candidate).min(self.fault.elapsed());
-            if said || quiet >= QUIET {
+            let quiet = self.counter.quiet(stable, candidate);
+            if said || quiet.is_some() {
+                let quiet = if said { Duration::ZERO } else { quiet.unwrap_or_default() };
                 self.drained = Some(Drain {
-                    after: if said { self.fault.elapsed() } else { self.fault.elapsed().saturating_sub(quiet) },
+                    after: self.fault.elapsed().saturating_sub(quiet),
                     failures: self.counter.failures(candidate),
                     received: candidate.received(),
                 });
@@ -265,7 +277,8 @@ fn ms(duration: Duration) -> f64 {
 
 /// Half a second of healthy load on an origin without a proxy: what the figures rest on works at all.
 pub(crate) fn smoke() {
-    let origin = Origin::start();
+    let origins = Origins::start().expect("loopback has free ports");
+    let origin = &origins.candidate;
     let load = Load::start(origin.address, 200);
     sleep(Duration::from_millis(500));
     let samples = load.finish();
