@@ -2,6 +2,7 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderValue, Request, Response, Version};
+use tidegate::config::Trust;
 use tidegate::model::Via;
 use tidegate::proxy::{
     ForwardedClient, Introduction, Origin, RequestNames, ResponseAdditions, Trace, new_id, rewrite_request,
@@ -37,13 +38,13 @@ fn response() -> Response<()> {
 
 fn rewriting(criterion: &mut Criterion) {
     let client = ForwardedClient::new([203, 0, 113, 9].into(), true, 443, None);
-    let via = Via::new("tidegate");
+    let (via, trust) = (Via::new("tidegate"), Trust::default());
     criterion.bench_function("headers/request", |b| {
         b.iter_batched_ref(
             request,
             |request| {
                 let names = RequestNames::of(request.headers());
-                let origin = Origin::of(&client, &[], request, names);
+                let origin = Origin::of(&client, &trust, request, names);
                 let introduction = Introduction {
                     client: &client,
                     origin: &origin,

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
-use crate::guard::{Guard, Reporter};
+use crate::guard::{Guard, Questions, Reporter};
 use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
@@ -89,6 +89,7 @@ pub struct App {
     listening: BTreeMap<ListenerKey, SocketAddr>,
     admin: Option<SocketAddr>,
     access_log: Option<AccessLogWriter>,
+    guard: Questions,
     reloaded: Arc<Notify>,
     /// What the process was started with; some of it can't be changed later.
     started_with: Arc<Config>,
@@ -126,7 +127,7 @@ impl App {
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
-        let (guard, trials) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
+        let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -138,6 +139,7 @@ impl App {
             listening: BTreeMap::new(),
             admin: admin_socket.as_ref().map(|bound| bound.address),
             access_log,
+            guard: questions.clone(),
             reloaded: Arc::default(),
             started_with: Arc::clone(&config),
             _lock: lock,
@@ -155,7 +157,7 @@ impl App {
         tokio::spawn(guard.run());
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(control, process, trials, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, questions, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -271,6 +273,7 @@ impl App {
             log.finish();
         }
         if let Some(journal) = self.journal.take() {
+            self.guard.remember().await;
             self.control.note(Fact::Stopped);
             self.control.finish();
             if journal.join().is_err() {
@@ -284,6 +287,7 @@ impl App {
             info!(delay = ?deadlines.delay, "not ready any more; still accepting");
             tokio::time::sleep(deadlines.delay).await;
         }
+        self.control.release_all().await;
         info!(connections = self.process.totals().connections_open, "draining");
         for worker in &self.workers {
             worker.tell(Command::Drain).await;

@@ -71,6 +71,21 @@ impl<C: Clock> RateLimit<C> {
         }
     }
 
+    /// Counts a request against all of `limits`, or against none.
+    ///
+    /// # Errors
+    /// The first limit in which nothing is left.
+    pub fn take_all<'a>(limits: &'a [Arc<Self>], facts: &RequestFacts<'_>) -> Result<(), (&'a Self, Exhausted)> {
+        for (index, limit) in limits.iter().enumerate() {
+            if let Err(exhausted) = limit.take(facts) {
+                // To ask all before the first is charged would let another worker take what was seen.
+                limits[..index].iter().for_each(|charged| charged.give_back(facts));
+                return Err((limit, exhausted));
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a request against its client's allowance.
     ///
     /// # Errors
@@ -80,6 +95,11 @@ impl<C: Clock> RateLimit<C> {
             let wait = until.wait_time_from(self.limiter.clock().now());
             Exhausted { retry_after_s: whole_seconds(wait) }
         })
+    }
+
+    /// Takes back what was just counted. A bucket is one time, so this is exact whatever was counted in between.
+    fn give_back(&self, facts: &RequestFacts<'_>) {
+        self.table.give_back(self.client(facts), Nanos::from(self.config.per / self.config.requests.get()));
     }
 
     #[must_use]
@@ -188,6 +208,20 @@ impl Buckets {
     fn claim(&self) -> bool {
         let more = |live| (live < self.clients_max).then_some(live + 1);
         self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
+
+impl Buckets {
+    /// Moves the time at which a client's bucket will be full back by one request. One that isn't in the table was
+    /// counted in the shared bucket.
+    fn give_back(&self, client: u64, each: Nanos) {
+        if let Some(full_at) = lock(&self.shards[client as usize % SHARDS].0).get_mut(&client) {
+            *full_at = full_at.saturating_sub(each);
+            return;
+        }
+        if let Some(full_at) = &mut *lock(&self.shared) {
+            *full_at = full_at.saturating_sub(each);
+        }
     }
 }
 
@@ -335,6 +369,49 @@ mod tests {
         assert!(take(&limit, A, &headers(&[])).is_ok(), "the first without a key");
         assert!(take(&limit, A, &headers(&["three", "four"])).is_err(), "two keys are none");
         assert!(take(&limit, B, &headers(&["three", "five"])).is_ok());
+    }
+
+    #[test]
+    fn a_request_that_one_limit_refuses_takes_nothing_from_the_others() {
+        let (one, clock) = limit(&config(1, Duration::from_secs(1), 3));
+        let other = RateLimit::with_clock(&config(1, Duration::from_secs(60), 1), clock.clone());
+        let limits = [Arc::new(one), Arc::new(other)];
+        let headers = HeaderMap::new();
+        let ask = |client: [u8; 4]| {
+            let client = client.into();
+            let facts =
+                RequestFacts { host: "", path: "/", query: None, method: &Method::GET, headers: &headers, client };
+            RateLimit::take_all(&limits, &facts).map_err(|(limit, exhausted)| (limit.policy().clone(), exhausted))
+        };
+        assert_eq!(ask(A), Ok(()));
+        for _ in 0..100 {
+            let (policy, exhausted) = ask(A).unwrap_err();
+            assert_eq!((policy.to_str().unwrap(), exhausted.retry_after_s), ("\"default\";q=1;w=60", 60));
+        }
+        assert_eq!(taken(&limits[0], A, 10), 2, "one of three was counted");
+        assert_eq!(ask(A).unwrap_err().0, "\"default\";q=1;w=1");
+        assert_eq!(ask(B), Ok(()));
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(ask(A), Ok(()));
+    }
+
+    #[test]
+    fn clients_without_a_place_get_back_what_they_share() {
+        let (one, clock) = limit(&RateLimitConfig { clients_max: 1, ..config(1, Duration::from_secs(1), 3) });
+        let other = RateLimit::with_clock(&config(1, Duration::from_secs(60), 1), clock);
+        assert_eq!((taken(&one, A, 1), taken(&other, B, 1)), (1, 1));
+        let limits = [Arc::new(one), Arc::new(other)];
+        let headers = HeaderMap::new();
+        let facts = RequestFacts {
+            host: "",
+            path: "/",
+            query: None,
+            method: &Method::GET,
+            headers: &headers,
+            client: B.into(),
+        };
+        assert!((0..100).all(|_| RateLimit::take_all(&limits, &facts).is_err()));
+        assert_eq!(taken(&limits[0], B, 10), 3);
     }
 
     #[test]

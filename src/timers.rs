@@ -99,6 +99,11 @@ impl Timer {
         self.timers.entries.borrow_mut()[self.key].deadline_ms = deadline_ms;
     }
 
+    /// Arms, or moves, the deadline: at least `after` from now, or at `end` if that comes first.
+    pub fn set_until(&self, after: Duration, end: Option<Instant>) {
+        self.set(end.map_or(after, |end| after.min(end.saturating_duration_since(Instant::now()))));
+    }
+
     /// The time until the deadline, which must be armed. What is left can be set again: the tick that [`Timer::set`] adds is
     /// not part of it.
     #[must_use]

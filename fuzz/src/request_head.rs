@@ -2,6 +2,7 @@
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Uri};
+use tidegate::config::{Dialect, Trust};
 use tidegate::model::ForwardedElement;
 use tidegate::proxy::{ForwardedClient, Introduction, Origin, RequestNames, Trace, new_id, rewrite_request};
 
@@ -47,28 +48,35 @@ pub fn request_head(data: &[u8]) {
     let mut received = Request::new(());
     *received.uri_mut() = uri;
     *received.headers_mut() = headers;
-    for trusted in [false, true] {
+    let proxies = vec!["203.0.113.0/24".parse().expect("a network")];
+    let trusting = |dialect, client_cert| Trust { proxies: proxies.clone(), dialect, client_cert };
+    for trust in [
+        Trust::default(),
+        trusting(Dialect::XForwarded, false),
+        trusting(Dialect::Forwarded, true),
+        trusting(Dialect::Both, true),
+    ] {
+        let trusted = !trust.proxies.is_empty();
         let mut request = received.clone();
-        rewrite(&mut request, trusted);
+        rewrite(&mut request, &trust);
         check_target(received.uri(), request.uri());
         check_ours(&received, request.headers(), trusted);
-        check_others(received.headers(), request.headers(), trusted);
+        check_others(received.headers(), request.headers(), &trust);
         if !trusted {
             let once = request.clone();
-            rewrite(&mut request, false);
+            rewrite(&mut request, &trust);
             assert_eq!(request.uri(), once.uri());
             assert_eq!(request.headers(), once.headers(), "there is something left to mend");
         }
     }
 }
 
-fn rewrite(request: &mut Request<()>, trusted: bool) {
+fn rewrite(request: &mut Request<()>, trust: &Trust) {
     let client = ForwardedClient::new(PEER.into(), true, 443, None);
-    let trusted = if trusted { vec!["203.0.113.0/24".parse().expect("a network")] } else { vec![] };
     let names = RequestNames::of(request.headers());
     let introduction = Introduction {
         client: &client,
-        origin: &Origin::of(&client, &trusted, request, names),
+        origin: &Origin::of(&client, trust, request, names),
         request_id: &new_id([7; 16]),
         trace: &Trace::Untouched,
         via: None,
@@ -118,7 +126,7 @@ fn check_ours(received: &Request<()>, sent: &HeaderMap, trusted: bool) {
     }
 }
 
-fn check_others(received: &HeaderMap, sent: &HeaderMap, trusted: bool) {
+fn check_others(received: &HeaderMap, sent: &HeaderMap, trust: &Trust) {
     let crumbs = values(received, "cookie").join(&b"; "[..]);
     let wanted = if received.contains_key("cookie") { vec![&crumbs[..]] } else { vec![] };
     assert_eq!(values(sent, "cookie"), wanted);
@@ -128,9 +136,11 @@ fn check_others(received: &HeaderMap, sent: &HeaderMap, trusted: bool) {
         if OURS.contains(&name) || name == "close" {
             continue;
         }
-        let Reading { claim, alias } = Reading::of(name);
-        let gone = GONE.contains(&name) || alias || (claim && !trusted);
-        let named = connection_names(received, name) && !KEPT.contains(&name) && !claim;
+        let Reading { claim, certificate, alias } = Reading::of(name);
+        let x_forwarded = !trust.proxies.is_empty() && trust.dialect != Dialect::Forwarded;
+        let certificates = !trust.proxies.is_empty() && trust.client_cert;
+        let gone = GONE.contains(&name) || alias || (claim && !x_forwarded) || (certificate && !certificates);
+        let named = connection_names(received, name) && !KEPT.contains(&name) && !claim && !certificate;
         let wanted = if gone || named { vec![] } else { values(received, name) };
         assert_eq!(values(sent, name), wanted, "{name}");
     }
@@ -138,8 +148,10 @@ fn check_others(received: &HeaderMap, sent: &HeaderMap, trusted: bool) {
 
 /// How a name reads to programs that take `_` and `.` for `-`.
 struct Reading {
-    /// What only a trusted peer may say.
+    /// What only a peer that is believed in `X-Forwarded-*` may say.
     claim: bool,
+    /// What only a peer that is believed about certificates may say.
+    certificate: bool,
     /// Such programs take it for another name, of ours.
     alias: bool,
 }
@@ -147,12 +159,14 @@ struct Reading {
 impl Reading {
     fn of(name: &str) -> Self {
         let plain = name.replace(['_', '.'], "-");
-        let (claim, ours) = match plain.as_str() {
-            "client-cert" | "client-cert-chain" => (true, name.len()),
-            plain if plain.starts_with("x-forwarded-") && name.len() > 12 => (true, 12),
-            "content-length" | "transfer-encoding" | "x-request-id" | "x-real-ip" => (false, name.len()),
-            _ => (false, 0),
+        let (claim, certificate, ours) = match plain.as_str() {
+            "client-cert" | "client-cert-chain" => (false, true, name.len()),
+            plain if plain.starts_with("x-forwarded-client-cert") => (true, true, 23),
+            plain if plain.starts_with("x-forwarded-tls-client-cert") => (true, true, 27),
+            plain if plain.starts_with("x-forwarded-") && name.len() > 12 => (true, false, 12),
+            "content-length" | "transfer-encoding" | "x-request-id" | "x-real-ip" => (false, false, name.len()),
+            _ => (false, false, 0),
         };
-        Self { claim, alias: plain[..ours] != name[..ours] }
+        Self { claim, certificate, alias: plain[..ours] != name[..ours] }
     }
 }

@@ -9,9 +9,10 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
-use super::view::{DrainBody, ErrorView, GuardView, ServiceView, ServicesView, WeightsBody};
-use crate::control::ControlError;
+use super::view::{DrainBody, ErrorView, GuardView, HoldBody, ServiceView, ServicesView, WeightsBody};
+use crate::control::{ControlError, HOLD_REQUESTS};
 use crate::journal::WriteError;
+use crate::model::parse_duration;
 use crate::state::Refused;
 
 /// A call that failed: its status and what to tell the caller.
@@ -42,7 +43,9 @@ impl From<ControlError> for ApiError {
         let status = match error {
             ControlError::Refused(refused) => return refused.into(),
             ControlError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
-            ControlError::Journal(_) | ControlError::ReadOnly { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Journal(_) | ControlError::ReadOnly { .. } | ControlError::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Self { status, error: error.to_string() }
     }
@@ -158,6 +161,34 @@ pub(super) async fn put_guard(
     Ok(guard(State(admin)).await)
 }
 
+/// `PUT /v1/services/{service}/hold`: new requests wait, once this has answered, for as long as the body says.
+pub(super) async fn put_hold(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Json<HoldBody>, JsonRejection>,
+) -> Result<Tagged, ApiError> {
+    let Path(name) = name?;
+    let Json(HoldBody { time, requests }) = body?;
+    let time = parse_duration(&time).map_err(|error| ApiError {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        error: format!("\"for\" is no duration like \"30s\": {error}"),
+    })?;
+    admin.control.hold(&name, time, requests.unwrap_or(HOLD_REQUESTS), caller(&headers)).await?;
+    view(&admin, &name).await
+}
+
+/// `DELETE /v1/services/{service}/hold`: requests that wait go on, in order.
+pub(super) async fn delete_hold(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Tagged, ApiError> {
+    let Path(name) = name?;
+    admin.control.release(&name, caller(&headers)).await?;
+    view(&admin, &name).await
+}
+
 /// Who calls, in their own words, for the history; whoever may call at all is trusted to say who they are.
 fn caller(headers: &HeaderMap) -> &str {
     const CALLER_BYTES_MAX: usize = 128;
@@ -203,7 +234,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
-                 PUT and DELETE /v1/services/{service}/weights, PUT and DELETE \
+                 PUT and DELETE /v1/services/{service}/weights, PUT and DELETE /v1/services/{service}/hold, PUT and DELETE \
                  /v1/services/{service}/backends/{backend}/drain, GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }

@@ -52,6 +52,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services", get(api::services))
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
+        .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
         .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
         .route("/v1/guard", get(api::guard).put(api::put_guard))
         .route("/v1/events", get(events::events))

@@ -5,12 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use tokio::time::Instant;
 
 use crate::guard::TrialView;
 use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
 use crate::observe::{ProcessMetrics, ReloadOutcome};
-use crate::state::{Backend, Service, Snapshot};
+use crate::state::{Backend, Hold, Service, Snapshot};
 
 /// All services, with what belongs to the whole process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +67,9 @@ pub struct ServiceView {
     pub overridden: bool,
     /// Grows with each change of its configuration or its weights; the ETag that `If-Match` takes.
     pub revision: u64,
+    /// New requests wait; absent: they don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldView>,
     /// What follows from the guard's verdict, by the file.
     pub guard: GuardMode,
     /// From when on an answer is slow; absent while that isn't known.
@@ -78,6 +82,33 @@ pub struct ServiceView {
     /// How candidates stand against stable; of one service only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<TrialView>,
+}
+
+/// A service whose new requests wait.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HoldView {
+    /// Until it ends by itself.
+    pub seconds_left: f64,
+    /// The most that wait at once.
+    pub requests_max: u64,
+    /// Now.
+    pub waiting: u64,
+    /// Since it began, those included that wait now or gave up.
+    pub waited: u64,
+    /// Whose client left, or whose own time was over.
+    pub gave_up: u64,
+    /// Which found no room.
+    pub refused: u64,
+}
+
+/// `{"for": "30s"}`; `requests` is how many may wait at once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldBody {
+    #[serde(rename = "for")]
+    pub time: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
 }
 
 /// One backend; counts and latencies are since it was first configured in this process.
@@ -247,11 +278,27 @@ impl ServiceView {
             sticky: service.config.sticky.as_ref().map(describe),
             overridden: service.overridden,
             revision: service.revision,
+            hold: service.hold.as_deref().map(HoldView::new),
             guard: service.config.guard,
             slow_after_ms: service.watch.slow_after().map(|limit| limit.as_secs_f64() * 1000.0),
             stable_alarm: service.watch.is_rescue_suspended(),
             trials: Vec::new(),
             backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
+        }
+    }
+}
+
+impl HoldView {
+    fn new(hold: &Hold) -> Self {
+        let counts = hold.counts();
+        let left = hold.ends().saturating_duration_since(Instant::now());
+        Self {
+            seconds_left: left.as_millis() as f64 / 1000.0,
+            requests_max: hold.requests_max(),
+            waiting: counts.waiting,
+            waited: counts.waited,
+            gave_up: counts.gave_up,
+            refused: counts.refused,
         }
     }
 }

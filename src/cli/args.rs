@@ -38,6 +38,10 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Put a service's weights back to the file's
     Reset(ResetArgs),
+    /// Have a service's new requests wait while something is swapped underneath
+    Hold(HoldArgs),
+    /// Let the requests of a held service go, in order
+    Release(ReleaseArgs),
     /// Give a backend no new requests, whatever its weight
     Drain(DrainArgs),
     /// Give a drained backend what its weight says again
@@ -153,6 +157,34 @@ pub(crate) struct DiffArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResetArgs {
+    /// The service
+    pub(crate) service: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct HoldArgs {
+    /// The service
+    pub(crate) service: String,
+    /// At most this long, up to 5m
+    #[arg(long = "for", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Requests that may wait at once; more get 503 [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReleaseArgs {
     /// The service
     pub(crate) service: String,
     /// As JSON

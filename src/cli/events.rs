@@ -46,6 +46,10 @@ fn line(event: &Event) -> String {
         }
         "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
         "weights_changed" | "weights_reset" | "override_ended" => shift(),
+        "held" => format!("for {} s at most, {} requests at most", number(&detail["seconds"]), detail["requests"]),
+        "released" => {
+            format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])
+        }
         "drained" | "would_drain" | "undrained" => format!("{}: {}", text("backend"), text("reason")),
         "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),

@@ -6,6 +6,7 @@ mod drain;
 mod drift;
 mod events;
 mod guard;
+mod hold;
 mod run;
 mod status;
 mod weights;
@@ -64,6 +65,8 @@ pub fn main() -> ExitCode {
         Command::Weights(weights) => block_on(weights::run(&weights)),
         Command::Diff(diff) => block_on(drift::diff(&diff)),
         Command::Reset(reset) => block_on(drift::reset(&reset)),
+        Command::Hold(args) => block_on(hold::hold(&args)),
+        Command::Release(args) => block_on(hold::release(&args)),
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Guard(args) => block_on(guard::run(&args)),

@@ -79,6 +79,9 @@ pub(super) fn service(service: &ServiceView) -> String {
         GuardMode::Off => notes.push("no guard".to_owned()),
     }
     notes.extend(service.overridden.then(|| "weights changed live".to_owned()));
+    notes.extend(service.hold.as_ref().map(|hold| {
+        format!("held for another {:.1} s at most: {} wait, {} gave up", hold.seconds_left, hold.waiting, hold.gave_up)
+    }));
     let mut text = format!("{}  ({})\n", service.name, notes.join(", "));
     let width = service.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("BACKEND".len());
     let _ = writeln!(

@@ -123,6 +123,10 @@ pub(super) struct PairFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ForwardingFile {
+    /// The words that trusted_proxies are believed in: "x-forwarded", "forwarded" (RFC 7239) or "both".
+    pub(super) believe: BelieveFile,
+    /// Client-Cert and its like, sent by trusted_proxies: "drop", or "trust" where those make or clean them.
+    pub(super) client_cert: ClientCertFile,
     /// Our name in the Via header of requests and responses, or "off" for none.
     pub(super) via: String,
     /// true: requests have the Forwarded header (RFC 7239), too.
@@ -131,6 +135,23 @@ pub(super) struct ForwardingFile {
     pub(super) return_request_id: bool,
     /// Start a trace for requests that come without one, and have this share of them recorded, from 0 to 1.
     pub(super) trace_sample: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub(super) enum BelieveFile {
+    XForwarded,
+    Forwarded,
+    Both,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum ClientCertFile {
+    Drop,
+    Trust,
 }
 
 /// The admin API.
@@ -215,6 +236,9 @@ pub(super) struct TimeoutsFile {
     pub(super) connect: DurationText,
     /// From the request's last byte to the head of the endpoint's answer, like "60s"; services may say otherwise.
     pub(super) response_header: DurationText,
+    /// How long after a backend's first refused connection requests wait for it to listen again, like "5s"; "0s": not
+    /// at all; services may say otherwise.
+    pub(super) restart_wait: DurationText,
 }
 
 /// Deadlines of a graceful stop.
@@ -478,9 +502,9 @@ pub(super) struct RateLimitFile {
     pub(super) burst: Option<u32>,
     /// What a client is: { header = "NAME" }, { cookie = "NAME" } or { network = {} }; its address when left out.
     pub(super) by: Option<RateLimitByFile>,
-    /// How many clients are kept apart at a time; those beyond share one allowance.
+    /// How many clients are kept apart at a time, at up to 40 bytes each; those beyond share one allowance.
     #[serde(default = "clients_max")]
-    #[schemars(range(min = 1, max = 100000000))]
+    #[schemars(range(min = 1, max = 10000000))]
     pub(super) clients_max: usize,
 }
 
@@ -539,6 +563,8 @@ pub(super) struct ServiceTimeoutsFile {
     pub(super) connect: Option<DurationText>,
     /// From the request's last byte to the head of the endpoint's answer, like "60s".
     pub(super) response_header: Option<DurationText>,
+    /// How long after a backend's first refused connection requests wait for it to listen again, like "5s"; "0s": not at all.
+    pub(super) restart_wait: Option<DurationText>,
     /// How long a body may stand still while the client or the endpoint is waited for, like "60s".
     pub(super) body_idle: Option<DurationText>,
     /// For a whole request, from its head to the end of its answer, like "10m".
@@ -567,6 +593,27 @@ pub(super) struct BackendFile {
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
     #[serde(default)]
     pub(super) pool: PoolFile,
+    /// Requests at once, and who waits: { requests = 100, queue = 100 } and others; any number when left out.
+    pub(super) limits: Option<BackendLimitsFile>,
+}
+
+/// Requests at once, of all workers together, and how those beyond wait.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendLimitsFile {
+    /// Requests at once on all endpoints together; any number when left out.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) requests: Option<u32>,
+    /// Requests at once on each endpoint; any number when left out.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) requests_per_endpoint: Option<u32>,
+    /// Requests that wait for their turn; those beyond get 503 at once, as all do with 0.
+    #[serde(default = "queue")]
+    #[schemars(range(max = 1000000))]
+    pub(super) queue: u32,
+    /// How long a request waits for its turn before it gets 503, like "1s".
+    #[serde(default = "queue_timeout")]
+    pub(super) queue_timeout: DurationText,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
@@ -635,6 +682,14 @@ fn resolve_interval() -> DurationText {
     duration("10s")
 }
 
+fn queue() -> u32 {
+    100
+}
+
+fn queue_timeout() -> DurationText {
+    duration("1s")
+}
+
 fn maintenance_status() -> u16 {
     503
 }
@@ -681,13 +736,21 @@ impl Default for TimeoutsFile {
             request: None,
             connect: duration("3s"),
             response_header: duration("60s"),
+            restart_wait: duration("5s"),
         }
     }
 }
 
 impl Default for ForwardingFile {
     fn default() -> Self {
-        Self { via: "tidegate".to_owned(), forwarded: false, return_request_id: false, trace_sample: None }
+        Self {
+            believe: BelieveFile::XForwarded,
+            client_cert: ClientCertFile::Drop,
+            via: "tidegate".to_owned(),
+            forwarded: false,
+            return_request_id: false,
+            trace_sample: None,
+        }
     }
 }
 

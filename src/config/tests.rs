@@ -198,14 +198,15 @@ fn routes_and_rules_mean_what_they_say() {
 #[test]
 fn header_changes_and_trusted_proxies_mean_what_they_say() {
     let config = parsed(&format!(
-        "trusted_proxies = ['10.0.0.0/8', '::1']\nforwarding = {{ via = 'off', trace_sample = 0.5 }}
+        "trusted_proxies = ['10.0.0.0/8', '::1']\nforwarding = {{ believe = 'both', via = 'off', trace_sample = 0.5 }}
         {SHOP}endpoints = ['http://a']
         [services.shop]
         request_headers = {{ set = {{ Host = 'a.internal:81', X-One = '' }}, remove = ['X-Two', 'cookie'] }}
         response_headers = {{ add = {{ Via = '1.1 x' }}, remove = ['x-request-id'] }}"
     ));
     let forwarding = &config.forwarding;
-    assert_eq!(forwarding.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(forwarding.trust.proxies.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!((forwarding.trust.dialect, forwarding.trust.client_cert), (Dialect::Both, false));
     assert_eq!((forwarding.via.as_ref(), forwarding.trace_sample), (None, Some(0.5)));
     let changes = config.services[0].request_headers.as_ref().unwrap();
     assert_eq!(changes.set.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["host", "x-one"]);

@@ -67,11 +67,33 @@ pub struct ListenerConfig {
     pub client_auth: Option<ClientAuth>,
 }
 
+/// Who is believed about clients, and in which words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trust {
+    /// Peers whose word about clients is believed.
+    pub proxies: Vec<IpNet>,
+    /// The headers that they are believed in.
+    pub dialect: Dialect,
+    /// They are believed about clients' certificates, too.
+    pub client_cert: bool,
+}
+
+/// A family of headers that proxies tell of clients in. What comes in another is taken for a stranger's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// `X-Forwarded-For` and its like.
+    #[default]
+    XForwarded,
+    /// RFC 7239.
+    Forwarded,
+    /// `X-Forwarded-For` where it is there, otherwise `Forwarded`.
+    Both,
+}
+
 /// Who is believed about clients, and what is told on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardingConfig {
-    /// Peers whose word about clients is believed.
-    pub trusted: Vec<IpNet>,
+    pub trust: Trust,
     /// Our name in `Via`, a token; `None`: there is no `Via` of ours.
     pub via: Option<String>,
     /// Requests have `Forwarded`, too.
@@ -237,6 +259,19 @@ pub struct BackendConfig {
     /// connections survive.
     pub tls: Option<Arc<UpstreamTls>>,
     pub pool: PoolConfig,
+    /// `None`: any number of requests at once.
+    pub limits: Option<BackendLimits>,
+}
+
+/// Requests at once, of all workers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendLimits {
+    pub requests: Option<u32>,
+    pub requests_per_endpoint: Option<u32>,
+    /// The most that wait.
+    pub queue: u32,
+    /// How long one waits.
+    pub queue_timeout: Duration,
 }
 
 /// One address of a backend, as configured.
@@ -336,6 +371,8 @@ pub struct RequestTimeouts {
     pub connect: Duration,
     /// From the request's last byte to the response's head.
     pub response_header: Duration,
+    /// How long, from the first refusal, requests wait for a backend that refuses connections.
+    pub restart_wait: Duration,
     /// A body under way whose sender sends nothing.
     pub body_idle: Duration,
     /// From the request's head to the end of its answer.

@@ -5,11 +5,13 @@
 //! failing backend at 3 a.m. doesn't wait for a full disk.
 
 mod drains;
+mod hold;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Mutex, watch};
 use tracing::info;
@@ -18,6 +20,8 @@ use crate::config::Config;
 use crate::journal::{Entry, Fact, Journal, Lasting, WriteError};
 use crate::model::{Drain, GuardMode, LiveWeights, NamedWeights};
 use crate::state::{Applied, Change, LiveChanges, Refused, Store, WeightsChange, WeightsPlan};
+
+pub use hold::HOLD_REQUESTS;
 
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
@@ -36,6 +40,8 @@ pub enum ControlError {
     ReadOnly {
         reason: String,
     },
+    /// A hold that nobody would release.
+    Stopping,
 }
 
 impl fmt::Display for ControlError {
@@ -48,6 +54,7 @@ impl fmt::Display for ControlError {
             Self::Journal(error) => {
                 write!(f, "not changed: {error} (what moves traffic toward stable is made all the same)")
             }
+            Self::Stopping => write!(f, "not held: tidegate is stopping"),
             Self::ReadOnly { reason } => {
                 write!(
                     f,
@@ -74,6 +81,8 @@ pub struct Control {
     journal: Result<Journal, String>,
     /// Held through a whole change, so that what was checked is still so when it is made.
     turn: Mutex<()>,
+    /// Nothing may be held any more.
+    stopping: AtomicBool,
     /// What the guard may do everywhere, whatever the file says.
     guard: watch::Sender<Option<GuardMode>>,
 }
@@ -81,7 +90,13 @@ pub struct Control {
 impl Control {
     #[must_use]
     pub fn new(store: Arc<Store>, journal: Result<Journal, String>, guard: Option<GuardMode>) -> Self {
-        Self { store, journal, turn: Mutex::new(()), guard: watch::Sender::new(guard) }
+        Self {
+            store,
+            journal,
+            turn: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            guard: watch::Sender::new(guard),
+        }
     }
 
     #[must_use]
@@ -149,8 +164,10 @@ impl Control {
     /// When it can't be.
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
         let _turn = self.turn.lock().await;
+        let before = self.store.current();
         let Applied { version, ended, undrained } = self.store.apply(Change::Config { config, resolved })?;
         self.note_ended(&LiveChanges { weights: ended, drains: undrained });
+        self.note_orphaned_holds(&before);
         Ok(version)
     }
 

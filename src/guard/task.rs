@@ -39,18 +39,32 @@ const PROBATION_REQUESTS_MIN: u64 = 100;
 
 type Key = (ServiceName, BackendName);
 
-/// Asks the guard how trials stand.
+/// What the guard can be asked.
+#[derive(Debug)]
+enum Question {
+    Trials(oneshot::Sender<Vec<TrialView>>),
+    Remember(oneshot::Sender<()>),
+}
+
+/// Asks the guard.
 #[derive(Debug, Clone)]
-pub struct Questions(mpsc::Sender<oneshot::Sender<Vec<TrialView>>>);
+pub struct Questions(mpsc::Sender<Question>);
 
 impl Questions {
     /// All trials under way; none when the guard has ended, or is asked too much.
     pub async fn trials(&self) -> Vec<TrialView> {
+        self.ask(Question::Trials).await.unwrap_or_default()
+    }
+
+    /// Has the guard hand the journal how far all trials have come: the process is about to end.
+    pub async fn remember(&self) {
+        self.ask(Question::Remember).await;
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (answer, heard) = oneshot::channel();
-        match self.0.try_send(answer) {
-            Ok(()) => heard.await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
+        self.0.try_send(question(answer)).ok()?;
+        heard.await.ok()
     }
 }
 
@@ -60,7 +74,7 @@ pub struct Guard {
     control: Arc<Control>,
     metrics: Arc<GuardMetrics>,
     reports: mpsc::Receiver<Report>,
-    questions: mpsc::Receiver<oneshot::Sender<Vec<TrialView>>>,
+    questions: mpsc::Receiver<Question>,
     candidates: HashMap<Key, Candidate>,
     services: HashMap<ServiceName, Watched>,
     /// From before the last restart; each is taken up once.
@@ -149,7 +163,13 @@ impl Guard {
                     batch.drain(..).for_each(|report| self.take(&report));
                 }
                 _ = look.tick() => self.look().await,
-                Some(answer) = self.questions.recv() => drop(answer.send(self.views())),
+                Some(question) = self.questions.recv() => match question {
+                    Question::Trials(answer) => drop(answer.send(self.views())),
+                    Question::Remember(done) => {
+                        self.remember();
+                        let _ = done.send(());
+                    }
+                },
             }
         }
     }

@@ -50,6 +50,10 @@ pub enum Fact {
     StableAlarmEnded { service: String, stable: String },
     /// Somebody changed what the guard may do, everywhere.
     GuardChanged { from: String, to: String },
+    /// Somebody has a service's new requests wait: at most so long, at most so many.
+    Held { service: String, seconds: f64, requests: u64 },
+    /// A hold is over: how many waited, gave up before, and found no room.
+    Released { service: String, waited: u64, gave_up: u64, refused: u64 },
 }
 
 impl Fact {
@@ -70,7 +74,9 @@ impl Fact {
             | Self::Undrained { service, .. }
             | Self::ProbationBegan { service, .. }
             | Self::StableAlarm { service, .. }
-            | Self::StableAlarmEnded { service, .. } => Some(service),
+            | Self::StableAlarmEnded { service, .. }
+            | Self::Held { service, .. }
+            | Self::Released { service, .. } => Some(service),
         }
     }
 }

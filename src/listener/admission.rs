@@ -86,7 +86,7 @@ impl Place {
     pub(super) fn claim(&mut self, client: IpAddr, snapshot: &Snapshot) -> Result<(), ConnectionLimit> {
         let Some(max) = snapshot.limits.connections_per_client else { return Ok(()) };
         // Many clients come through a trusted proxy.
-        if lies_in(client, &snapshot.forwarding.trusted) {
+        if lies_in(client, &snapshot.forwarding.trust.proxies) {
             return Ok(());
         }
         let client = one_client(client);

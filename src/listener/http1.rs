@@ -22,13 +22,14 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
 
 use super::connection::unless_closed;
 use super::io::Io;
 use super::refusal;
 use crate::config::ClientTimeouts;
 use crate::observe::ConnectionError;
-use crate::proxy::{Client, Stage, serve};
+use crate::proxy::{Client, Stage, Turn, serve};
 use crate::stream::Reset;
 use crate::timers::Timer;
 use crate::worker::Signal;
@@ -187,7 +188,8 @@ where
     }
     let mut connection = builder.serve_connection(io, service);
     let begun = client.activity.begun();
-    let mut watch = Watch { client, timer, timeouts, stage: Stage::Busy, write_timed: false, told: false, begun };
+    let mut watch =
+        Watch { client, timer, timeouts, stage: Stage::Busy, write_timed: false, deadline: None, told: false, begun };
     let stopped = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -267,6 +269,8 @@ struct Watch<'a> {
     stage: Stage,
     /// The timer runs because the client takes nothing.
     write_timed: bool,
+    /// By when the client must have taken the answer.
+    deadline: Option<Instant>,
     told: bool,
     /// Requests begun on the connection before.
     begun: u64,
@@ -301,6 +305,9 @@ impl Watch<'_> {
     /// Ready once the client has taken nothing for too long of what there is for it.
     fn writing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let wrote = self.client.activity.take_wrote();
+        if let Some(Turn::Client(deadline)) = self.client.activity.take_turn() {
+            self.deadline = deadline;
+        }
         if !self.client.activity.is_write_blocked() {
             if std::mem::take(&mut self.write_timed) {
                 self.timer.clear();
@@ -309,7 +316,7 @@ impl Watch<'_> {
         }
         if wrote || !self.write_timed {
             self.write_timed = true;
-            self.timer.set(self.timeouts.body_idle);
+            self.timer.set_until(self.timeouts.body_idle, self.deadline);
         }
         self.timer.poll(cx)
     }
@@ -327,6 +334,7 @@ impl Watch<'_> {
         }
         self.stage = stage;
         self.write_timed = false;
+        self.deadline = None;
         match stage {
             Stage::Busy => self.timer.clear(),
             Stage::BodyUnread => self.timer.set(self.timeouts.keep_alive),

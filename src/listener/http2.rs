@@ -25,8 +25,9 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// h2 answers 431 to larger heads by itself, and nobody learns of it. So it is given twice the limit: nearly all heads
 /// over it are answered, counted and logged as requests, and memory stays bounded for the others.
 const HEADER_BYTES_FACTOR: u32 = 2;
-/// Requests taken back before we have seen them, at once; and requests reset because of the client's own faults, ever.
-/// One more of either, and h2 ends the connection.
+/// Requests taken back before we have seen them, at once; and heads that are no requests, or requests reset for another
+/// fault of the client's, ever. One more of either, and h2 ends the connection. Most of the latter are requests taken
+/// back, too, of which `resets` takes fewer; not those that are seen by nobody, or no longer new.
 const UNSEEN_RESETS_MAX: usize = 20;
 const FAULTS_MAX: usize = 1024;
 /// A silent client is asked for a sign of life this often, and given this long.

@@ -11,6 +11,8 @@ mod refusal;
 mod resets;
 mod sockets;
 mod stalls;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 pub use admission::Admission;

@@ -55,9 +55,10 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
             return Poll::Ready(());
         }
         match activity.take_turn() {
-            Some(Turn::Client) => {
+            Some(Turn::Client(deadline)) => {
                 *this.blocked = true;
-                this.timer.get_or_insert_with(|| this.client.worker.timers.timer()).set(*this.limit);
+                let timer = this.timer.get_or_insert_with(|| this.client.worker.timers.timer());
+                timer.set_until(*this.limit, deadline);
             }
             Some(Turn::Endpoint) => *this.blocked = false,
             None => {}

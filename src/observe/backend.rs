@@ -61,9 +61,13 @@ pub struct BackendCell {
     pub connect_errors: Counter,
     /// Requests sent again because an idle connection turned out to be closed.
     pub replays: Counter,
+    /// Refused because as many waited for the backend as may.
+    pub queue_full: Counter,
+    /// Refused because they waited for the backend in vain.
+    pub queue_timeouts: Counter,
     /// Requests begun to responses ended.
     pub duration: Histogram,
-    /// Requests begun to response heads received.
+    /// Requests sent on, or ready to be, to response heads received.
     pub first_byte: Histogram,
     /// Judged first attempts, written to an open connection, to response heads received.
     pub answer: Histogram,
@@ -115,6 +119,8 @@ pub struct BackendTotals {
     pub connects: u64,
     pub connect_errors: u64,
     pub replays: u64,
+    pub queue_full: u64,
+    pub queue_timeouts: u64,
     pub duration: HistogramTotals,
     pub first_byte: HistogramTotals,
     pub answer: HistogramTotals,
@@ -131,6 +137,8 @@ impl BackendTotals {
         self.connects += cell.connects.value();
         self.connect_errors += cell.connect_errors.value();
         self.replays += cell.replays.value();
+        self.queue_full += cell.queue_full.value();
+        self.queue_timeouts += cell.queue_timeouts.value();
         self.duration.add(&cell.duration);
         self.first_byte.add(&cell.first_byte);
         self.answer.add(&cell.answer);

@@ -35,6 +35,12 @@ causes! {
         HttpsRedirect = "https_redirect",
         /// The client has used up its allowance.
         RateLimited = "rate_limited",
+        /// The service is held, and as many requests wait as may.
+        HoldFull = "hold_full",
+        /// As many requests wait for the backend as may.
+        QueueFull = "queue_full",
+        /// The backend was at its limit for as long as a request may wait.
+        QueueTimeout = "queue_timeout",
         /// No backend has both a weight and an endpoint.
         NoBackend = "no_backend",
         NoEndpoint = "no_endpoint",

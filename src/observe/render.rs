@@ -135,6 +135,15 @@ fn record_service(service: &Service) {
     if config.maintenance.is_some() || maintenance_answers > 0 {
         counter!("tidegate_maintenance_answers_total", labels()).absolute(maintenance_answers);
     }
+    if config.body_max.is_some() {
+        counter!("tidegate_requests_too_large_total", labels()).absolute(metrics.sum(|cell| cell.too_large.value()));
+    }
+    let held = metrics.sum(|cell| cell.held.value());
+    if service.hold.is_some() || held > 0 {
+        let waiting = service.hold.as_ref().map_or(0, |hold| hold.counts().waiting);
+        gauge!("tidegate_requests_held", labels()).set(waiting as f64);
+        counter!("tidegate_requests_held_total", labels()).absolute(held);
+    }
     if !service.rate_limits.is_empty() {
         let limits = || service.rate_limits.iter();
         counter!("tidegate_requests_limited_total", labels()).absolute(metrics.sum(|cell| cell.limited.value()));
@@ -159,6 +168,11 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     counter!("tidegate_upstream_connects_total", labels()).absolute(totals.connects);
     counter!("tidegate_upstream_connect_errors_total", labels()).absolute(totals.connect_errors);
     counter!("tidegate_upstream_replays_total", labels()).absolute(totals.replays);
+    if backend.limits.is_some() || totals.queue_full + totals.queue_timeouts > 0 {
+        gauge!("tidegate_requests_queued", labels()).set(f64::from(backend.limiter.queued()));
+        counter!("tidegate_queue_full_total", labels()).absolute(totals.queue_full);
+        counter!("tidegate_queue_timeouts_total", labels()).absolute(totals.queue_timeouts);
+    }
     gauge!("tidegate_backend_endpoints", labels()).set(backend.endpoints.len() as f64);
     let weight = |kind: &'static str, weight: Weight| {
         gauge!("tidegate_backend_weight", with(Label::from_static_parts("kind", kind))).set(weight.value());
@@ -188,7 +202,10 @@ fn describe() {
     counter!("tidegate_compressions_skipped_total", "Answers not compressed because too many were at once.");
     counter!("tidegate_requests_denied_total", "Requests of clients that the service's access lists don't let in.");
     counter!("tidegate_requests_redirected_total", "Requests without TLS that were sent to https.");
+    counter!("tidegate_requests_too_large_total", "Requests refused because their body was said to be too large.");
     counter!("tidegate_requests_limited_total", "Requests refused because their client had used up a rate limit.");
+    gauge!("tidegate_requests_held", "Requests that wait because their service is held.");
+    counter!("tidegate_requests_held_total", "Requests that waited because their service was held.");
     counter!("tidegate_rate_limit_overflows_total", "Requests that found no place in a rate limit's table of clients.");
     gauge!("tidegate_rate_limit_clients", "Clients that rate limits keep apart now.");
     gauge!("tidegate_requests_in_flight", "Requests begun and not ended.");
@@ -197,6 +214,9 @@ fn describe() {
     counter!("tidegate_upstream_connects_total", "Connections opened to endpoints.");
     counter!("tidegate_upstream_connect_errors_total", "Connections to endpoints that could not be opened.");
     counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
+    gauge!("tidegate_requests_queued", "Requests that wait because their backend is at its limit.");
+    counter!("tidegate_queue_full_total", "Requests refused because as many waited for their backend as may.");
+    counter!("tidegate_queue_timeouts_total", "Requests refused because they waited for their backend in vain.");
     gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
     gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
     gauge!("tidegate_backend_drained", "1 while a backend gets no new requests, whatever its weight.");

@@ -15,8 +15,12 @@ pub struct ServiceCell {
     pub redirected: Counter,
     /// Answered in its place while it was under maintenance.
     pub maintenance_answers: Counter,
+    /// With a body too large by its own account.
+    pub too_large: Counter,
     /// Above a rate limit.
     pub limited: Counter,
+    /// Waited while the service was held.
+    pub held: Counter,
 }
 
 /// All workers' cells of one service. Outlives snapshots.

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::client::Turn;
 use super::compress::Compressed;
 use super::exchange::Exchange;
 use super::reply::Reason;
+use super::trailers;
 use crate::timers::Timer;
 use crate::upstream::{BodyError, BodyFault, Lease};
 
@@ -43,7 +43,19 @@ pub(crate) enum Source {
 
 impl ResponseBody {
     pub(crate) fn new(source: Source, exchange: Option<Exchange>) -> Self {
-        Self { source, exchange, timer: None, waiting: false }
+        let body = Self { source, exchange, timer: None, waiting: false };
+        // hyper doesn't ask for a byte before the client has a window for it.
+        if !matches!(body.source, Source::Ended) {
+            body.waits_for_client();
+        }
+        body
+    }
+
+    /// What there is is handed on, or would be. An answer of our own has no deadline: it may be about that.
+    fn waits_for_client(&self) {
+        let Some(exchange) = &self.exchange else { return };
+        let deadline = exchange.deadline().filter(|_| !matches!(self.source, Source::Whole(_) | Source::Ended));
+        exchange.client().activity.turn(Turn::Client(deadline));
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -64,7 +76,7 @@ impl ResponseBody {
         if let Some(exchange) = &mut self.exchange {
             let client = exchange.client();
             let reason = if client.activity.has_stalled() {
-                Reason::ClientStalled
+                if exchange.is_late() { Reason::RequestTimeout } else { Reason::ClientStalled }
             } else if client.lifeline.is_closed() {
                 Reason::Shutdown
             } else {
@@ -80,12 +92,10 @@ impl ResponseBody {
         exchange.client().activity.turn(Turn::Endpoint);
         let timer = self.timer.get_or_insert_with(|| exchange.client().worker.timers.timer());
         if !std::mem::replace(&mut self.waiting, true) {
-            let left = exchange.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            timer.set(left.map_or(exchange.silence(), |left| left.min(exchange.silence())));
+            timer.set_until(exchange.silence(), exchange.deadline());
         }
         ready!(timer.poll(cx));
-        let late = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
-        Poll::Ready(if late { BodyFault::Late } else { BodyFault::Stalled })
+        Poll::Ready(if exchange.is_late() { BodyFault::Late } else { BodyFault::Stalled })
     }
 
     /// Breaks off: the client sees that something is missing, and the endpoint's connection isn't used again.
@@ -135,30 +145,33 @@ impl Body for ResponseBody {
                 this.source = Source::Ended;
                 this.sent(bytes.len());
                 // It may wait for the client's window as an endpoint's answer may.
-                if let Some(exchange) = &this.exchange {
-                    exchange.client().activity.turn(Turn::Client);
-                }
+                this.waits_for_client();
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
             Source::Ended => return Poll::Ready(None),
         };
-        let Poll::Ready(frame) = polled else {
+        let Poll::Ready(mut frame) = polled else {
             let fault = ready!(this.wait(cx));
             return this.cut(fault);
         };
         this.waiting = false;
-        if let Some(exchange) = &this.exchange {
-            exchange.client().activity.turn(Turn::Client);
-            if exchange.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                return this.cut(BodyFault::Late);
-            }
+        this.waits_for_client();
+        if this.exchange.as_ref().is_some_and(Exchange::is_late) {
+            return this.cut(BodyFault::Late);
         }
-        match &frame {
+        match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
-                } else if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut this.exchange) {
-                    exchange.trailers(trailers);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    if let Some(exchange) = &mut this.exchange {
+                        exchange.trailers(trailers);
+                    }
+                    trailers::clean_response(trailers);
+                    if trailers.is_empty() {
+                        this.endpoint_ended();
+                        return Poll::Ready(None);
+                    }
                 }
             }
             Some(Err(_)) => this.endpoint_broke(),

@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::Tunnel;
 use super::headers::ForwardedClient;
 use crate::model::Ends;
@@ -92,7 +94,8 @@ pub struct Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Endpoint,
-    Client,
+    /// Until the deadline of its whole request, if that has one.
+    Client(Option<Instant>),
 }
 
 /// Where a connection stands between two polls.
@@ -114,6 +117,8 @@ impl Activity {
         self.begun.set(self.begun.get() + 1);
         self.body_open.set(has_body);
         self.progress.set(true);
+        // What the answer before had to wait for is over.
+        self.turn.set(None);
     }
 
     pub(super) fn request_ended(&self, body_ended: bool) {

@@ -17,11 +17,11 @@ use super::origin::Origin;
 use super::reply::Reason;
 use super::select::{Draw, Selection};
 use super::{Client, compress, target};
-use crate::config::{CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
+use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
 use crate::guard::Report;
 use crate::model::{Coding, FailureKind, Format};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
-use crate::upstream::{BodyLimits, RequestBody, RequestProgress};
+use crate::upstream::{BodyLimits, Limiter, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
 /// A client that gives a request up within this time hardly wanted its answer.
@@ -44,6 +44,8 @@ pub(crate) struct Exchange {
     /// The request takes part in the comparison of its service's backends.
     trial: Option<Trial>,
     started: Instant,
+    /// What it had to wait for before it could be sent on.
+    waited: Duration,
     first_byte: Option<Duration>,
     request_progress: Option<Rc<RequestProgress>>,
     status: Option<StatusCode>,
@@ -96,7 +98,7 @@ impl Exchange {
     pub(super) fn begin(client: Rc<Client>, request: &Request<RequestBody>, names: RequestNames) -> Self {
         let view = client.worker.view();
         let forwarding = &view.snapshot.forwarding;
-        let origin = Origin::of(&client.forwarded, &forwarding.trusted, request, names);
+        let origin = Origin::of(&client.forwarded, &forwarding.trust, request, names);
         let given = origin.told.as_ref().and_then(|_| given_id(request.headers())).cloned();
         let request_id = given.unwrap_or_else(|| {
             let mut random = [0; 16];
@@ -134,6 +136,7 @@ impl Exchange {
             target: None,
             trial: None,
             started: Instant::now(),
+            waited: Duration::ZERO,
             first_byte: None,
             request_progress: request.body().progress(),
             status: None,
@@ -173,10 +176,37 @@ impl Exchange {
     }
 
     /// The service has been found, and with it what may be done for this client; it may still refuse the request.
-    pub(super) fn routed(&mut self, service: usize, route: Option<u32>, request: &Request<RequestBody>) {
+    pub(super) fn routed(&mut self, service: usize, route: Option<u32>) {
         self.routed = Some(service);
         self.route = route;
+    }
+
+    /// An endpoint will be asked: what its answer may be compressed with.
+    pub(super) fn negotiate(&mut self, request: &Request<RequestBody>) {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
+    }
+
+    /// It has been waiting, and what it looked at may have changed.
+    pub(super) fn look_again(&mut self) {
+        self.view = self.client.worker.view();
+        self.routed = None;
+    }
+
+    /// It had to wait for so long, which is nobody's latency.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// Its service is held.
+    pub(super) fn count_held(&self) {
+        if let Some(routed) = self.routed {
+            self.view.snapshot.services[routed].metrics.cell(self.client.worker.index).held.add(1);
+        }
+    }
+
+    /// What is left of `limit`, for the whole request.
+    pub(super) fn left_of(&self, limit: Duration) -> Duration {
+        limit.saturating_sub(self.started.elapsed())
     }
 
     /// How the service's answers are compressed; `None` where they aren't.
@@ -342,6 +372,11 @@ impl Exchange {
         self.deadline
     }
 
+    /// The request has taken longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// How long the endpoint may be silent in the middle of its answer.
     pub(super) fn silence(&self) -> Duration {
         self.silence
@@ -368,6 +403,23 @@ impl Exchange {
     pub(super) fn backend(&self) -> &BackendView {
         let (_, backend) = self.target.expect("asked for only after a selection");
         &self.service().backends[backend]
+    }
+
+    /// How many requests the selected backend may have at once; `None`: any number.
+    pub(super) fn limits(&self) -> Option<&BackendLimits> {
+        let (service, backend) = self.target?;
+        self.view.snapshot.services[service].backends[backend].limits.as_ref()
+    }
+
+    /// Counts the selected backend's requests.
+    pub(super) fn limiter(&self) -> &Limiter {
+        let (service, backend) = self.target.expect("asked for only after a selection");
+        &self.view.snapshot.services[service].backends[backend].limiter
+    }
+
+    /// Chance chose the backend, so that another one would do as well.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// What the selected backend speaks.
@@ -399,15 +451,15 @@ impl Exchange {
         self.is_grpc
     }
 
-    /// When the request began.
+    /// When the request could be sent on: when it began, later by what it had to wait.
     pub(super) fn started(&self) -> Instant {
-        self.started
+        self.started + self.waited
     }
 
     /// When all of the request had been read from the client; `None` while it hasn't.
     pub(super) fn request_read_at(&self) -> Option<Instant> {
         match &self.request_progress {
-            None => Some(self.started),
+            None => Some(self.started()),
             Some(progress) => progress.ended_at(),
         }
     }
@@ -419,7 +471,7 @@ impl Exchange {
 
     /// An endpoint's head has come.
     pub(super) fn head_received(&mut self, now: Instant) {
-        self.first_byte = Some(now - self.started);
+        self.first_byte = Some(now.saturating_duration_since(self.started()));
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {

@@ -28,6 +28,7 @@ use super::compress;
 use super::exchange::Exchange;
 use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
+use super::{queue, restart};
 use crate::config::Scheme;
 use crate::timers::Timer;
 use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, RequestBody, UpgradedStream, pick};
@@ -127,7 +128,8 @@ pub(super) async fn send(
                 attempts += 1;
                 continue;
             }
-            Err((failure, _)) => return Err(failure.into()),
+            // Boxed: rare.
+            Err((failure, _)) => Box::pin(restart::lease_again(exchange, failure, freshness)).await?,
         };
         need.prepare(&lease).await?;
         let reused = lease.reused();
@@ -168,7 +170,7 @@ pub(super) async fn send(
 }
 
 /// A connection to one endpoint. On failure, the endpoint that failed, where there is another to try.
-async fn lease(
+pub(super) async fn lease(
     exchange: &mut Exchange,
     avoid: &[Rc<LocalEndpoint>],
     freshness: Freshness,
@@ -176,9 +178,18 @@ async fn lease(
     let worker = Rc::clone(&exchange.client().worker);
     let endpoints = &exchange.backend().endpoints;
     let others = endpoints.len() > 1;
-    let Some(endpoint) = pick(endpoints, avoid, || worker.draw()).cloned() else {
-        return Err((Reason::NoEndpoint, None));
+    let (endpoint, permit) = match exchange.limits().copied() {
+        None => (pick(endpoints, avoid, || worker.draw()).cloned(), None),
+        Some(limits) => {
+            let permit = match queue::enter(exchange, &limits, avoid) {
+                Some(permit) => permit,
+                // Boxed: rare.
+                None => Box::pin(queue::wait(exchange, &limits, avoid)).await.map_err(|reason| (reason, None))?,
+            };
+            (Some(Rc::clone(permit.endpoint())), Some(permit))
+        }
     };
+    let Some(endpoint) = endpoint else { return Err((Reason::NoEndpoint, None)) };
     exchange.attempts(endpoint.endpoint.identity.address);
     let mut limit = exchange.service().service.config.timeouts.connect;
     if let Some(deadline) = exchange.deadline() {
@@ -188,7 +199,7 @@ async fn lease(
         }
     }
     let ends = &exchange.client().ends;
-    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends).await;
+    let leased = Lease::acquire(&endpoint, &worker.timers, limit, freshness, ends, permit).await;
     match leased {
         Ok(lease) => {
             if !lease.reused() {
@@ -198,7 +209,11 @@ async fn lease(
             Ok(lease)
         }
         Err(error) => {
-            endpoint.refused(Instant::now(), &error);
+            let now = Instant::now();
+            endpoint.refused(now, &error);
+            if error.is_refusal() {
+                endpoint.nobody_listens(now);
+            }
             exchange.cell().inspect(|cell| cell.connect_errors.add(1));
             let reason = match error {
                 ConnectError::Timeout => Reason::ConnectTimeout,

@@ -72,10 +72,14 @@ pub fn rewrite_request<B>(request: &mut Request<B>, names: RequestNames, introdu
         remove_connection(headers, |name| Kind::of(name).is_removable());
     }
     if names.dropped > 0 {
-        let trusted = introduction.origin.told.is_some();
+        let told = introduction.origin.told.as_deref();
+        let x_forwarded = told.is_some_and(|told| told.believes_x_forwarded);
+        let certificates = told.is_some_and(|told| told.believes_client_cert);
         remove(headers, |name| match Kind::of(name) {
             Kind::Dropped | Kind::Te | Kind::TransferEncoding | Kind::Upgrade | Kind::Forwarded => true,
-            Kind::Claim => !trusted,
+            Kind::Claim => !x_forwarded,
+            // Some are of the other family, too.
+            Kind::Certificate => !certificates || (!x_forwarded && name.as_str().starts_with("x-")),
             _ => false,
         });
     }
@@ -223,7 +227,7 @@ fn remove_connection(headers: &mut HeaderMap, removable: impl Fn(&HeaderName) ->
 }
 
 /// In one pass, since a client may send any number of names that go.
-fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
+pub(super) fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
     let gone: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
     for name in gone {
         headers.remove(name);

@@ -7,20 +7,25 @@ mod compress;
 mod exchange;
 mod forward;
 mod headers;
+mod hold;
 mod identifiers;
 mod length;
 mod names;
 mod origin;
 mod pages;
 mod policy;
+mod queue;
 mod reply;
+mod restart;
 mod select;
 mod target;
+mod trailers;
 mod tunnel;
 mod upgrade;
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -34,7 +39,8 @@ pub use names::RequestNames;
 pub use origin::Origin;
 pub use tunnel::Tunnel;
 
-use crate::model::{RequestFacts, decide_path, is_loop};
+use crate::model::{RequestFacts, ServiceName, decide_path, is_loop};
+use crate::state::Hold;
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
@@ -47,11 +53,16 @@ use upgrade::Upgrade;
 /// # Errors
 /// Never: whatever goes wrong is an answer, too.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let mut request = request.map(RequestBody::new);
+    let mut request = request.map(|incoming| RequestBody::new(incoming, trailers::clean_request));
     let names = RequestNames::of(request.headers());
     let mut exchange = Exchange::begin(client, &request, names);
     let last = exchange.is_last();
-    let upgrade = route(&mut exchange, &request, names).and_then(|()| rewrite(&exchange, &mut request, names));
+    let mut reached = route(&mut exchange, &request, names);
+    if let Ok(Reached::Hold(hold)) = reached {
+        // Boxed: rare, and large.
+        reached = Box::pin(hold::pass(&mut exchange, hold, &request)).await;
+    }
+    let upgrade = reached.and_then(|_| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
         Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
             .await
@@ -70,8 +81,15 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     Ok(response)
 }
 
+/// How far a request has come.
+enum Reached {
+    Backend,
+    /// A service that takes it later.
+    Hold(Arc<Hold>),
+}
+
 /// Finds the service and the backend.
-fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<(), Failure> {
+fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: RequestNames) -> Result<Reached, Failure> {
     if !exchange.client().worker.process.memory.suffices() {
         return Err(Reason::Overloaded.into());
     }
@@ -82,6 +100,16 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
     if names.vias > 0 && is_loop(request.headers(), forwarding.via.as_deref()) {
         return Err(Reason::Loop.into());
     }
+    find(exchange, request, None)
+}
+
+/// Finds the service and the backend of a request that can have one. One that has waited has been let in by a service
+/// before, whose limits have counted it.
+fn find(
+    exchange: &mut Exchange,
+    request: &Request<RequestBody>,
+    counted_by: Option<&ServiceName>,
+) -> Result<Reached, Failure> {
     let host = target::host(request);
     let facts = RequestFacts {
         host: &host,
@@ -100,15 +128,22 @@ fn route(exchange: &mut Exchange, request: &Request<RequestBody>, names: Request
         Some(routed.service)
     })?;
     let index = decided.ok_or(Reason::NoRoute)?;
-    exchange.routed(index, route.flatten(), request);
+    exchange.routed(index, route.flatten());
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
-        policy::admit(exchange, service, &facts, request.uri())?;
+        policy::admit(exchange, service, &facts, request)?;
+        if counted_by != Some(service.name()) {
+            policy::count(exchange, service, &facts)?;
+        }
+        if let Some(hold) = &service.hold {
+            return Ok(Reached::Hold(Arc::clone(hold)));
+        }
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
         Some(selection) => {
             exchange.selected(index, selection);
-            length::check(exchange, request)
+            exchange.negotiate(request);
+            Ok(Reached::Backend)
         }
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.

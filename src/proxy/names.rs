@@ -43,8 +43,10 @@ pub(super) enum Kind {
     Replaced,
     /// Tells what a trusted peer's other values do; told anew where that is wanted.
     Forwarded,
-    /// Goes on if the peer is trusted.
+    /// Goes on if the peer is believed in `X-Forwarded-*`.
     Claim,
+    /// Tells of a client's certificate; goes on if the peer is believed about that.
+    Certificate,
     /// Never goes on.
     Dropped,
     /// Goes on as it is, whatever `Connection` says.
@@ -54,6 +56,8 @@ pub(super) enum Kind {
 
 /// What every `x-forwarded-*` begins with, those of other programs included.
 const FORWARDED_PREFIX: &[u8] = b"x-forwarded-";
+/// Envoy's word for a certificate, and what Traefik's two begin with.
+const CERTIFICATES: [&[u8]; 2] = [b"x-forwarded-client-cert", b"x-forwarded-tls-client-cert"];
 
 impl RequestNames {
     #[must_use]
@@ -87,7 +91,7 @@ impl RequestNames {
                     names.upgrades += 1;
                     names.dropped += 1;
                 }
-                Kind::Forwarded | Kind::Claim => {
+                Kind::Forwarded | Kind::Claim | Kind::Certificate => {
                     names.claims += 1;
                     names.dropped += 1;
                 }
@@ -119,7 +123,7 @@ impl Kind {
             10 if name == b"keep-alive" => Self::Dropped,
             10 if name == b"tracestate" => Self::Trace,
             11 if name == b"traceparent" => Self::Trace,
-            11 if is(name, b"client-cert") => Self::Claim.unless_alias(name, b"client-cert"),
+            11 if is(name, b"client-cert") => Self::Certificate.unless_alias(name, b"client-cert"),
             12 if is(name, b"x-request-id") => Self::Replaced.unless_alias(name, b"x-request-id"),
             13 if name == b"authorization" => Self::Kept,
             14 if name == b"http2-settings" => Self::Dropped,
@@ -129,11 +133,21 @@ impl Kind {
             16 if is(name, b"x-forwarded-port") => Self::Replaced.unless_alias(name, b"x-forwarded-port"),
             16 if name == b"proxy-connection" => Self::Dropped,
             17 if is(name, b"x-forwarded-proto") => Self::Replaced.unless_alias(name, b"x-forwarded-proto"),
-            17 if is(name, b"client-cert-chain") => Self::Claim.unless_alias(name, b"client-cert-chain"),
+            17 if is(name, b"client-cert-chain") => Self::Certificate.unless_alias(name, b"client-cert-chain"),
             17 if is(name, b"transfer-encoding") => Self::TransferEncoding.unless_alias(name, b"transfer-encoding"),
             19 if name == b"proxy-authorization" => Self::Dropped,
-            13.. if is(&name[..12], FORWARDED_PREFIX) => Self::Claim.unless_alias(&name[..12], FORWARDED_PREFIX),
+            13.. if is(&name[..12], FORWARDED_PREFIX) => {
+                Self::prefixed(name).unless_alias(&name[..12], FORWARDED_PREFIX)
+            }
             _ => Self::Other,
+        }
+    }
+
+    /// Of a name that begins with `x-forwarded-`.
+    fn prefixed(name: &[u8]) -> Self {
+        match CERTIFICATES.iter().find(|ours| name.len() >= ours.len() && is(&name[..ours.len()], ours)) {
+            Some(ours) => Self::Certificate.unless_alias(&name[..ours.len()], ours),
+            None => Self::Claim,
         }
     }
 
@@ -170,6 +184,7 @@ mod tests {
             "x_forwarded_port",
             "x.forwarded-proto",
             "x_forwarded_user",
+            "x-forwarded-client_cert",
             "x_real_ip",
             "x.request_id",
             "client_cert",
@@ -193,7 +208,11 @@ mod tests {
                 &["x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-request-id"][..],
                 Kind::Replaced,
             ),
-            (&["client-cert", "client-cert-chain", "x-forwarded-user", "x-forwarded-prefix"], Kind::Claim),
+            (&["x-forwarded-user", "x-forwarded-prefix", "x-forwarded-client"], Kind::Claim),
+            (
+                &["client-cert", "client-cert-chain", "x-forwarded-client-cert", "x-forwarded-tls-client-cert-info"],
+                Kind::Certificate,
+            ),
             (&["proxy", "proxy-authorization", "keep-alive", "expect", "x-real-ip"], Kind::Dropped),
             (&["traceparent", "tracestate"], Kind::Trace),
             (&["content-length", "authorization"], Kind::Kept),

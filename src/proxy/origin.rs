@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::headers::{ForwardedClient, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
 use super::names::RequestNames;
 use super::target;
+use crate::config::{Dialect, Trust};
 use crate::model::{ForwardedElement, lies_in, parse_node};
 
 /// Proxies that a request may have come through. What stands before is not looked at.
@@ -33,8 +34,12 @@ pub(super) struct Told {
     /// `None`: the request's own host.
     pub(super) host: Option<HeaderValue>,
     pub(super) port: HeaderValue,
-    /// Whole lines of `Forwarded`, if the peer speaks that and nothing else.
+    /// Whole lines of `Forwarded`, if that is what the peer is believed in.
     pub(super) forwarded: Option<String>,
+    /// The peer is believed in whatever begins with `X-Forwarded-`.
+    pub(super) believes_x_forwarded: bool,
+    /// The peer is believed about its client's certificate.
+    pub(super) believes_client_cert: bool,
 }
 
 impl Origin {
@@ -44,15 +49,21 @@ impl Origin {
         Self { address: client.ip, secure: client.secure, told: None }
     }
 
-    /// Whom `request` comes from, if the peers in `trusted` are believed.
+    /// Whom `request` comes from, if its peer is one that is trusted.
     #[must_use]
-    pub fn of<B>(client: &ForwardedClient, trusted: &[IpNet], request: &Request<B>, names: RequestNames) -> Self {
+    pub fn of<B>(client: &ForwardedClient, trust: &Trust, request: &Request<B>, names: RequestNames) -> Self {
+        let trusted = &trust.proxies[..];
         if trusted.is_empty() || names.claims == 0 || !lies_in(client.ip, trusted) {
             return Self::direct(client);
         }
         let headers = request.headers();
-        // `X-Forwarded-For` is what nearly all proxies speak; the others of its kind alone may be a stranger's.
-        let claim = if headers.contains_key(FORWARDED) && !headers.contains_key(X_FORWARDED_FOR) {
+        let speaks_forwarded = match trust.dialect {
+            Dialect::XForwarded => false,
+            Dialect::Forwarded => true,
+            // `X-Forwarded-For` is what nearly all proxies speak; the others of its kind alone may be a stranger's.
+            Dialect::Both => headers.contains_key(FORWARDED) && !headers.contains_key(X_FORWARDED_FOR),
+        };
+        let claim = if speaks_forwarded {
             Claim::of_forwarded(client.ip, trusted, headers)
         } else {
             Claim::of_x_forwarded(client.ip, trusted, headers)
@@ -60,7 +71,7 @@ impl Origin {
         Self {
             address: claim.address,
             secure: claim.secure.unwrap_or(client.secure),
-            told: Some(Box::new(claim.told(client, request))),
+            told: Some(Box::new(claim.told(client, trust, request))),
         }
     }
 }
@@ -119,11 +130,11 @@ impl<'a> Claim<'a> {
         }
         nodes.reverse();
         claim.before = nodes.join(", ").into_bytes();
-        claim.forwarded = Some(lines.join(", "));
+        claim.forwarded = Some(lines.join(", ")).filter(|said| !said.is_empty());
         claim
     }
 
-    fn told<B>(self, client: &ForwardedClient, request: &Request<B>) -> Told {
+    fn told<B>(self, client: &ForwardedClient, trust: &Trust, request: &Request<B>) -> Told {
         let mut forwarded_for = self.before;
         if !forwarded_for.is_empty() {
             forwarded_for.extend_from_slice(b", ");
@@ -141,6 +152,8 @@ impl<'a> Claim<'a> {
             host: self.host.and_then(|host| HeaderValue::from_str(&host).ok()),
             port: port.unwrap_or_else(|| client.port.clone()),
             forwarded: self.forwarded,
+            believes_x_forwarded: trust.dialect != Dialect::Forwarded,
+            believes_client_cert: trust.client_cert,
         }
     }
 }
@@ -185,14 +198,19 @@ mod tests {
     use super::*;
 
     fn of(peer: &str, fields: &[(&str, &str)]) -> Origin {
+        spoken(Dialect::XForwarded, peer, fields)
+    }
+
+    fn spoken(dialect: Dialect, peer: &str, fields: &[(&str, &str)]) -> Origin {
         let mut request = Request::builder().header(HOST, "shop.test");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let proxies = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap()).to_vec();
         let client = ForwardedClient::new(peer.parse().unwrap(), false, 8080, None);
-        Origin::of(&client, &trusted, &request, RequestNames::of(request.headers()))
+        let trust = Trust { proxies, dialect, client_cert: false };
+        Origin::of(&client, &trust, &request, RequestNames::of(request.headers()))
     }
 
     fn address(fields: &[(&str, &str)]) -> String {
@@ -248,19 +266,41 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_believed_where_there_is_nothing_else() {
+    fn forwarded_tells_of_the_client_to_the_left_of_those_who_are_trusted() {
         let line = "for=6.6.6.6;proto=http, for=\"[2001:db9::1]:4711\";proto=https;host=\"a.test:81\", for=10.0.0.2";
-        let origin = of("10.0.0.1", &[("forwarded", line)]);
+        let origin = spoken(Dialect::Forwarded, "10.0.0.1", &[("forwarded", line)]);
         let told = origin.told.unwrap();
         assert_eq!((origin.address.to_string().as_str(), origin.secure), ("2001:db9::1", true));
         assert_eq!(told.forwarded_for, "2001:db9::1, 10.0.0.2, 10.0.0.1");
         assert_eq!((told.host.unwrap(), told.port), (HeaderValue::from_static("a.test:81"), value("81")));
 
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "http")]), "6.6.6.6");
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "198.51.100.7")]), "198.51.100.7");
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6, for=_x")]), "10.0.0.1");
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6, for=unknown, for=10.0.0.2")]), "10.0.0.2");
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6, nonsense, for=10.0.0.2")]), "10.0.0.2");
-        assert_eq!(address(&[("forwarded", "for=6.6.6.6"), ("forwarded", "proto=http")]), "10.0.0.1");
+        let address = |lines: &[&str]| {
+            let fields: Vec<_> = lines.iter().map(|line| ("forwarded", *line)).collect();
+            spoken(Dialect::Forwarded, "10.0.0.1", &fields).address.to_string()
+        };
+        assert_eq!(address(&["for=6.6.6.6, for=_x"]), "10.0.0.1");
+        assert_eq!(address(&["for=6.6.6.6, for=unknown, for=10.0.0.2"]), "10.0.0.2");
+        assert_eq!(address(&["for=6.6.6.6, nonsense, for=10.0.0.2"]), "10.0.0.2");
+        assert_eq!(address(&["for=6.6.6.6", "proto=http"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn only_the_words_that_are_believed_say_who_the_client_is() {
+        let forwarded = ("forwarded", "for=6.6.6.6;proto=https");
+        let (x_for, x_proto) = (("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "https"));
+        for (fields, x_forwarded, rfc_7239, both) in [
+            (&[forwarded][..], ("10.0.0.1", false), ("6.6.6.6", true), ("6.6.6.6", true)),
+            (&[x_for, x_proto], ("198.51.100.7", true), ("10.0.0.1", false), ("198.51.100.7", true)),
+            (&[forwarded, x_for], ("198.51.100.7", false), ("6.6.6.6", true), ("198.51.100.7", false)),
+            (&[("forwarded", "for=6.6.6.6"), x_proto], ("10.0.0.1", true), ("6.6.6.6", false), ("6.6.6.6", false)),
+        ] {
+            for (dialect, wanted) in
+                [(Dialect::XForwarded, x_forwarded), (Dialect::Forwarded, rfc_7239), (Dialect::Both, both)]
+            {
+                let origin = spoken(dialect, "10.0.0.1", fields);
+                let found = (origin.address.to_string(), origin.secure);
+                assert_eq!((found.0.as_str(), found.1), wanted, "{dialect:?} {fields:?}");
+            }
+        }
     }
 }

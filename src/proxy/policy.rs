@@ -1,16 +1,18 @@
 //! What a service asks of a request before it chooses a backend: that its client is let in, that it comes over TLS,
-//! that the service is open, that it isn't one too many. In this order: who isn't let in learns nothing else, and only
-//! requests that the others let through are counted against a limit.
+//! that the service is open, that its body isn't too large, that it isn't one too many. In this order: who isn't let in
+//! learns nothing else, and only requests that the others let through are counted against a limit.
 
 use http::header::{HeaderName, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::exchange::Exchange;
+use super::length;
 use super::reply::{Failure, Reason};
 use crate::model::RequestFacts;
 use crate::observe::ServiceCell;
 use crate::rate_limit::{Exhausted, RateLimit};
 use crate::state::Service;
+use crate::upstream::RequestBody;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -20,7 +22,7 @@ pub(super) fn admit(
     exchange: &Exchange,
     service: &Service,
     facts: &RequestFacts<'_>,
-    uri: &Uri,
+    request: &Request<RequestBody>,
 ) -> Result<(), Failure> {
     if let Some(access) = &service.config.access
         && !access.admits(facts.client)
@@ -31,7 +33,7 @@ pub(super) fn admit(
     if let Some(port) = service.config.https_redirect
         && !exchange.origin().secure
     {
-        let location = location(facts.host, port, uri).ok_or(Reason::BadHost)?;
+        let location = location(facts.host, port, request.uri()).ok_or(Reason::BadHost)?;
         cell(exchange, service).redirected.add(1);
         return Err(Failure::with(Reason::HttpsRedirect, HeaderMap::from_iter([(LOCATION, location)])));
     }
@@ -42,11 +44,18 @@ pub(super) fn admit(
         let retry_after = maintenance.retry_after.clone().map(|value| (RETRY_AFTER, value));
         return Err(Failure::with(Reason::Maintenance, retry_after.into_iter().collect()));
     }
-    for limit in &service.rate_limits {
-        if let Err(exhausted) = limit.take(facts) {
-            cell(exchange, service).limited.add(1);
-            return Err(Failure::with(Reason::RateLimited, allowance(limit, exhausted)));
-        }
+    if length::is_too_large(&service.config, request) {
+        cell(exchange, service).too_large.add(1);
+        return Err(Reason::BodyTooLarge.into());
+    }
+    Ok(())
+}
+
+/// Counts the request against the service's limits, once.
+pub(super) fn count(exchange: &Exchange, service: &Service, facts: &RequestFacts<'_>) -> Result<(), Failure> {
+    if let Err((limit, exhausted)) = RateLimit::take_all(&service.rate_limits, facts) {
+        cell(exchange, service).limited.add(1);
+        return Err(Failure::with(Reason::RateLimited, allowance(limit, exhausted)));
     }
     Ok(())
 }

@@ -34,7 +34,12 @@ impl Reason {
 
     /// The rest of the request's body isn't read, so that nothing can follow it on an HTTP/1 connection.
     fn leaves_body(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::RequestStalled | Self::Overloaded)
+        matches!(self, Self::BodyTooLarge | Self::RequestStalled) || self.is_overload()
+    }
+
+    /// There is too much to do, which may be otherwise in a moment.
+    fn is_overload(self) -> bool {
+        matches!(self, Self::Overloaded | Self::HoldFull | Self::QueueFull | Self::QueueTimeout)
     }
 
     /// Where the request ends, and so where the next one begins, is not sure.
@@ -61,7 +66,12 @@ impl Reason {
             // Not 301, after which clients may turn a POST into a GET.
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded
+            | Self::HoldFull
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::NoBackend
+            | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestStalled => StatusCode::REQUEST_TIMEOUT,
@@ -79,7 +89,7 @@ impl Reason {
     }
 }
 
-/// When a client may try again that came while memory was short.
+/// When a client may try again that came while there was too much to do.
 const RETRY_SECONDS: &str = "1";
 
 /// A request that no endpoint answered.
@@ -143,8 +153,8 @@ impl Failure {
         if says_reason {
             headers.insert(ERROR, HeaderValue::from_static(self.reason.label()));
         }
-        if self.reason == Reason::Overloaded {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        if self.reason.is_overload() {
+            headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static(RETRY_SECONDS));
         }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

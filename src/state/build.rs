@@ -9,7 +9,7 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::effective::{Claim, effective};
-use super::{Backend, BackendWatch, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
+use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
@@ -17,7 +17,7 @@ use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
-use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls};
+use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls, Limiter};
 
 /// Addresses of host names, as last resolved.
 pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
@@ -31,11 +31,19 @@ pub(super) struct Registry {
     workers: usize,
     next_endpoint_id: u64,
     endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
-    backends: HashMap<(ServiceName, BackendName), (Arc<BackendMetrics>, Arc<BackendWatch>)>,
+    backends: HashMap<(ServiceName, BackendName), KeptBackend>,
     services: HashMap<ServiceName, (Arc<ServiceMetrics>, Arc<ServiceWatch>)>,
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
+}
+
+/// What a backend keeps across snapshots.
+#[derive(Debug, Clone)]
+struct KeptBackend {
+    metrics: Arc<BackendMetrics>,
+    watch: Arc<BackendWatch>,
+    limiter: Arc<Limiter>,
 }
 
 impl Registry {
@@ -52,12 +60,13 @@ impl Registry {
         }
     }
 
-    /// A service with its live backends; `weights` is an override of the file's.
+    /// A service with its live backends; `weights` is an override of the file's, `hold` what its requests wait for.
     pub(super) fn service(
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
         drains: &Drains,
+        hold: Option<&Arc<Hold>>,
         revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
@@ -78,7 +87,12 @@ impl Registry {
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
-        Arc::new(Service::new(Arc::clone(config), backends, rate_limits, metrics, watch, weights.is_some(), revision))
+        let config = Arc::clone(config);
+        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
+        Arc::new(match hold {
+            Some(hold) => service.held(Arc::clone(hold)),
+            None => service,
+        })
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.
@@ -94,15 +108,22 @@ impl Registry {
         wanted: Weight,
         resolved: &Resolved,
     ) -> Backend {
+        let known = self.backends.entry((service.clone(), config.name.clone()));
+        let known = known.or_insert_with(|| KeptBackend {
+            metrics: Arc::new(BackendMetrics::new(self.workers)),
+            watch: Arc::default(),
+            limiter: Arc::default(),
+        });
+        let KeptBackend { metrics, watch, limiter } = known.clone();
         let endpoints: Box<[Arc<Endpoint>]> = config
             .endpoints
             .iter()
             .flat_map(|endpoint| addresses(endpoint, resolved).into_iter().map(move |address| (endpoint, address)))
-            .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address))
+            .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address, &limiter))
             .collect();
-        let known = self.backends.entry((service.clone(), config.name.clone()));
-        let known = known.or_insert_with(|| (Arc::new(BackendMetrics::new(self.workers)), Arc::default()));
-        let (metrics, watch) = known.clone();
+        for endpoint in &endpoints {
+            endpoint.limit.set(config.limits.and_then(|limits| limits.requests_per_endpoint));
+        }
         Backend {
             name: config.name.clone(),
             configured: config.weight,
@@ -114,6 +135,8 @@ impl Registry {
             endpoints,
             metrics,
             watch,
+            limits: config.limits,
+            limiter,
         }
     }
 
@@ -123,6 +146,7 @@ impl Registry {
         backend: &BackendConfig,
         config: &EndpointConfig,
         address: SocketAddr,
+        limiter: &Arc<Limiter>,
     ) -> Arc<Endpoint> {
         let host = match &config.host {
             EndpointHost::Address(address) => address.to_string(),
@@ -153,7 +177,7 @@ impl Registry {
             config: Arc::clone(tls),
         });
         self.next_endpoint_id += 1;
-        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls));
+        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls, Arc::clone(limiter)));
         self.endpoints.insert(identity, Arc::clone(&endpoint));
         endpoint
     }

@@ -2,11 +2,13 @@
 
 mod build;
 mod effective;
+mod hold;
 mod routes;
 mod snapshot;
 mod store;
 mod watch;
 
+pub use hold::{Held, Hold, HoldCounts};
 pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{

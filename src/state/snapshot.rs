@@ -6,12 +6,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::{BackendWatch, ListenerKey, RouteTable, ServiceWatch};
-use crate::config::{ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig};
+use super::{BackendWatch, Hold, ListenerKey, RouteTable, ServiceWatch};
+use crate::config::{
+    BackendLimits, ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig,
+};
 use crate::model::{Arm, BackendName, ClientKey, Drain, RequestFacts, ServiceName, Split, Weight, choose};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Limiter};
 
 /// Everything requests see, at one version.
 #[derive(Debug)]
@@ -62,10 +64,12 @@ pub struct Service {
     pub backends: Box<[Backend]>,
     /// All of them must be kept.
     pub rate_limits: Box<[Arc<RateLimit>]>,
-    /// It asks something of a request before it takes it: access lists, TLS, rate limits; or it is closed.
+    /// It asks something of a request before it takes it: access lists, TLS, rate limits; or it is closed, or held.
     pub guarded: bool,
     pub metrics: Arc<ServiceMetrics>,
     pub watch: Arc<ServiceWatch>,
+    /// New requests wait.
+    pub hold: Option<Arc<Hold>>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
     /// Version of the snapshot in which its configuration or its weights last changed.
@@ -92,6 +96,9 @@ pub struct Backend {
     pub endpoints: Box<[Arc<Endpoint>]>,
     pub metrics: Arc<BackendMetrics>,
     pub watch: Arc<BackendWatch>,
+    /// Of its requests at once.
+    pub limits: Option<BackendLimits>,
+    pub limiter: Arc<Limiter>,
 }
 
 impl Backend {
@@ -118,6 +125,7 @@ impl Service {
         let guarded = config.access.is_some()
             || config.https_redirect.is_some()
             || config.maintenance.is_some()
+            || config.body_max.is_some()
             || !rate_limits.is_empty();
         Self {
             config,
@@ -128,9 +136,16 @@ impl Service {
             guarded,
             metrics,
             watch,
+            hold: None,
             overridden,
             revision,
         }
+    }
+
+    /// The same, whose new requests wait.
+    #[must_use]
+    pub fn held(self, hold: Arc<Hold>) -> Self {
+        Self { guarded: true, hold: Some(hold), ..self }
     }
 
     #[must_use]

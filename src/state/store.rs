@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 
 use super::build::{Drains, Registry, Resolved, routes};
-use super::{Backend, Service, Snapshot};
+use super::{Backend, Hold, Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
 use crate::model::{BackendName, Drain, LiveWeights, NamedWeights, ServiceName, Weight};
 use crate::tls::ServerTls;
@@ -48,6 +48,14 @@ pub enum Change {
     Weights(WeightsChange),
     /// The file's weights again.
     Reset {
+        service: String,
+    },
+    /// New requests of a service wait, until it is released.
+    Hold {
+        service: String,
+        hold: Arc<Hold>,
+    },
+    Release {
         service: String,
     },
     /// New addresses of host names.
@@ -161,6 +169,7 @@ pub enum Refused {
         reason: String,
     },
     AllZero,
+    Hold(String),
     /// Nobody would be left to answer.
     LastBackend {
         name: String,
@@ -187,6 +196,7 @@ impl fmt::Display for Refused {
                 "{name} is the last backend that could answer; give another one a weight above 0 or undrain it first"
             ),
             Self::AllZero => write!(f, "at least one weight must be above 0"),
+            Self::Hold(reason) => f.write_str(reason),
             Self::Tls(reason) => write!(f, "a certificate can't be used: {reason}"),
         }
     }
@@ -213,6 +223,8 @@ struct Writer {
     config: Arc<Config>,
     /// By service.
     overrides: HashMap<ServiceName, LiveWeights>,
+    /// By service.
+    holds: HashMap<ServiceName, Arc<Hold>>,
     drains: Drains,
     /// See [`History::Unknown`].
     stable_only: bool,
@@ -243,6 +255,7 @@ impl Store {
         let mut writer = Writer {
             overrides: kept.weights.into_iter().map(|live| (live.service.clone(), live)).collect(),
             drains: kept.drains.into_iter().map(|drain| (key(&drain), Arc::new(drain))).collect(),
+            holds: HashMap::new(),
             stable_only,
             resolved,
             registry: Registry::new(workers, server_tls),
@@ -333,7 +346,7 @@ impl Store {
     pub fn apply(&self, change: Change) -> Result<Applied, Refused> {
         let mut writer = self.writer();
         let current = self.current.load_full();
-        let (mut ended, mut undrained) = (Vec::new(), Vec::new());
+        let (mut ended, mut undrained, mut released) = (Vec::new(), Vec::new(), None);
         let next = match change {
             Change::Config { config, resolved } => {
                 writer.with_config(&current, &config, resolved, &mut ended, &mut undrained)?
@@ -343,6 +356,16 @@ impl Store {
                 let config = Arc::clone(&named_service(&current, &service)?.config);
                 ended.extend(writer.overrides.remove(&config.name));
                 writer.with_weights_rebuilt(&current, &config.name)
+            }
+            Change::Hold { service, hold } => {
+                let name = named_service(&current, &service)?.name().clone();
+                released = writer.holds.insert(name.clone(), hold);
+                writer.with_hold(&current, &name)
+            }
+            Change::Release { service } => {
+                let name = named_service(&current, &service)?.name().clone();
+                released = writer.holds.remove(&name);
+                writer.with_hold(&current, &name)
             }
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
             Change::Drain(drain) => {
@@ -361,6 +384,7 @@ impl Store {
         };
         let version = next.version;
         let old = self.current.swap(Arc::new(next));
+        released.into_iter().chain(writer.orphaned_holds()).for_each(|hold| hold.release());
         drop(current);
         writer.retired.push(old);
         writer.sweep();
@@ -413,6 +437,13 @@ impl Writer {
         })
     }
 
+    /// Holds of services that there are no more.
+    fn orphaned_holds(&mut self) -> Vec<Arc<Hold>> {
+        let config = Arc::clone(&self.config);
+        let is_there = |name: &ServiceName| config.services.iter().any(|service| service.name == *name);
+        self.holds.extract_if(|name, _| !is_there(name)).map(|(_, hold)| hold).collect()
+    }
+
     /// Lets go of live weights whose service is gone, or whose file's weights are others than those they replaced.
     fn end_overrides(&mut self, config: &Config) -> Vec<LiveWeights> {
         let holds = |live: &LiveWeights| {
@@ -442,6 +473,10 @@ impl Writer {
             self.overrides.insert(config.name.clone(), live);
         }
         Ok(self.with_weights_rebuilt(current, &config.name))
+    }
+
+    fn with_hold(&mut self, current: &Snapshot, name: &ServiceName) -> Snapshot {
+        self.with_services_rebuilt(current, |service| (service.name() == name).then_some(service.revision))
     }
 
     fn with_weights_rebuilt(&mut self, current: &Snapshot, name: &ServiceName) -> Snapshot {
@@ -487,7 +522,8 @@ impl Writer {
             None if self.stable_only => Some(stable_alone(config)),
             None => None,
         };
-        self.registry.service(config, weights.as_deref(), &self.drains, revision, &self.resolved)
+        let hold = self.holds.get(&config.name);
+        self.registry.service(config, weights.as_deref(), &self.drains, hold, revision, &self.resolved)
     }
 
     fn sweep(&mut self) {

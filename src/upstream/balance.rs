@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::LocalEndpoint;
 
 /// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
-/// choice. Those to `avoid` were tried before for the same request; they, and those that couldn't be connected to a
-/// moment ago, are passed over while there is another. `None` when there is no endpoint.
+/// choice. Those to `avoid` were tried before for the same request; they, those that couldn't be connected to a moment
+/// ago, and those at their limit are passed over while there is another. `None` when there is no endpoint.
 #[must_use]
 pub fn pick<'a>(
     endpoints: &'a [Rc<LocalEndpoint>],
@@ -24,14 +24,18 @@ pub fn pick<'a>(
         let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
         let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
         let (first, second) = (&endpoints[first], &endpoints[second]);
-        if !first.is_held_back(now) && !second.is_held_back(now) {
+        if is_open(first, now) && is_open(second, now) {
             return Some(if second.is_better_than(first, now) { second } else { first });
         }
     }
     let untried = |e: &&'a Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, e));
-    any(endpoints.iter().filter(|e| untried(e) && !e.is_held_back(now)), draw)
+    any(endpoints.iter().filter(|e| untried(e) && is_open(e, now)), draw)
         .or_else(|| any(endpoints.iter().filter(untried), draw))
         .or_else(|| any(endpoints.iter(), draw))
+}
+
+fn is_open(endpoint: &LocalEndpoint, now: Instant) -> bool {
+    !endpoint.is_held_back(now) && endpoint.has_room()
 }
 
 /// One of `candidates`, all alike.

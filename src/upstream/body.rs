@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -197,14 +198,14 @@ impl Wait {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
-    Stream { incoming: Incoming, progress: Rc<RequestProgress> },
+    Stream { incoming: Incoming, progress: Rc<RequestProgress>, clean: fn(&mut HeaderMap) },
 }
 
 impl RequestBody {
-    /// Wraps what the client sends.
+    /// Wraps what the client sends; `clean` takes out of its trailers what may not go on.
     #[must_use]
-    pub fn new(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, progress: Rc::default() } }
+    pub fn new(incoming: Incoming, clean: fn(&mut HeaderMap)) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, progress: Rc::default(), clean } }
     }
 
     /// `None` for an empty body.
@@ -227,13 +228,13 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress } = self.get_mut() else { return Poll::Ready(None) };
-        let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+        let Self::Stream { incoming, progress, clean } = self.get_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(mut polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
             std::task::ready!(progress.wait.poll(cx));
             progress.fault.set(Some(BodyFault::Stalled));
             return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
         };
-        match &polled {
+        match &mut polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref()
                     && !progress.came(data.len())
@@ -243,6 +244,12 @@ impl Body for RequestBody {
                 }
                 if frame.is_trailers() || incoming.is_end_stream() {
                     progress.ended_at.set(Some(Instant::now()));
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean(trailers);
+                    if trailers.is_empty() {
+                        return Poll::Ready(None);
+                    }
                 }
             }
             Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),

@@ -53,6 +53,15 @@ pub enum ConnectError {
     Http(hyper::Error),
 }
 
+impl ConnectError {
+    /// Nobody listens there, or not for long: the process is gone, or about to go.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset};
+        matches!(self, Self::Tcp(error) | Self::Tls(error) if matches!(error.kind(), ConnectionRefused | ConnectionReset))
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -34,6 +34,8 @@ pub struct LocalEndpoint {
     observed: Cell<Option<Instant>>,
     /// Until when, and for how long, since the last connect failed.
     held_back: Cell<Option<(Instant, Duration)>>,
+    /// Nobody has listened there since.
+    refused_since: Cell<Option<Instant>>,
     /// HTTP/1: idle connections.
     pub(super) idle: RefCell<IdleStack>,
     /// HTTP/2: connections, each shared by many requests.
@@ -53,6 +55,7 @@ impl LocalEndpoint {
             latency: Cell::new(Duration::ZERO),
             observed: Cell::new(None),
             held_back: Cell::new(None),
+            refused_since: Cell::new(None),
             idle: RefCell::new(IdleStack::new(pool)),
             shared: RefCell::default(),
             connecting: Cell::new(false),
@@ -114,8 +117,20 @@ impl LocalEndpoint {
         self.held_back.set(Some((now + time, time)));
     }
 
+    /// Nobody listens there.
+    pub fn nobody_listens(&self, now: Instant) {
+        self.refused_since.set(self.refused_since.get().or(Some(now)));
+    }
+
+    /// Since when nobody listens there, as far as is known.
+    #[must_use]
+    pub fn refused_since(&self) -> Option<Instant> {
+        self.refused_since.get()
+    }
+
     /// A connection was opened.
     pub fn accepted(&self) {
+        self.refused_since.set(None);
         if self.held_back.take().is_some() {
             let identity = &self.endpoint.identity;
             let (service, backend) = (&identity.service, &identity.backend);
@@ -127,6 +142,12 @@ impl LocalEndpoint {
     #[must_use]
     pub fn is_held_back(&self, now: Instant) -> bool {
         self.held_back.get().is_some_and(|(until, _)| now < until)
+    }
+
+    /// Whether its limit allows another request.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.endpoint.limit.has_room()
     }
 
     /// Takes note of an answer's latency: a slower one counts at once, a faster one gradually (peak EWMA, as in
@@ -184,7 +205,7 @@ pub(super) mod tests {
             tls_fingerprint: None,
             pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
         };
-        Rc::new(LocalEndpoint::new(Arc::new(Endpoint::new(id, identity, None))))
+        Rc::new(LocalEndpoint::new(Arc::new(Endpoint::new(id, identity, None, Arc::default()))))
     }
 
     #[tokio::test(start_paused = true)]

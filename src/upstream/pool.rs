@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::body::RequestBody;
 use super::connect::{self, ConnectError, Http2Connection, UpgradeSlot, UpgradedStream};
 use super::endpoint::PoolKey;
+use super::limiter::Permit;
 use super::local::LocalEndpoint;
 use crate::config::UpstreamProtocol;
 use crate::model::Ends;
@@ -137,6 +138,8 @@ pub struct Lease {
     timers: Rc<Timers>,
     connection: Connection,
     reused: bool,
+    /// Where the backend's concurrency is limited.
+    permit: Option<Permit>,
 }
 
 #[derive(Debug)]
@@ -148,7 +151,7 @@ enum Connection {
 
 impl Lease {
     /// An idle connection if there is one and `freshness` allows it, else a new one, which may be told of the client's
-    /// `ends`.
+    /// `ends`. `permit` is given back with the lease.
     ///
     /// # Errors
     /// When connecting fails or takes longer than `limit`.
@@ -158,6 +161,7 @@ impl Lease {
         limit: Duration,
         freshness: Freshness,
         ends: &Ends,
+        permit: Option<Permit>,
     ) -> Result<Self, ConnectError> {
         let in_flight = InFlight::begin(endpoint);
         let idle = match (endpoint.endpoint.identity.protocol, freshness) {
@@ -178,7 +182,7 @@ impl Lease {
             shared.streams.set(shared.streams.get() + 1);
         }
         in_flight.handed_over();
-        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused })
+        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, permit })
     }
 
     #[must_use]
@@ -241,6 +245,8 @@ impl Lease {
             Connection::Returned => return,
         }
         self.endpoint.end();
+        // Whoever gets the place finds the connection.
+        self.permit = None;
     }
 
     fn leave(&self, shared: &SharedConnection) {

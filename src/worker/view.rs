@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 use crate::model::{HeaderChanges, Via};
 use crate::state::{Service, Snapshot};
-use crate::upstream::{Endpoint, LocalEndpoint};
+use crate::upstream::{Endpoint, LocalEndpoint, Restart};
 
 /// What a request holds from its start to its end.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct ServiceView {
 #[derive(Debug)]
 pub struct BackendView {
     pub endpoints: Box<[Rc<LocalEndpoint>]>,
+    /// Requests that wait for the endpoints to listen again.
+    pub restart: Rc<Restart>,
 }
 
 impl View {
@@ -53,7 +55,10 @@ impl View {
             let service = Arc::clone(&self.snapshot.services[index]);
             let backends = service.backends.iter();
             let backends = backends
-                .map(|b| BackendView { endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect() })
+                .map(|b| BackendView {
+                    endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect(),
+                    restart: Rc::default(),
+                })
                 .collect();
             let request_headers = service.config.request_headers.as_ref().map(HeaderChanges::unshared);
             let response_headers = service.config.response_headers.as_ref().map(HeaderChanges::unshared);

@@ -55,6 +55,16 @@ fn what_a_client_wrote_hides_nothing_that_a_proxy_added() {
 }
 
 #[test]
+fn a_path_is_let_through_only_where_all_its_readings_agree() {
+    run(targets::path, &["fuzz/seeds/path"], 10_000);
+}
+
+#[test]
+fn nobody_is_sent_what_they_did_not_ask_for() {
+    run(targets::preference, &["fuzz/seeds/preference"], 20_000);
+}
+
+#[test]
 fn only_a_signed_cookie_is_believed() {
     run(targets::cookie, &["fuzz/seeds/cookie"], 20_000);
 }

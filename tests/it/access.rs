@@ -331,3 +331,37 @@ async fn a_flood_of_made_up_keys_takes_no_memory_and_no_allowance_of_known_clien
         assert_eq!(known.exchange(get("/", "x-key: known\r\n")).await.status(), status);
     }
 }
+
+#[tokio::test]
+async fn a_request_that_one_limit_refuses_is_counted_in_none() {
+    let address = "{ requests = 1, per = \"1h\", burst = 5 }";
+    let key = "{ requests = 1, per = \"1h\", burst = 2, by = { header = \"x-key\" } }";
+    let (proxy, blue) = shop(&format!("rate_limits = [{address}, {key}]")).await;
+    let mut wire = proxy.connect().await;
+    let mut ask = async |key: &str| wire.exchange(get("/", &format!("x-key: {key}\r\n"))).await.status();
+    for tries in 0..20 {
+        assert_eq!(ask("one").await, if tries < 2 { 200 } else { 429 });
+    }
+    // Three of the address's five are left.
+    assert_eq!([ask("two").await, ask("two").await, ask("three").await], [200; 3]);
+    assert_eq!([ask("three").await, ask("four").await], [429; 2]);
+    assert_eq!(blue.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn a_body_that_is_said_to_be_too_large_counts_for_the_service_and_in_no_backend_or_limit() {
+    let (proxy, blue) = shop("body_max = \"100B\"\nrate_limits = [{ requests = 1, per = \"1h\", burst = 2 }]").await;
+    for _ in 0..5 {
+        let answer = proxy.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 101\r\n\r\n").await;
+        assert_eq!((answer.status(), answer.head.value("connection")), (413, Some("close")));
+    }
+    proxy.metric_becomes("tidegate_requests_too_large_total", "service=\"shop\"", 5).await;
+    assert_eq!(proxy.metric("tidegate_request_errors_total", "reason=\"body_too_large\"").await, 5);
+    let whole = "POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n\r\nabc";
+    for status in [200, 200, 429] {
+        assert_eq!(proxy.exchange(whole).await.status(), status);
+    }
+    assert_eq!(blue.requests().len(), 2);
+    proxy.metric_becomes("tidegate_requests_total", "service=\"shop\",backend=\"blue\",code=\"2xx\"", 2).await;
+    assert_eq!(proxy.metric("tidegate_requests_total", "code=\"4xx\"").await, 0);
+}

@@ -58,7 +58,7 @@ async fn a_proxied_request_is_told_with_everything_about_it() {
 async fn what_the_proxy_answers_itself_is_told_with_its_reason() {
     let refusing = Refusing::new();
     let settings = format!(
-        "[services.shop]\nroutes = [{{ host = \"shop.test\" }}]\n\
+        "[timeouts]\nrestart_wait = \"0s\"\n[services.shop]\nroutes = [{{ host = \"shop.test\" }}]\n\
          [services.shop.backends.blue]\nweight = 1\nendpoints = [{:?}]\n",
         refusing.url()
     );

@@ -10,7 +10,7 @@ const SCRIPT: &str = "accept: application/json, text/plain, */*\r\n";
 /// A proxy whose only service can't be reached.
 async fn unreachable(setup: Setup) -> (Refusing, Proxy) {
     let nobody = Refusing::new();
-    let proxy = setup.backend(&[nobody.url()], "").start().await;
+    let proxy = setup.backend(&[nobody.url()], "").impatient().start().await;
     (nobody, proxy)
 }
 
@@ -62,6 +62,7 @@ async fn a_service_has_pages_of_its_own_and_takes_the_rest_from_all() {
         .file("all.html", "<p>all {status}")
         .file("all.json", r#"{"status":{status},"title":"{title}","id":"{request_id}"}"#)
         .file("shop.html", "<p>shop {title}{request_id}")
+        .impatient()
         .settings("[errors]\nhtml = \"all.html\"\njson = \"all.json\"\nheader = true")
         .settings("[services.shop]\nroutes = [{ host = \"shop.test\" }]\nerrors = { html = \"shop.html\" }")
         .backend(&[nobody.url()], "")

@@ -114,7 +114,7 @@ async fn a_trusted_proxy_is_believed_about_its_client() {
     assert_eq!(values(&head, &TOLD), ["6.6.6.6, 198.51.100.7, 10.1.2.3, 127.0.0.2", "https", "www.shop.test", "8443"]);
     assert_eq!(
         values(&head, &["x-request-id", "x-forwarded-user", "client-cert", "host", "x-real-ip", "x_forwarded_for"]),
-        ["from-the-edge/1", "anna", ":AAAA:", "shop.test", "", ""]
+        ["from-the-edge/1", "anna", "", "shop.test", "", ""]
     );
     let line = &log(&proxy, 1).await[0];
     assert_eq!((&line["client"], &line["request_id"]), (&"198.51.100.7".into(), &"from-the-edge/1".into()));
@@ -147,9 +147,62 @@ async fn what_a_trusted_proxy_says_badly_is_replaced() {
 }
 
 #[tokio::test]
-async fn forwarded_alone_is_believed_too() {
+async fn a_trusted_proxy_is_believed_in_the_words_that_the_file_names_alone() {
     let upstream = Upstream::answering(OK).await;
-    let proxy = trusting(&upstream, "").await;
+    let fields = "Forwarded: for=6.6.6.6;host=evil.test;proto=https\r\nX-Forwarded-For: 198.51.100.7\r\n\
+        X-Forwarded-Host: www.shop.test\r\nX-Forwarded-Port: 81\r\nX-Forwarded-User: anna\r\n";
+    let x_forwarded = ["198.51.100.7, 127.0.0.2", "http", "www.shop.test", "81"];
+    for (believe, told, user) in [
+        ("", x_forwarded, "anna"),
+        ("believe = \"both\"", x_forwarded, "anna"),
+        ("believe = \"forwarded\"", ["6.6.6.6, 127.0.0.2", "https", "evil.test", "443"], ""),
+    ] {
+        let proxy = trusting(&upstream, &format!("[forwarding]\n{believe}")).await;
+        let head = received(TRUSTED, &proxy, &upstream, fields).await;
+        assert_eq!(values(&head, &TOLD), told, "{believe}");
+        assert_eq!(values(&head, &["x-forwarded-user", "forwarded"]), [user, ""], "{believe}");
+        let client = told[0].split(',').next().unwrap();
+        assert_eq!(log(&proxy, 1).await[0]["client"], client, "{believe}");
+    }
+}
+
+#[tokio::test]
+async fn what_strangers_say_in_other_words_goes_through_a_trusted_proxy_unheard() {
+    let upstream = Upstream::answering(OK).await;
+    for (settings, lie) in [
+        ("", "Forwarded: for=6.6.6.6;proto=https\r\n"),
+        ("[forwarding]\nbelieve = \"forwarded\"", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"),
+    ] {
+        let proxy = trusting(&upstream, settings).await;
+        let port = proxy.http().port().to_string();
+        let head = received(TRUSTED, &proxy, &upstream, lie).await;
+        assert_eq!(values(&head, &TOLD), ["127.0.0.2", "http", "shop.test", &port], "{lie}");
+        assert_eq!(log(&proxy, 1).await[0]["client"], "127.0.0.2", "{lie}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_a_trusted_proxy_tells_of_passes_only_where_the_file_says_so() {
+    const NAMES: [&str; 4] =
+        ["client-cert", "client-cert-chain", "x-forwarded-client-cert", "x-forwarded-tls-client-cert"];
+    let upstream = Upstream::answering(OK).await;
+    let fields: String = NAMES.iter().map(|name| format!("{name}: :AAAA:\r\n")).collect();
+    for (settings, passed) in [
+        ("", [""; 4]),
+        ("client_cert = \"trust\"", [":AAAA:"; 4]),
+        ("client_cert = \"trust\"\nbelieve = \"forwarded\"", [":AAAA:", ":AAAA:", "", ""]),
+    ] {
+        let proxy = trusting(&upstream, &format!("[forwarding]\n{settings}")).await;
+        assert_eq!(values(&received(TRUSTED, &proxy, &upstream, &fields).await, &NAMES), passed, "{settings}");
+        let stranger = received(Ipv4Addr::LOCALHOST, &proxy, &upstream, &fields).await;
+        assert_eq!(values(&stranger, &NAMES), [""; 4], "{settings}");
+    }
+}
+
+#[tokio::test]
+async fn forwarded_is_believed_where_the_file_says_so() {
+    let upstream = Upstream::answering(OK).await;
+    let proxy = trusting(&upstream, "[forwarding]\nbelieve = \"forwarded\"").await;
     let fields = "Forwarded: for=6.6.6.6, For=\"[2001:db8::7]:4711\";Proto=https;host=\"www.shop.test:444\"\r\n\
         Forwarded: for=10.1.2.3\r\n";
     let head = received(TRUSTED, &proxy, &upstream, fields).await;
@@ -163,7 +216,7 @@ async fn forwarded_alone_is_believed_too() {
 #[tokio::test]
 async fn forwarded_is_written_where_it_is_wanted() {
     let upstream = Upstream::answering(OK).await;
-    let proxy = trusting(&upstream, "[forwarding]\nforwarded = true").await;
+    let proxy = trusting(&upstream, "[forwarding]\nbelieve = \"both\"\nforwarded = true").await;
     for (client, fields, wanted) in [
         (Ipv4Addr::LOCALHOST, "Forwarded: for=6.6.6.6\r\n", "for=127.0.0.1;host=shop.test;proto=http"),
         (
@@ -264,7 +317,7 @@ async fn a_request_that_goes_in_circles_is_stopped() {
 #[tokio::test]
 async fn connection_takes_nothing_away_that_an_endpoint_goes_by() {
     let upstream = Upstream::answering(OK).await;
-    let proxy = trusting(&upstream, "").await;
+    let proxy = trusting(&upstream, "[forwarding]\nclient_cert = \"trust\"").await;
     let names = "x-forwarded-for, X-Forwarded-Proto, x-forwarded-host, x-forwarded-port, via, x-request-id, host, \
         authorization, cookie, traceparent, client-cert, x-forwarded-user, x-gone";
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -126,7 +126,7 @@ async fn a_service_that_is_not_there_is_unimplemented() {
 #[tokio::test]
 async fn a_call_that_no_endpoint_answers_is_unavailable() {
     let nobody = Refusing::new();
-    let proxy = Setup::new().backend(&[nobody.url()], "protocol = \"h2\"").start().await;
+    let proxy = Setup::new().backend(&[nobody.url()], "protocol = \"h2\"").impatient().start().await;
     let front = Endpoint::try_from(format!("http://{}", proxy.http())).expect("a URI is a URI");
     let mut health = HealthClient::new(within("a channel", front.connect()).await.expect("it connects"));
     let status = within("an answer", health.check(asking("shop"))).await.expect_err("nobody answers");

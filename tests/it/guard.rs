@@ -233,6 +233,30 @@ async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
 }
 
 #[tokio::test]
+async fn a_restart_places_no_fresh_stake() {
+    let state = TempDir::new().expect("there is room for temporary files");
+    let (blue, canary) = (answering(FAILING).await, answering(FAILING).await);
+    let setup = || Setup::new().state_dir(state.path().to_str().unwrap()).settings(&shop(&blue, &canary));
+    let mut proxy = setup().start().await;
+    ask(&proxy, 300).await;
+    proxy.signal(Signal::TERM);
+    proxy.wait().await;
+    let proxy = setup().start().await;
+    let judging = async {
+        loop {
+            if let Some(trial) = proxy.view("/v1/services/shop").await["trials"].get(0) {
+                return trial.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let trial = within("a trial to be under way", judging).await;
+    // Of four comparisons, the one that has counted 300 failures has next to nothing left; the others haven't begun.
+    let e_value = trial["e_value"].as_f64().unwrap();
+    assert!((0.75..0.76).contains(&e_value), "{trial:#}");
+}
+
+#[tokio::test]
 async fn a_person_brings_a_backend_back_and_it_is_judged_anew() {
     let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
     let proxy = start(&blue, &canary.upstream).await;

@@ -136,7 +136,7 @@ async fn an_idle_connection_is_closed_after_the_keep_alive_time() {
 #[tokio::test]
 async fn a_connection_idles_out_after_a_body_nobody_wanted() {
     let nobody = Refusing::new();
-    let settings = "[timeouts]\nkeep_alive = \"200ms\"";
+    let settings = "[timeouts]\nkeep_alive = \"200ms\"\nrestart_wait = \"0s\"";
     let proxy = Setup::new().backend(&[nobody.url()], "").settings(settings).start().await;
     let mut client = proxy.connect().await;
     let answer = client.exchange("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n\r\nabc").await;

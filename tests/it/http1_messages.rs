@@ -130,7 +130,7 @@ async fn a_client_that_expects_100_gets_it_and_then_sends() {
 #[tokio::test]
 async fn a_client_that_expects_100_learns_of_a_refusal_before_it_sends() {
     let nobody = Refusing::new();
-    let proxy = Setup::new().backend(&[nobody.url()], "").start().await;
+    let proxy = Setup::new().backend(&[nobody.url()], "").impatient().start().await;
     let mut client = proxy.connect().await;
     let head = "POST / HTTP/1.1\r\nhost: shop.test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
     assert_eq!(client.exchange(head).await.status(), 502);

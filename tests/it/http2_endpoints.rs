@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::sync::Notify;
 
 use crate::support::http2::{Http2, Stream, collect, http2_endpoint, whole};
@@ -133,6 +133,58 @@ async fn bodies_and_trailers_pass_from_end_to_end() {
     let (status, message) = whole(response).await;
     assert_eq!((status.as_u16(), message.body.len()), (200, 300_000));
     assert_eq!(message.trailers.expect("there are trailers")["x-result"], "fine");
+}
+
+/// Fields for the end of a message.
+fn trailers(names: &[&'static str]) -> HeaderMap {
+    names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("7"))).collect()
+}
+
+#[tokio::test]
+async fn trailers_say_nothing_that_only_a_head_may_say() {
+    const ASKED: [&str; 11] = [
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "x-request-id",
+        "client-cert",
+        "host",
+        "content-length",
+        "authorization",
+        "cookie",
+        "cache-control",
+        "x-sum",
+        "grpc-status",
+    ];
+    const ANSWERED: [&str; 6] = ["set-cookie", "x_forwarded_user", "content-type", "x-request-id", "x-sum", "location"];
+    let upstream = http2_endpoint(None, |Stream { request, mut respond, .. }| async move {
+        let only_bad = request.uri().path() == "/bad";
+        let (body, came) = collect(request.into_body()).await.expect("the body ends");
+        assert_eq!(body, b"abc");
+        let wanted = if only_bad { None } else { Some(trailers(&["x-sum", "grpc-status"])) };
+        assert_eq!(came.filter(|came| !came.is_empty()), wanted);
+        let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+        stream.send_data(Bytes::from_static(b"ok"), false).expect("the stream is open");
+        stream.send_trailers(trailers(if only_bad { &ANSWERED[..2] } else { &ANSWERED })).expect("the stream is open");
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let client = Http2::over(proxy.connect().await).await;
+    for (target, asked, answered) in
+        [("/", &ASKED[..], Some(trailers(&["x-request-id", "x-sum"]))), ("/bad", &ASKED[..9], None)]
+    {
+        let request = Request::post(format!("http://shop.test{target}")).body(()).unwrap();
+        let (response, mut body) = client.begin(request).await;
+        body.send_data(Bytes::from_static(b"abc"), false).expect("the stream is open");
+        body.send_trailers(trailers(asked)).expect("the stream is open");
+        let (status, message) = whole(response).await;
+        assert_eq!((status.as_u16(), &message.body[..], message.trailers), (200, &b"ok"[..], answered));
+
+        let fields: String = asked.iter().map(|name| format!("{name}: 7\r\n")).collect();
+        let head = format!("POST {target} HTTP/1.1\r\nhost: shop.test\r\ntransfer-encoding: chunked\r\n");
+        let answer = proxy.exchange(&format!("{head}\r\n3\r\nabc\r\n0\r\n{fields}\r\n")).await;
+        assert_eq!(answer.text(), "ok", "from HTTP/1");
+    }
+    assert_eq!(upstream.connections(), 1, "each answer is over");
 }
 
 #[tokio::test]

@@ -430,6 +430,36 @@ async fn faults_that_make_us_reset_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_are_no_requests_end_the_connection_once_there_are_a_thousand() {
+    const HEADS_MAX: usize = 1024;
+    let upstream = holding().await;
+    let proxy = proxy_before(&upstream).await;
+    let fields: [Field; 5] = [
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":authority", b"shop.test"),
+        (b":path", b"/held"),
+        (b"connection", b"close"),
+    ];
+    // Each is reset before anybody learns of it, so that it is no request that could be taken back.
+    let head = |n| frame(HEADERS, END_HEADERS | END_STREAM, stream(n), &block(&fields));
+    let report = endure("heads that are no requests", &upstream, &proxy, async |address| {
+        let mut attacker = Attacker::connect(address).await;
+        for batch in 0..HEADS_MAX / 64 {
+            let heads: Vec<u8> = (batch * 64..batch * 64 + 64).flat_map(head).collect();
+            assert_eq!(attacker.send(&heads, 64).await, None);
+            assert_eq!(attacker.looked_at().await, None, "after {}", attacker.frames);
+        }
+        let end = attacker.repeat(&head(HEADS_MAX), 1, 1).await;
+        (attacker, end)
+    })
+    .await;
+    assert_eq!(report.end, End::GoAway(ENHANCE_YOUR_CALM));
+    assert_eq!(report.upstream_connections, 1, "the neighbour's");
+    proxy.metric_becomes("tidegate_connection_errors_total", "flood", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_field_block_without_an_end_ends_the_connection() {
     let upstream = holding().await;
     let proxy = proxy_before(&upstream).await;
@@ -551,7 +581,7 @@ async fn floods_of_data_that_is_hardly_any_end_the_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_large_answers_that_nobody_takes_wait_outside_of_our_memory() {
-    const LARGE: usize = 2 << 20;
+    const LARGE: usize = 10 << 20;
     let upstream = Upstream::scripted(|mut wire: Wire, _| async move {
         while let Some(head) = wire.next_head().await {
             if head.line.contains("/neighbour") {
@@ -575,7 +605,7 @@ async fn many_large_answers_that_nobody_takes_wait_outside_of_our_memory() {
     let proxy = proxy_before(&upstream).await;
     for (name, window) in [("zero windows", 0), ("windows of a byte", 1), ("windows as large as they get", 0x7fff_ffff)]
     {
-        endure(&format!("100 answers of 2 MB, {name}"), &upstream, &proxy, async |address| {
+        endure(&format!("100 answers of 10 MB, {name}"), &upstream, &proxy, async |address| {
             // With large windows it is the socket that nobody reads.
             let mut attacker = Attacker::deaf(address, true).await;
             let update = frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes());

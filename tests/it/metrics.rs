@@ -29,7 +29,7 @@ async fn counters_equal_what_was_sent() {
         refusing.url(),
         backend("blue", 1.0, &upstream)
     );
-    let proxy = Setup::new().workers(2).settings(&settings).start().await;
+    let proxy = Setup::new().workers(2).settings(&settings).impatient().start().await;
     let mut wires = [proxy.connect().await, proxy.connect().await];
     for (status, times) in [(200, 30), (201, 5), (301, 4), (404, 3), (500, 2), (503, 1)] {
         for time in 0..times {

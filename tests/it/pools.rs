@@ -157,7 +157,7 @@ async fn two_dead_endpoints_of_three_cost_no_request() {
 #[tokio::test]
 async fn a_backend_without_a_living_endpoint_is_a_502() {
     let (one, other) = (Refusing::new(), Refusing::new());
-    let proxy = Setup::new().backend(&[one.url(), other.url()], "").start().await;
+    let proxy = Setup::new().backend(&[one.url(), other.url()], "").impatient().start().await;
     let answer = proxy.fetch("/").await;
     assert_eq!((answer.status(), answer.text()), (502, "502 Bad Gateway\n"));
     assert!(proxy.metric("tidegate_upstream_connect_errors_total", "blue").await >= 2);

@@ -325,7 +325,8 @@ async fn trailers_never_become_what_frames_or_routes_a_message() {
     })
     .await;
     let proxy = Proxy::before(&upstream).await;
-    let names = "content-length, transfer-encoding, host, te, authorization, set-cookie, trailer, content-type";
+    let names = "content-length, transfer-encoding, host, te, authorization, set-cookie, trailer, content-type, \
+        x-forwarded-for, x-request-id, x_forwarded_user, client-cert, cookie, via";
     let head = format!("{FIRST}te: trailers\r\ntrailer: x-sum, {names}\r\ntransfer-encoding: chunked\r\n\r\n");
     let fields = names.split(", ").map(|name| format!("{name}: 7\r\n")).collect::<String>();
     let mut client = proxy.connect().await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use tokio::io::AsyncReadExt;
 
-use crate::support::frames::{self, Frames, setting};
+use crate::support::frames::{self, Fate, Frames, RST_STREAM, WINDOW_UPDATE, frame, setting};
 use crate::support::http2::{Http2, Stream, get as get2, http2_endpoint, whole};
 use crate::support::{OK, Proxy, Setup, Upstream, Wire, eventually, get, within};
 
@@ -303,6 +303,38 @@ async fn a_whole_request_has_a_time_if_one_is_given() {
     assert_eq!(client.exchange("POST /never HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx").await.status(), 504);
     eventually("the endpoint's connections are closed", || upstream.open() == 0).await;
     assert_eq!(proxy.fetch("/").await.text(), "ok");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_outlasts_no_deadline() {
+    let upstream = endless().await;
+    let proxy = before(&upstream, "", "[services.shop.timeouts]\nrequest = \"400ms\"\n").await;
+    // HTTP/1, and HTTP/2 with a socket that isn't read: windows of 2 GiB.
+    let mut client = proxy.connect().await;
+    client.send(get("/endless", "")).await;
+    client.head().await;
+    logged(&proxy, "request_timeout", 1).await;
+    let mut deaf = Frames::open(proxy.http()).await;
+    deaf.send(&[setting(4, 0x7fff_ffff), frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes())].concat()).await;
+    deaf.send(&[frames::get(1, "/endless"), frames::get(3, "/endless")].concat()).await;
+    logged(&proxy, "request_timeout", 3).await;
+    // Nor with windows that are shut, at once or when they are full.
+    for window in [0, 100_000] {
+        let mut shut = Frames::open(proxy.http()).await;
+        shut.send(&setting(4, window)).await;
+        shut.send(&frames::get(1, "/endless")).await;
+        assert_eq!(shut.fate(1).await, Fate::Answered(200));
+        loop {
+            let frame = shut.next().await.expect("the connection lives on");
+            if frame.kind == RST_STREAM {
+                break;
+            }
+        }
+        shut.send(&frames::get(3, "/")).await;
+        assert_eq!(shut.fate(3).await, Fate::Answered(200), "on the same connection");
+    }
+    logged(&proxy, "request_timeout", 5).await;
+    eventually("the endpoint's connections are closed", || upstream.open() <= 1).await;
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::{Check, Fault, endpoint};
-use crate::config::file::{BackendFile, PoolFile, ProtocolFile, ProxyVersionFile};
+use super::{Check, Fault, endpoint, unless_reported};
+use crate::config::file::{BackendFile, BackendLimitsFile, PoolFile, ProtocolFile, ProxyVersionFile};
 use crate::config::key_path::KeyPath;
-use crate::config::types::{BackendConfig, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
+use crate::config::types::{BackendConfig, BackendLimits, EndpointConfig, PoolConfig, Scheme, UpstreamProtocol};
 use crate::model::{BackendName, ProxyVersion, Weight};
 
 /// Stands for the revision of a backend that names none: other endpoints, another revision. The same for every process
@@ -50,6 +50,7 @@ impl Check<'_, '_> {
             _ => Some(None),
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
+        let limits = file.limits.as_ref().map(|limits| self.backend_limits(&at.key("limits"), limits));
         let endpoints = endpoints?;
         let revision = file.revision.clone().unwrap_or_else(|| revision_of(&endpoints));
         Some(BackendConfig {
@@ -61,6 +62,7 @@ impl Check<'_, '_> {
             proxy_protocol,
             tls: tls?,
             pool: pool?,
+            limits: unless_reported(limits)?,
         })
     }
 
@@ -92,6 +94,20 @@ impl Check<'_, '_> {
     fn pool(&mut self, at: &KeyPath, file: &PoolFile) -> Option<PoolConfig> {
         let idle_timeout = self.positive_duration(&at.key("idle_timeout"), &file.idle_timeout);
         Some(PoolConfig { idle_max: file.idle_max, idle_timeout: idle_timeout? })
+    }
+
+    fn backend_limits(&mut self, at: &KeyPath, file: &BackendLimitsFile) -> Option<BackendLimits> {
+        let queue_timeout = self.positive_duration(&at.key("queue_timeout"), &file.queue_timeout);
+        if file.requests.is_none() && file.requests_per_endpoint.is_none() {
+            let hint = "give it requests or requests_per_endpoint, or remove `limits`";
+            self.report.problem(at, "`limits` without a limit", hint);
+        }
+        Some(BackendLimits {
+            requests: file.requests,
+            requests_per_endpoint: file.requests_per_endpoint,
+            queue: file.queue,
+            queue_timeout: queue_timeout?,
+        })
     }
 }
 

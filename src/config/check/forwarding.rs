@@ -2,9 +2,9 @@
 
 use super::{Check, Fault};
 use crate::config::check::conditions::is_token;
-use crate::config::file::File;
+use crate::config::file::{BelieveFile, ClientCertFile, File};
 use crate::config::key_path::KeyPath;
-use crate::config::types::ForwardingConfig;
+use crate::config::types::{Dialect, ForwardingConfig, Trust};
 
 /// Longer than any name somebody reads.
 const VIA_BYTES_MAX: usize = 64;
@@ -27,7 +27,15 @@ impl Check<'_, '_> {
             self.report.problem(&at.key("trace_sample"), "a share lies between 0 and 1", hint);
         }
         Some(ForwardingConfig {
-            trusted: trusted.into_iter().collect::<Option<_>>()?,
+            trust: Trust {
+                proxies: trusted.into_iter().collect::<Option<_>>()?,
+                dialect: match file.forwarding.believe {
+                    BelieveFile::XForwarded => Dialect::XForwarded,
+                    BelieveFile::Forwarded => Dialect::Forwarded,
+                    BelieveFile::Both => Dialect::Both,
+                },
+                client_cert: file.forwarding.client_cert == ClientCertFile::Trust,
+            },
             via: via?,
             forwarded: file.forwarding.forwarded,
             return_request_id: file.forwarding.return_request_id,

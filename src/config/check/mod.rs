@@ -120,9 +120,11 @@ impl<'c, 'a> Check<'c, 'a> {
         let response_header = self.positive_duration(&at.key("response_header"), &file.response_header);
         let body_idle = self.positive_duration(&at.key("body_idle"), &file.body_idle);
         let request = file.request.as_ref().map(|text| self.positive_duration(&at.key("request"), text));
+        let restart_wait = self.duration(&at.key("restart_wait"), &file.restart_wait);
         Some(RequestTimeouts {
             connect: connect?,
             response_header: response_header?,
+            restart_wait: restart_wait?,
             body_idle: body_idle?,
             request: unless_reported(request)?,
         })
@@ -143,13 +145,13 @@ impl<'c, 'a> Check<'c, 'a> {
     }
 
     fn positive_duration(&mut self, at: &KeyPath, text: &DurationText) -> Option<Duration> {
+        self.duration_above_zero(at, text, "give it some time, or leave the key out for its default")
+    }
+
+    fn duration_above_zero(&mut self, at: &KeyPath, text: &DurationText, hint: &'static str) -> Option<Duration> {
         let duration = self.duration(at, text)?;
         if duration.is_zero() {
-            self.report.problem(
-                at,
-                "zero leaves no time at all",
-                "give it some time, or leave the key out for its default",
-            );
+            self.report.problem(at, "zero leaves no time at all", hint);
         }
         Some(duration).filter(|duration| !duration.is_zero())
     }

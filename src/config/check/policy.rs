@@ -85,7 +85,7 @@ impl Check<'_, '_> {
     }
 
     fn rate_limit(&mut self, at: &KeyPath, file: &RateLimitFile) -> Option<RateLimitConfig> {
-        let per = self.positive_duration(&at.key("per"), &file.per);
+        let per = self.duration_above_zero(&at.key("per"), &file.per, "give a span, like \"1s\" or \"1m\"");
         let by = match &file.by {
             Some(by) => self.rate_limit_by(&at.key("by"), by),
             None => Some(RateLimitBy::Network { ipv4_bits: 32, ipv6_bits: 64 }),

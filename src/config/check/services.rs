@@ -227,9 +227,14 @@ impl Check<'_, '_> {
             Some(text) => given("request", Some(text), None).map(Some),
             None => defaults.map(|d| d.request),
         };
+        let restart_wait = match file.and_then(|f| f.restart_wait.as_ref()) {
+            Some(text) => self.duration(&at.key("restart_wait"), text),
+            None => defaults.map(|d| d.restart_wait),
+        };
         Some(RequestTimeouts {
             connect: connect?,
             response_header: response_header?,
+            restart_wait: restart_wait?,
             body_idle: body_idle?,
             request: request?,
         })

@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::DIGESTS;
 use super::encoder::Encoder;
 use crate::upstream::{BodyError, Lease};
 use crate::worker::Worker;
@@ -99,7 +100,10 @@ impl Compressed {
                         self.lingered = false;
                         continue;
                     }
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                    Err(frame) => {
+                        self.trailers = frame.into_trailers().ok();
+                        DIGESTS.iter().for_each(|sum| drop(self.trailers.as_mut().map(|fields| fields.remove(sum))));
+                    }
                 },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Http(error)))),
                 Poll::Ready(None) => {}

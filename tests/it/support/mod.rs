@@ -13,6 +13,7 @@ pub mod http2;
 mod load;
 mod nginx;
 mod proxy;
+mod restarting;
 mod upstream;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use head::Head;
 pub use load::Load;
 pub use nginx::Nginx;
 pub use proxy::{Proxy, Setup, Signal};
+pub use restarting::Restarting;
 pub use upstream::{Received, Refusing, Upstream};
 pub use wire::{Answer, Wire};
 

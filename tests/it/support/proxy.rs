@@ -103,6 +103,11 @@ impl Setup {
         self.settings(&format!("[services.shop.backends.blue]\nweight = 1\nendpoints = {urls:?}\n{more}"))
     }
 
+    /// Has no request wait for an endpoint that refuses connections.
+    pub fn impatient(self) -> Self {
+        self.settings("[timeouts]\nrestart_wait = \"0s\"")
+    }
+
     /// Starts it, and returns once it is ready.
     pub async fn start(self) -> Proxy {
         let config = self.folder.path().join("proxy.toml");
