@@ -287,6 +287,18 @@ pub(super) struct ServiceFile {
     pub(super) timeouts: Option<ServiceTimeoutsFile>,
     /// The largest body of a request, like "10MiB"; no limit when left out.
     pub(super) body_max: Option<SizeText>,
+    /// When a request is sent again to another endpoint: { attempts = 3 } and others, or "off".
+    pub(super) retry: Option<RetryFile>,
+    /// When stable answers in place of another backend that failed: { idempotency_key = true } and others, or "off".
+    pub(super) rescue: Option<RescueFile>,
+    /// true: to do any of its requests twice is to do it once, whatever the method; gRPC needs it to be sent again.
+    #[serde(default)]
+    pub(super) idempotent: bool,
+    /// How much of a request's body is kept for sending it again, like "64KiB"; "0B" for none.
+    pub(super) replay_buffer: Option<SizeText>,
+    /// true: the answer's tidegate-backend header says which backend it came from; false unless said.
+    #[serde(default)]
+    pub(super) backend_header: bool,
     /// What is changed in the headers of its requests: { set = { name = "value" }, add = { … }, remove = ["name"] }.
     pub(super) request_headers: Option<HeaderChangesFile>,
     /// What is changed in the headers of its endpoints' responses: { set = { name = "value" }, add = { … }, remove = ["name"] }.
@@ -571,6 +583,52 @@ pub(super) struct ServiceTimeoutsFile {
     pub(super) request: Option<DurationText>,
 }
 
+/// When requests are sent again to another endpoint of their backend; or "off".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum RetryFile {
+    Word(String),
+    Table(RetryTableFile),
+}
+
+/// When requests are sent again to another endpoint of their backend.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RetryTableFile {
+    /// Endpoints of a backend that one request is sent to at most, the first included.
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) attempts: u32,
+    /// After which failures: "connect", "reset", "timeout" and statuses like "503".
+    pub(super) on: Vec<String>,
+    /// How long each attempt may wait for the head of an answer, like "2s"; as long as the request when left out.
+    pub(super) per_try: Option<DurationText>,
+    /// Retries, rescues and hedges as a share of the service's requests, from 0 to 1.
+    pub(super) budget: f64,
+    /// Retries, rescues and hedges a second that are allowed however few requests there are.
+    #[schemars(range(max = 1_000_000))]
+    pub(super) floor: u32,
+}
+
+/// When stable answers in place of another backend; or "off".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum RescueFile {
+    Word(String),
+    Table(RescueTableFile),
+}
+
+/// When stable answers in place of another backend.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RescueTableFile {
+    /// After which failures: "connect", "reset", "timeout" and statuses like "503".
+    pub(super) on: Vec<String>,
+    /// true: requests with Idempotency-Key may be sent twice whatever their method; false unless said.
+    pub(super) idempotency_key: bool,
+}
+
 /// One deployment of a service.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -692,6 +750,24 @@ fn queue_timeout() -> DurationText {
 
 fn maintenance_status() -> u16 {
     503
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+impl Default for RetryTableFile {
+    fn default() -> Self {
+        let on = words(&["connect", "reset", "timeout", "502", "503", "504"]);
+        Self { attempts: 3, on, per_try: None, budget: 0.2, floor: 10 }
+    }
+}
+
+impl Default for RescueTableFile {
+    fn default() -> Self {
+        let on = words(&["connect", "reset", "timeout", "500", "502", "503", "504"]);
+        Self { on, idempotency_key: false }
+    }
 }
 
 impl Default for CompressionFile {

@@ -161,6 +161,7 @@ fn the_shipped_defaults_are_the_defaults() {
     assert_eq!(minimal.errors, full.errors);
     assert_eq!(minimal.state_dir.file_name(), full.state_dir.file_name());
     assert_eq!(minimal.services[0].timeouts, full.services[0].timeouts);
+    assert_eq!(minimal.services[0].attempts, full.services[0].attempts);
     assert_eq!(minimal.services[0].backends[0].pool, full.services[0].backends[0].pool);
 }
 

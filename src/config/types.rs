@@ -11,8 +11,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, GuardMode, HeaderChanges, NetworkSet, Page, ProxyVersion,
-    RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page,
+    ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -159,6 +159,7 @@ pub struct ServiceConfig {
     pub timeouts: RequestTimeouts,
     /// The largest body of a request, in bytes.
     pub body_max: Option<u64>,
+    pub attempts: AttemptsConfig,
     pub request_headers: Option<HeaderChanges>,
     pub response_headers: Option<HeaderChanges>,
     pub errors: ErrorPages,
@@ -183,6 +184,50 @@ pub struct ProbationConfig {
     pub share: f64,
     /// How long it must do well.
     pub pass: Duration,
+}
+
+/// When a service's requests are tried again, and where.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttemptsConfig {
+    /// On another endpoint of the same backend.
+    pub retry: Option<RetryConfig>,
+    /// By stable, in place of another backend.
+    pub rescue: Option<RescueConfig>,
+    /// For both of them, and for hedges.
+    pub budget: BudgetConfig,
+    /// To do any of its requests twice is to do it once, whatever the method.
+    pub idempotent: bool,
+    /// Bytes of a request's body that are kept for sending it again.
+    pub replay_buffer: usize,
+    /// Answers say which backend they come from.
+    pub tell_backend: bool,
+}
+
+/// When a request is sent again to another endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryConfig {
+    /// At least 1: the first.
+    pub attempts: u32,
+    pub on: FailureSet,
+    /// From the request's last byte, or from the attempt's begin, to the head of its answer.
+    pub per_try: Option<Duration>,
+}
+
+/// How many attempts there may be besides the requests' first ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetConfig {
+    /// Of the service's requests, from 0 to 1.
+    pub share: f64,
+    /// A second, however few requests there are.
+    pub floor: u32,
+}
+
+/// When stable answers in place of another backend.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RescueConfig {
+    pub on: FailureSet,
+    /// Requests with `Idempotency-Key` may be sent twice.
+    pub idempotency_key: bool,
 }
 
 /// What stands in for a service's endpoints.

@@ -28,6 +28,8 @@ pub(super) fn record(client: &Client, protocol: &str, cause: ConnectionError, st
             path: "",
             service: None,
             backend: None,
+            selected: None,
+            attempts: None,
             endpoint: None,
             status,
             error: Some(cause.label()),

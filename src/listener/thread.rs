@@ -135,6 +135,8 @@ async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
         config.reporter,
     );
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    let timers = Rc::clone(&worker.timers);
+    tokio::task::spawn_local(async move { timers.sweep_fine().await });
     let admission = config.admission;
     let mut accepting = HashMap::new();
     loop {

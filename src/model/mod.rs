@@ -1,5 +1,6 @@
 //! The vocabulary: names, weights, matches, clients. Pure; depends on nothing else of ours.
 
+mod attempt;
 mod cohort;
 mod content_type;
 mod facts;
@@ -19,6 +20,7 @@ mod units;
 mod via;
 mod weight;
 
+pub use attempt::{AttemptFailure, FailureSet};
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;

@@ -48,6 +48,12 @@ pub struct AccessLine<'a> {
     pub service: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<&'a str>,
+    /// The backend in whose place this one answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selected: Option<&'a str>,
+    /// How often an endpoint was asked, where it was more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<std::net::SocketAddr>,
     /// Absent when the client left before there was one.
@@ -221,6 +227,8 @@ mod tests {
             path,
             service: Some("shop"),
             backend: None,
+            selected: None,
+            attempts: None,
             endpoint: None,
             status: Some(200),
             error: None,

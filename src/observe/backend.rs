@@ -61,6 +61,15 @@ pub struct BackendCell {
     pub connect_errors: Counter,
     /// Requests sent again because an idle connection turned out to be closed.
     pub replays: Counter,
+    /// Requests sent again to another endpoint.
+    pub retries: Counter,
+    /// Requests that stable answered after this backend had failed, and those that it failed, too.
+    pub rescues_answered: Counter,
+    pub rescues_failed: Counter,
+    /// Requests that stable was asked for, too, because this backend didn't answer.
+    pub hedges: Counter,
+    /// Failures passed on because the service had no more to spend on another attempt.
+    pub budget_exhausted: Counter,
     /// Refused because as many waited for the backend as may.
     pub queue_full: Counter,
     /// Refused because they waited for the backend in vain.
@@ -76,6 +85,12 @@ pub struct BackendCell {
 impl BackendCell {
     pub fn count(&self, class: CodeClass) {
         self.codes[class as usize].add(1);
+    }
+
+    /// Requests that have ended.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.codes.iter().map(Counter::value).sum()
     }
 }
 
@@ -119,6 +134,11 @@ pub struct BackendTotals {
     pub connects: u64,
     pub connect_errors: u64,
     pub replays: u64,
+    pub retries: u64,
+    pub rescues_answered: u64,
+    pub rescues_failed: u64,
+    pub hedges: u64,
+    pub budget_exhausted: u64,
     pub queue_full: u64,
     pub queue_timeouts: u64,
     pub duration: HistogramTotals,
@@ -137,6 +157,11 @@ impl BackendTotals {
         self.connects += cell.connects.value();
         self.connect_errors += cell.connect_errors.value();
         self.replays += cell.replays.value();
+        self.retries += cell.retries.value();
+        self.rescues_answered += cell.rescues_answered.value();
+        self.rescues_failed += cell.rescues_failed.value();
+        self.hedges += cell.hedges.value();
+        self.budget_exhausted += cell.budget_exhausted.value();
         self.queue_full += cell.queue_full.value();
         self.queue_timeouts += cell.queue_timeouts.value();
         self.duration.add(&cell.duration);

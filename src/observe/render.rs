@@ -168,6 +168,12 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     counter!("tidegate_upstream_connects_total", labels()).absolute(totals.connects);
     counter!("tidegate_upstream_connect_errors_total", labels()).absolute(totals.connect_errors);
     counter!("tidegate_upstream_replays_total", labels()).absolute(totals.replays);
+    counter!("tidegate_retries_total", labels()).absolute(totals.retries);
+    for (result, count) in [("answered", totals.rescues_answered), ("failed", totals.rescues_failed)] {
+        counter!("tidegate_rescues_total", with(Label::from_static_parts("result", result))).absolute(count);
+    }
+    counter!("tidegate_hedges_total", labels()).absolute(totals.hedges);
+    counter!("tidegate_retry_budget_exhausted_total", labels()).absolute(totals.budget_exhausted);
     if backend.limits.is_some() || totals.queue_full + totals.queue_timeouts > 0 {
         gauge!("tidegate_requests_queued", labels()).set(f64::from(backend.limiter.queued()));
         counter!("tidegate_queue_full_total", labels()).absolute(totals.queue_full);
@@ -214,6 +220,13 @@ fn describe() {
     counter!("tidegate_upstream_connects_total", "Connections opened to endpoints.");
     counter!("tidegate_upstream_connect_errors_total", "Connections to endpoints that could not be opened.");
     counter!("tidegate_upstream_replays_total", "Requests sent again after an idle connection turned out closed.");
+    counter!("tidegate_retries_total", "Requests sent again to another endpoint of the backend.");
+    counter!("tidegate_rescues_total", "Requests of a failed backend that stable was given, by result.");
+    counter!("tidegate_hedges_total", "Requests that stable was asked for, too, because the backend didn't answer.");
+    counter!(
+        "tidegate_retry_budget_exhausted_total",
+        "Failures passed on because the service had no more to spend on another attempt."
+    );
     gauge!("tidegate_requests_queued", "Requests that wait because their backend is at its limit.");
     counter!("tidegate_queue_full_total", "Requests refused because as many waited for their backend as may.");
     counter!("tidegate_queue_timeouts_total", "Requests refused because they waited for their backend in vain.");

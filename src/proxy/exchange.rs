@@ -19,7 +19,7 @@ use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
 use crate::guard::Report;
-use crate::model::{Coding, FailureKind, Format};
+use crate::model::{Coding, FailureKind, Format, Weight};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, Limiter, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -41,9 +41,13 @@ pub(crate) struct Exchange {
     route: Option<u32>,
     /// Service and backend, once known.
     target: Option<(usize, usize)>,
+    /// Stable has taken the selected backend's place. Boxed: rare.
+    rescue: Option<Box<Rescue>>,
     /// The request takes part in the comparison of its service's backends.
     trial: Option<Trial>,
     started: Instant,
+    /// Endpoints asked, replays included.
+    attempts: u32,
     /// What it had to wait for before it could be sent on.
     waited: Duration,
     first_byte: Option<Duration>,
@@ -81,6 +85,15 @@ struct Trial {
     reported: u8,
     /// What happens from now on happens to another attempt.
     over: bool,
+}
+
+/// How stable came to take another backend's place.
+#[derive(Debug)]
+struct Rescue {
+    /// The backend that was selected.
+    selected: usize,
+    /// When stable was first asked.
+    asked: Instant,
 }
 
 /// The parts of a request that only its access line needs.
@@ -134,8 +147,10 @@ impl Exchange {
             routed: None,
             route: None,
             target: None,
+            rescue: None,
             trial: None,
             started: Instant::now(),
+            attempts: 0,
             waited: Duration::ZERO,
             first_byte: None,
             request_progress: request.body().progress(),
@@ -358,6 +373,49 @@ impl Exchange {
         }
     }
 
+    /// Stable, where it may answer in the selected backend's place: chance chose the backend, stable is another one that
+    /// wants requests, and isn't the bad one itself.
+    pub(super) fn fallback(&self) -> Option<usize> {
+        let (service, backend) = self.target?;
+        self.trial?;
+        let service = &self.view.snapshot.services[service];
+        let stable = service.config.stable;
+        let can = stable != backend
+            && service.config.attempts.rescue.is_some()
+            && service.backends[stable].effective != Weight::ZERO
+            && !service.watch.is_rescue_suspended();
+        can.then_some(stable)
+    }
+
+    /// Stable, whose index this is, takes the place of the selected backend, which gave `code`. For the one the request
+    /// has ended, for the other it begins at `asked`.
+    pub(super) fn hand_over(&mut self, stable: usize, code: CodeClass, asked: Instant) {
+        let Some((service, selected)) = self.target else { return };
+        self.first_attempt_over();
+        if let Some(cell) = self.cell() {
+            cell.in_flight.decrease();
+            cell.count(code);
+            cell.duration.record(self.started.elapsed());
+            if let Some(first_byte) = self.first_byte {
+                cell.first_byte.record(first_byte);
+            }
+        }
+        self.target = Some((service, stable));
+        self.rescue = Some(Box::new(Rescue { selected, asked }));
+        self.first_byte = None;
+        if let Some(cell) = self.cell() {
+            cell.in_flight.increase();
+        }
+    }
+
+    /// The name of the backend that answers, for clients that may know it.
+    pub(super) fn told_backend(&self) -> Option<HeaderValue> {
+        let (service, backend) = self.target?;
+        let service = &self.view.snapshot.services[service];
+        let name = service.backends[backend].name.as_str();
+        service.config.attempts.tell_backend.then(|| HeaderValue::from_str(name).ok()).flatten()
+    }
+
     /// The answer is meant to last: its end is nobody's deadline, and either side may be silent for long.
     pub(super) fn lasts(&mut self) {
         self.deadline = None;
@@ -399,21 +457,41 @@ impl Exchange {
         self.client.worker.service(&self.view, service)
     }
 
-    /// This worker's side of the selected backend.
-    pub(super) fn backend(&self) -> &BackendView {
+    /// The index of the backend that is asked.
+    pub(super) fn backend_index(&self) -> usize {
         let (_, backend) = self.target.expect("asked for only after a selection");
+        backend
+    }
+
+    /// This worker's side of the backend that is asked.
+    pub(super) fn backend(&self) -> &BackendView {
+        self.backend_of(self.backend_index())
+    }
+
+    /// This worker's side of one of the selected service's backends.
+    pub(super) fn backend_of(&self, backend: usize) -> &BackendView {
         &self.service().backends[backend]
     }
 
-    /// How many requests the selected backend may have at once; `None`: any number.
-    pub(super) fn limits(&self) -> Option<&BackendLimits> {
-        let (service, backend) = self.target?;
+    /// The counters of one of the selected service's backends.
+    pub(super) fn cell_of(&self, backend: usize) -> &BackendCell {
+        self.service().service.backends[backend].metrics.cell(self.client.worker.index)
+    }
+
+    /// Stable has taken the selected backend's place.
+    pub(super) fn is_rescued(&self) -> bool {
+        self.rescue.is_some()
+    }
+
+    /// How many requests one of the selected service's backends may have at once; `None`: any number.
+    pub(super) fn limits_of(&self, backend: usize) -> Option<&BackendLimits> {
+        let (service, _) = self.target?;
         self.view.snapshot.services[service].backends[backend].limits.as_ref()
     }
 
-    /// Counts the selected backend's requests.
-    pub(super) fn limiter(&self) -> &Limiter {
-        let (service, backend) = self.target.expect("asked for only after a selection");
+    /// Counts the requests of one of the selected service's backends.
+    pub(super) fn limiter_of(&self, backend: usize) -> &Limiter {
+        let (service, _) = self.target.expect("asked for only after a selection");
         &self.view.snapshot.services[service].backends[backend].limiter
     }
 
@@ -424,8 +502,17 @@ impl Exchange {
 
     /// What the selected backend speaks.
     pub(super) fn protocol(&self) -> UpstreamProtocol {
-        let (_, backend) = self.target.expect("asked for only after a selection");
+        self.protocol_of(self.backend_index())
+    }
+
+    /// What one of the selected service's backends speaks.
+    pub(super) fn protocol_of(&self, backend: usize) -> UpstreamProtocol {
         self.service().service.config.backends[backend].protocol
+    }
+
+    /// There is evidence that the selected backend's slow answers won't come.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.service().service.backends[self.backend_index()].watch.is_suspect()
     }
 
     /// The selected backend's counters.
@@ -467,6 +554,20 @@ impl Exchange {
     /// An endpoint is about to be asked.
     pub(super) fn attempts(&mut self, endpoint: SocketAddr) {
         self.endpoint = Some(endpoint);
+        self.attempts += 1;
+    }
+
+    /// Stable is about to be asked, too.
+    pub(super) fn hedges(&mut self) {
+        self.attempts += 1;
+        if let Some(cell) = self.cell() {
+            cell.hedges.add(1);
+        }
+    }
+
+    /// The endpoint that was asked, too, is the one that answers.
+    pub(super) fn answers(&mut self, endpoint: SocketAddr) {
+        self.endpoint = Some(endpoint);
     }
 
     /// An endpoint's head has come.
@@ -502,6 +603,10 @@ impl Exchange {
 
     fn record(&self) {
         let duration = self.started.elapsed();
+        // What went before was another backend's.
+        let asked = self.rescue.as_ref().map(|rescue| rescue.asked);
+        let since = |start: Instant| asked.map_or(Duration::ZERO, |asked| asked.saturating_duration_since(start));
+        self.record_rescue();
         if let Some(reason) = self.reason {
             self.client.worker.cell().request_errors[reason].add(1);
         }
@@ -512,10 +617,10 @@ impl Exchange {
                 cell.received.add(self.received());
                 cell.sent.add(self.sent);
                 if !self.lasting {
-                    cell.duration.record(duration);
+                    cell.duration.record(duration.saturating_sub(since(self.started)));
                 }
                 if let Some(first_byte) = self.first_byte {
-                    cell.first_byte.record(first_byte);
+                    cell.first_byte.record(first_byte.saturating_sub(since(self.started())));
                 }
             }
             // Counted where the service refused it.
@@ -535,10 +640,21 @@ impl Exchange {
         }
     }
 
+    /// Whether stable did better is to the account of the backend whose place it took.
+    fn record_rescue(&self) {
+        let (Some((service, _)), Some(rescue)) = (self.target, &self.rescue) else { return };
+        let metrics = &self.view.snapshot.services[service].backends[rescue.selected].metrics;
+        let cell = metrics.cell(self.client.worker.index);
+        let is_answered = self.status.is_some_and(|status| !status.is_server_error());
+        if is_answered { &cell.rescues_answered } else { &cell.rescues_failed }.add(1);
+    }
+
     fn log(&self, logged: &Logged, duration: Duration) {
         let Some(log) = &self.client.worker.access_log else { return };
         let service = self.routed.map(|service| &self.view.snapshot.services[service]);
         let backend = service.zip(self.target).map(|(service, (_, backend))| service.backends[backend].name.as_str());
+        let selected = service.zip(self.rescue.as_ref());
+        let selected = selected.map(|(service, rescue)| service.backends[rescue.selected].name.as_str());
         log.write(&AccessLine {
             time: humantime::format_rfc3339_millis(logged.time).to_string(),
             client: self.origin.address,
@@ -550,6 +666,8 @@ impl Exchange {
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
             service: service.map(|service| service.name().as_str()),
             backend,
+            selected,
+            attempts: Some(self.attempts).filter(|attempts| *attempts > 1),
             endpoint: self.endpoint,
             status: self.status.map(|status| status.as_u16()),
             error: self.reason.map(Reason::label),

@@ -186,3 +186,19 @@ fn rewrite(
     rewrite_request(request, names, &introduction);
     Ok(upgrade)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<F, A, B>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        // It is moved into place with every request.
+        let size = size_of_output(serve);
+        assert!(size <= 3072, "{size} bytes");
+    }
+}

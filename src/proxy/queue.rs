@@ -9,20 +9,25 @@ use super::reply::Reason;
 use crate::config::BackendLimits;
 use crate::upstream::{LocalEndpoint, NoRoom, Permit, pick};
 
-/// A place, at once; nobody overtakes those in line.
-pub(super) fn enter(exchange: &Exchange, limits: &BackendLimits, avoid: &[Rc<LocalEndpoint>]) -> Option<Permit> {
-    let limiter = exchange.limiter();
+/// A place at a backend of the selected service, at once; nobody overtakes those in line.
+pub(super) fn enter(
+    exchange: &Exchange,
+    backend: usize,
+    limits: &BackendLimits,
+    avoid: &[Rc<LocalEndpoint>],
+) -> Option<Permit> {
+    let limiter = exchange.limiter_of(backend);
     if limiter.queued() > 0 {
         return None;
     }
-    let permit = place(exchange, limits, avoid);
+    let permit = place(exchange, backend, limits, avoid);
     if permit.is_none() {
         limiter.nudge();
     }
     permit
 }
 
-/// A place, after a wait.
+/// A place at the backend that is asked, after a wait.
 pub(super) async fn wait(
     exchange: &mut Exchange,
     limits: &BackendLimits,
@@ -32,7 +37,9 @@ pub(super) async fn wait(
     let left = exchange.deadline().map(|deadline| deadline.saturating_duration_since(began));
     let limit = left.map_or(limits.queue_timeout, |left| left.min(limits.queue_timeout));
     let timers = &exchange.client().worker.timers;
-    let waited = exchange.limiter().wait(limits.queue, limit, timers, || place(exchange, limits, avoid)).await;
+    let backend = exchange.backend_index();
+    let limiter = exchange.limiter_of(backend);
+    let waited = limiter.wait(limits.queue, limit, timers, || place(exchange, backend, limits, avoid)).await;
     exchange.waited(began.elapsed());
     waited.map_err(|no_room| {
         let cell = exchange.cell();
@@ -50,8 +57,8 @@ pub(super) async fn wait(
     })
 }
 
-fn place(exchange: &Exchange, limits: &BackendLimits, avoid: &[Rc<LocalEndpoint>]) -> Option<Permit> {
+fn place(exchange: &Exchange, backend: usize, limits: &BackendLimits, avoid: &[Rc<LocalEndpoint>]) -> Option<Permit> {
     let worker = &exchange.client().worker;
-    let endpoints = &exchange.backend().endpoints;
-    Permit::enter(exchange.limiter(), limits, || pick(endpoints, avoid, || worker.draw()).cloned())
+    let endpoints = &exchange.backend_of(backend).endpoints;
+    Permit::enter(exchange.limiter_of(backend), limits, || pick(endpoints, avoid, || worker.draw()).cloned())
 }

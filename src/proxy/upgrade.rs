@@ -16,7 +16,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::Source;
 use super::exchange::Exchange;
-use super::forward::{Need, answer, send};
+use super::forward::{Need, answer, send, tell_backend};
 use super::headers::rewrite_response;
 use super::names::RequestNames;
 use super::reply::{Answer, Failure, Reason};
@@ -168,6 +168,7 @@ fn switched_head(
     let worker = &exchange.client().worker;
     let headers = response.headers_mut();
     rewrite_response(headers, received, &exchange.additions(), || worker.date());
+    tell_backend(exchange, headers);
     headers.remove(CONTENT_LENGTH);
     match client {
         ClientEnd::Http1 => {

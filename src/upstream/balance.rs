@@ -34,6 +34,19 @@ pub fn pick<'a>(
         .or_else(|| any(endpoints.iter(), draw))
 }
 
+/// Whether there is an endpoint besides those that were tried before for the same request. To send a request again is
+/// worth it only where somebody is there to take it: endpoints that couldn't be connected to a moment
+/// ago, or are at their limit, count only with `held_back`.
+#[must_use]
+pub fn has_other(endpoints: &[Rc<LocalEndpoint>], tried: &[Rc<LocalEndpoint>], held_back: bool) -> bool {
+    if endpoints.is_empty() {
+        return false;
+    }
+    let now = Instant::now();
+    let mut untried = endpoints.iter().filter(|e| !tried.iter().any(|tried| Rc::ptr_eq(tried, e)));
+    untried.any(|e| held_back || is_open(e, now))
+}
+
 fn is_open(endpoint: &LocalEndpoint, now: Instant) -> bool {
     !endpoint.is_held_back(now) && endpoint.has_room()
 }

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::kept::{KeptBody, KeptReader};
 use crate::timers::{Timer, Timers};
 
 /// Why a body was broken off before its end.
@@ -36,6 +37,8 @@ pub enum BodyError {
     Fault(BodyFault),
     /// Compression failed, which takes a lack of memory.
     Encoder(io::Error),
+    /// The body is sent to another endpoint now.
+    Superseded,
 }
 
 impl fmt::Display for BodyError {
@@ -47,6 +50,7 @@ impl fmt::Display for BodyError {
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
             Self::Fault(BodyFault::Late) => f.write_str("the request takes too long"),
             Self::Encoder(error) => write!(f, "compression failed: {error}"),
+            Self::Superseded => f.write_str("the body is sent elsewhere"),
         }
     }
 }
@@ -55,7 +59,7 @@ impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Http(error) => Some(error),
-            Self::Fault(_) => None,
+            Self::Fault(_) | Self::Superseded => None,
             Self::Encoder(error) => Some(error),
         }
     }
@@ -198,7 +202,13 @@ impl Wait {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
-    Stream { incoming: Incoming, progress: Rc<RequestProgress>, clean: fn(&mut HeaderMap) },
+    Stream {
+        incoming: Incoming,
+        progress: Rc<RequestProgress>,
+        clean: fn(&mut HeaderMap),
+    },
+    /// Streamed, too, and kept meanwhile, in case it must be sent again.
+    Kept(KeptReader),
 }
 
 impl RequestBody {
@@ -214,12 +224,34 @@ impl RequestBody {
         match self {
             Self::Empty => None,
             Self::Stream { progress, .. } => Some(Rc::clone(progress)),
+            Self::Kept(reader) => Some(Rc::clone(&reader.kept.progress)),
         }
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
+    }
+
+    /// From here on, up to `max` bytes of it are kept for sending it again. `None` where there is nothing to keep, or
+    /// it is known to be more.
+    pub fn keep(&mut self, max: usize) -> Option<KeptBody> {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Stream { incoming, progress, clean } if incoming.size_hint().lower() <= max as u64 && max > 0 => {
+                let (body, reader) = KeptBody::new(incoming, progress, clean, max);
+                *self = Self::Kept(reader);
+                Some(body)
+            }
+            Self::Kept(reader) => {
+                let body = KeptBody(Rc::clone(&reader.kept));
+                *self = Self::Kept(reader);
+                Some(body)
+            }
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -228,44 +260,18 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress, clean } = self.get_mut() else { return Poll::Ready(None) };
-        let Poll::Ready(mut polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
-            std::task::ready!(progress.wait.poll(cx));
-            progress.fault.set(Some(BodyFault::Stalled));
-            return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
-        };
-        match &mut polled {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref()
-                    && !progress.came(data.len())
-                {
-                    progress.fault.set(Some(BodyFault::TooLarge));
-                    return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
-                }
-                if frame.is_trailers() || incoming.is_end_stream() {
-                    progress.ended_at.set(Some(Instant::now()));
-                }
-                if let Some(trailers) = frame.trailers_mut() {
-                    clean(trailers);
-                    if trailers.is_empty() {
-                        return Poll::Ready(None);
-                    }
-                }
-            }
-            Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
-            None => {
-                if !progress.ended() {
-                    progress.ended_at.set(Some(Instant::now()));
-                }
-            }
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream { incoming, progress, clean } => poll_client(incoming, progress, *clean, cx),
+            Self::Kept(reader) => reader.poll_frame(cx),
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Http)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Kept(reader) => reader.is_end_stream(),
         }
     }
 
@@ -273,6 +279,47 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Kept(reader) => reader.size_hint(),
         }
     }
+}
+
+/// The next of what the client sends. Whoever reads it, it is counted and limited here, and once.
+pub(super) fn poll_client(
+    incoming: &mut Incoming,
+    progress: &RequestProgress,
+    clean: fn(&mut HeaderMap),
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let Poll::Ready(mut polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+        std::task::ready!(progress.wait.poll(cx));
+        progress.fault.set(Some(BodyFault::Stalled));
+        return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
+    };
+    match &mut polled {
+        Some(Ok(frame)) => {
+            if let Some(data) = frame.data_ref()
+                && !progress.came(data.len())
+            {
+                progress.fault.set(Some(BodyFault::TooLarge));
+                return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
+            }
+            if frame.is_trailers() || incoming.is_end_stream() {
+                progress.ended_at.set(Some(Instant::now()));
+            }
+            if let Some(trailers) = frame.trailers_mut() {
+                clean(trailers);
+                if trailers.is_empty() {
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
+        None => {
+            if !progress.ended() {
+                progress.ended_at.set(Some(Instant::now()));
+            }
+        }
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Http)))
 }

@@ -138,6 +138,7 @@ pub struct Lease {
     timers: Rc<Timers>,
     connection: Connection,
     reused: bool,
+    waited: bool,
     /// Where the backend's concurrency is limited.
     permit: Option<Permit>,
 }
@@ -170,6 +171,7 @@ impl Lease {
             // A shared connection that failed is closed, and so isn't found again.
             (UpstreamProtocol::Http2, _) => endpoint.shared_with_room().map(Connection::Http2),
         };
+        let waited = idle.is_none();
         let (connection, reused) = match idle {
             Some(connection) => (connection, true),
             None => {
@@ -182,7 +184,7 @@ impl Lease {
             shared.streams.set(shared.streams.get() + 1);
         }
         in_flight.handed_over();
-        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, permit })
+        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, waited, permit })
     }
 
     #[must_use]
@@ -194,6 +196,12 @@ impl Lease {
     #[must_use]
     pub fn reused(&self) -> bool {
         self.reused
+    }
+
+    /// A connection had to be opened first, be it by somebody else.
+    #[must_use]
+    pub fn waited(&self) -> bool {
+        self.waited
     }
 
     #[must_use]

@@ -1,6 +1,7 @@
 //! One thread of the data plane: its runtime, its view of the snapshot, its endpoints, its connections. Nothing
 //! in here is shared with another thread but what is marked so.
 
+mod budget;
 mod cookie;
 mod lifeline;
 mod view;
@@ -16,14 +17,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use budget::{Budgets, Terms};
 pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
 pub use view::{BackendView, ServiceView, View};
 
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
-use crate::state::Snapshot;
+use crate::state::{Service, Snapshot};
 use crate::timers::Timers;
 
 /// Bytes read at once from a connection that HTTP machinery isn't attached to.
@@ -44,6 +47,7 @@ pub struct Worker {
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
     endpoints: view::Endpoints,
+    budgets: Budgets,
     rng: RefCell<StdRng>,
     scratch: RefCell<Box<[u8]>>,
     lifelines: RefCell<Slab<Rc<Lifeline>>>,
@@ -75,6 +79,7 @@ impl Worker {
             cache: RefCell::new(cache),
             view,
             endpoints,
+            budgets: Budgets::default(),
             rng: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             lifelines: RefCell::default(),
@@ -91,6 +96,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(current, &view.snapshot) {
             *view = Rc::new(View::new(Arc::clone(current)));
+            self.budgets.retain(|name| current.service(name.as_str()).is_some());
         }
         Rc::clone(&view)
     }
@@ -99,6 +105,14 @@ impl Worker {
     #[must_use]
     pub fn service<'a>(&self, view: &'a View, index: usize) -> &'a ServiceView {
         view.service(index, &self.endpoints)
+    }
+
+    /// Takes one from what the service may spend on retries, rescues and hedges; false when it is spent.
+    #[must_use]
+    pub fn spend(&self, service: &Service, now: Instant) -> bool {
+        let terms = Terms::of(&service.config.attempts.budget, self.process.workers.len());
+        let requests = service.backends.iter().map(|backend| backend.metrics.cell(self.index).requests()).sum();
+        self.budgets.spend(service.name(), &terms, requests, now)
     }
 
     /// This worker's process-wide counters.

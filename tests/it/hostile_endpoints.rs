@@ -15,6 +15,8 @@ use crate::support::{OK, Proxy, Setup, Upstream, Wire, eventually, get, named, w
 
 /// More than any limit and all sockets on the way hold.
 const ENDLESS: usize = 32 << 20;
+/// Of a proxy that keeps none of it: its own code, which the first request brings in, is megabytes in a debug build.
+const GROWTH_MAX_KB: usize = 16 << 10;
 /// What small frames may take that were read at once, each with a head of its own.
 const ROUND_KB: usize = 40 << 10;
 
@@ -93,7 +95,7 @@ async fn a_head_without_end_is_a_502() {
         assert_eq!(client.exchange(get("/", "")).await.status(), 502, "{begin}{more}");
         assert_unharmed(&proxy, &mut client, &upstream).await;
         assert!(sent.load(Ordering::SeqCst) < ENDLESS, "{begin}{more}");
-        assert!(proxy.memory_kb() < before + 4096);
+        assert!(proxy.memory_kb() < before + GROWTH_MAX_KB);
         assert_eq!(errors(&proxy, "endpoint_broke").await, 1);
     }
 }
@@ -132,7 +134,7 @@ async fn informational_answers_without_end_are_a_504_and_others_are_served_meanw
     eventually("the flood has begun", || flooding.load(Ordering::SeqCst) > 10).await;
     assert_eq!(proxy.fetch("/meanwhile").await.text(), "ok");
     assert_eq!(client.answer().await.status(), 504);
-    assert!(proxy.memory_kb() < before + 4096);
+    assert!(proxy.memory_kb() < before + GROWTH_MAX_KB);
     assert_unharmed(&proxy, &mut client, &upstream).await;
     assert_eq!(errors(&proxy, "response_timeout").await, 1);
 }

@@ -371,7 +371,8 @@ async fn a_body_larger_than_allowed_is_refused_before_or_on_its_way() {
     eventually("the endpoint's connection is closed", || upstream.open() == 0).await;
     let arrived = String::from_utf8(upstream.bytes(0)).unwrap();
     assert!(!arrived.ends_with("0\r\n\r\n"), "{arrived}");
-    let (_, body) = arrived.split_once("\r\n\r\n").unwrap();
+    // Nothing, where all of it came at once.
+    let body = arrived.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     assert!(body.matches('x').count() <= 100, "{body}");
     logged(&proxy, "body_too_large", 2).await;
 

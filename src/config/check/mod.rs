@@ -4,6 +4,7 @@
 //! configuration with any problem is thrown away whole.
 
 mod admin;
+mod attempts;
 mod backend;
 mod compression;
 mod conditions;

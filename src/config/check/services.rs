@@ -60,6 +60,7 @@ impl Check<'_, '_> {
         let compression = file.compression.as_ref().map(|file| self.compression(&at.key("compression"), file));
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
+        let attempts = self.attempts(at, file);
         let request_headers =
             file.request_headers.as_ref().map(|file| self.request_headers(&at.key("request_headers"), file));
         let response_headers =
@@ -82,6 +83,7 @@ impl Check<'_, '_> {
             rules: rules?,
             timeouts: timeouts?,
             body_max: unless_reported(body_max)?,
+            attempts: attempts?,
             errors: errors?,
             maintenance: unless_reported(maintenance)?.flatten(),
             compression: unless_reported(compression)?,

@@ -102,7 +102,11 @@ impl Compressed {
                     }
                     Err(frame) => {
                         self.trailers = frame.into_trailers().ok();
-                        DIGESTS.iter().for_each(|sum| drop(self.trailers.as_mut().map(|fields| fields.remove(sum))));
+                        if let Some(trailers) = &mut self.trailers {
+                            for sum in &DIGESTS {
+                                trailers.remove(sum);
+                            }
+                        }
                     }
                 },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Http(error)))),
