@@ -21,6 +21,7 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
 use crate::guard::{Guard, Questions, Reporter};
+use crate::health::HealthThread;
 use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
@@ -51,6 +52,7 @@ pub enum StartError {
     Refused(Refused),
     Tls(String),
     Worker(io::Error),
+    Health(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -71,6 +73,7 @@ impl fmt::Display for StartError {
             Self::Refused(refused) => refused.fmt(f),
             Self::Tls(reason) => write!(f, "TLS can't be set up: {reason}"),
             Self::Worker(error) => write!(f, "a worker thread can't be started: {error}"),
+            Self::Health(error) => write!(f, "the thread that watches endpoints can't be started: {error}"),
         }
     }
 }
@@ -83,6 +86,7 @@ pub struct App {
     store: Arc<Store>,
     control: Arc<Control>,
     journal: Option<JoinHandle<()>>,
+    health: Option<HealthThread>,
     process: Arc<ProcessMetrics>,
     ready: watch::Sender<bool>,
     workers: Vec<WorkerThread>,
@@ -124,6 +128,7 @@ impl App {
             None => None,
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
+        let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
@@ -133,6 +138,7 @@ impl App {
             store: Arc::clone(&store),
             control: Arc::clone(&control),
             journal: journal_thread,
+            health: Some(health),
             process: Arc::clone(&process),
             ready,
             workers: threads,
@@ -268,6 +274,9 @@ impl App {
         for mut worker in self.workers.drain(..) {
             worker.ended().await;
             worker.join();
+        }
+        if let Some(health) = self.health.take() {
+            health.stop();
         }
         if let Some(log) = self.access_log.take() {
             log.finish();

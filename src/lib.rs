@@ -40,6 +40,8 @@ pub mod control;
 
 pub mod guard;
 
+pub mod health;
+
 pub mod worker;
 
 pub mod proxy;

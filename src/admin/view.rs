@@ -12,6 +12,7 @@ use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
 use crate::observe::{ProcessMetrics, ReloadOutcome};
 use crate::state::{Backend, Hold, Service, Snapshot};
+use crate::upstream::{Availability, Endpoint};
 
 /// All services, with what belongs to the whole process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ pub struct ServiceView {
     pub sticky: Option<String>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// No backend with a weight has an available endpoint, so all of them are used.
+    #[serde(default)]
+    pub panicking: bool,
     /// Grows with each change of its configuration or its weights; the ETag that `If-Match` takes.
     pub revision: u64,
     /// New requests wait; absent: they don't.
@@ -125,7 +129,10 @@ pub struct BackendView {
     pub weight: WeightView,
     /// Part of the service's randomised requests, 0 to 1.
     pub share: f64,
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<EndpointView>,
+    /// Requests it may have under way while a failed larger backend's share falls to it; absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflow_limit: Option<u32>,
     pub requests: u64,
     /// Answers with a status of 500 and above.
     pub errors: u64,
@@ -134,6 +141,20 @@ pub struct BackendView {
     pub p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
+}
+
+/// One address of a backend.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndpointView {
+    pub address: String,
+    /// "up", "recovering", "drained", "check failed", "ejected" or "on trial".
+    pub state: String,
+    /// Why it gets no requests; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when it is ejected: RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Why a backend gets no new requests, or few.
@@ -277,6 +298,7 @@ impl ServiceView {
             stable: service.backends[service.config.stable].name.to_string(),
             sticky: service.config.sticky.as_ref().map(describe),
             overridden: service.overridden,
+            panicking: service.panicking,
             revision: service.revision,
             hold: service.hold.as_deref().map(HoldView::new),
             guard: service.config.guard,
@@ -318,13 +340,29 @@ impl BackendView {
                 effective: backend.effective.value(),
             },
             share,
-            endpoints: backend.endpoints.iter().map(|endpoint| endpoint.display()).collect(),
+            endpoints: backend.endpoints.iter().map(|endpoint| EndpointView::new(endpoint)).collect(),
+            overflow_limit: backend.overflow_limit,
             requests: totals.requests(),
             errors: totals.errors(),
             in_flight: totals.in_flight,
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
         }
+    }
+}
+
+impl EndpointView {
+    fn new(endpoint: &Endpoint) -> Self {
+        let state = endpoint.health.availability();
+        let notes = endpoint.health.notes();
+        let (reason, until) = match state {
+            Availability::CheckFailed => (notes.check_error.clone(), None),
+            Availability::Ejected => (notes.ejected_for.clone(), notes.ejected_until),
+            Availability::OnTrial => (notes.ejected_for.clone(), None),
+            Availability::Up | Availability::Recovering | Availability::Drained => (None, None),
+        };
+        let until = until.map(|at| humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string());
+        Self { address: endpoint.display(), state: state.label().to_owned(), reason, until }
     }
 }
 

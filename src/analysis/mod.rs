@@ -4,11 +4,13 @@
 //! All of it is valid at any time: whoever looks after every single failure, and stops when it suits them, is wrong no
 //! more often than the level says. That is what lets a guard watch for months and still drain within a few failures.
 
+mod alike;
 mod bound;
 mod comparison;
 mod gamma;
 mod ratio;
 
+pub use alike::{Attempts, chance_if_alike};
 pub use bound::ProportionBound;
 pub use comparison::{Comparison, Side, average};
 pub use ratio::RatioTally;

@@ -46,6 +46,9 @@ fn line(event: &Event) -> String {
         }
         "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
         "weights_changed" | "weights_reset" | "override_ended" => shift(),
+        "endpoint_down" | "endpoint_up" => {
+            format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
+        }
         "held" => format!("for {} s at most, {} requests at most", number(&detail["seconds"]), detail["requests"]),
         "released" => {
             format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])

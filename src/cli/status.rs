@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::client::{Client, segment};
 use super::{CliError, Reader, show};
-use crate::admin::view::{BackendView, ServiceView, ServicesView};
+use crate::admin::view::{BackendView, EndpointView, ServiceView, ServicesView};
 use crate::model::GuardMode;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Moves to the top left and clears what is below.
+/// What is shown of a reason: it may hold an endpoint's own words.
+const REASON_CHARS: usize = 80;
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) async fn run(args: &StatusArgs) -> Result<(), CliError> {
@@ -73,6 +75,7 @@ fn header(all: &ServicesView) -> String {
 pub(super) fn service(service: &ServiceView) -> String {
     let mut notes = vec![format!("stable {}", service.stable)];
     notes.extend(service.sticky.as_ref().map(|by| format!("sticky by {by}")));
+    notes.extend(service.panicking.then(|| "NO ENDPOINT IS AVAILABLE, ALL ARE USED".to_owned()));
     match service.guard {
         GuardMode::Drain => {}
         GuardMode::Observe => notes.push("the guard observes".to_owned()),
@@ -91,6 +94,9 @@ pub(super) fn service(service: &ServiceView) -> String {
     );
     for backend in &service.backends {
         let _ = writeln!(text, "  {}", row(backend, width));
+        for endpoint in backend.endpoints.iter().filter(|endpoint| endpoint.state != "up") {
+            let _ = writeln!(text, "  {:width$}    {}", "", trouble(endpoint));
+        }
     }
     for (name, drain) in service.backends.iter().filter_map(|b| Some((&b.name, b.drain.as_ref()?))) {
         let how = match drain.probation {
@@ -128,9 +134,25 @@ fn row(backend: &BackendView, width: usize) -> String {
         if backend.endpoints.is_empty() {
             "no endpoint has an address".to_owned()
         } else {
-            backend.endpoints.join(" ")
+            backend.endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect::<Vec<_>>().join(" ")
         },
     )
+}
+
+/// Why an endpoint gets less than its share, on a line of its own.
+fn trouble(endpoint: &EndpointView) -> String {
+    let mut text = format!("{}: {}", endpoint.address, endpoint.state);
+    if let Some(until) = &endpoint.until {
+        text += &format!(" until {until}");
+    }
+    if let Some(reason) = &endpoint.reason {
+        // One line, whatever the endpoint says.
+        let plain = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+        text += " (";
+        text.extend(plain.clone().take(REASON_CHARS));
+        text += if reason.chars().nth(REASON_CHARS).is_some() { "…)" } else { ")" };
+    }
+    text
 }
 
 /// With as many digits as say something.

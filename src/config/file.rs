@@ -313,6 +313,12 @@ pub(super) struct ServiceFile {
     pub(super) guard: Option<GuardFile>,
     /// Lets a backend that the guard has drained prove itself again: { after = "10m", percent = 1 }; left out: a person decides.
     pub(super) probation: Option<ProbationFile>,
+    /// Takes out endpoints whose requests fail: { consecutive = 5, ratio = 0.5 } and others, or "off".
+    #[serde(default)]
+    pub(super) ejection: EjectionFile,
+    /// How long an endpoint's share of requests grows after it has recovered, like "30s"; "0s": not at all.
+    #[serde(default = "slow_start")]
+    pub(super) slow_start: DurationText,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
 }
@@ -651,8 +657,81 @@ pub(super) struct BackendFile {
     /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
     #[serde(default)]
     pub(super) pool: PoolFile,
+    /// Asks each endpoint again and again whether it is well: { path = "/healthz" } and others; not at all when left out.
+    pub(super) health: Option<HealthFile>,
     /// Requests at once, and who waits: { requests = 100, queue = 100 } and others; any number when left out.
     pub(super) limits: Option<BackendLimitsFile>,
+}
+
+/// "off", or a table that says when and for how long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum EjectionFile {
+    Off(String),
+    On(EjectionTableFile),
+}
+
+/// When an endpoint's failures take it out, and for how long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct EjectionTableFile {
+    /// Failures in a row.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) consecutive: u32,
+    /// Failed part of what ended in the last window, above 0 and up to 1.
+    pub(super) ratio: f64,
+    /// What ratio is taken of, like "10s".
+    pub(super) window: DurationText,
+    /// With fewer requests than this in a window, ratio says nothing.
+    #[schemars(range(min = 1, max = 1000000000))]
+    pub(super) min_requests: u64,
+    /// How long the first time, like "10s"; it grows with each time in a row.
+    pub(super) time: DurationText,
+    /// How long at most, like "5m".
+    pub(super) max: DurationText,
+}
+
+/// How each endpoint is asked whether it is well.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HealthFile {
+    /// What is asked: "http", "grpc" (the service grpc.health.v1.Health) or "tcp" (can it be connected to?).
+    pub(super) kind: HealthKindFile,
+    /// http: the path, with its query if it has one, like "/healthz".
+    pub(super) path: Option<String>,
+    /// http: the method; "GET" when left out.
+    pub(super) method: Option<String>,
+    /// http and grpc: the host that is asked for; the endpoint's own when left out.
+    pub(super) host: Option<String>,
+    /// http: more headers, { name = "value" }.
+    pub(super) headers: Table<String>,
+    /// http: good statuses, single ones and ranges: ["200-299", "304"]; 200 to 299 when left out.
+    #[schemars(length(min = 1))]
+    pub(super) status: Option<Vec<String>>,
+    /// http: a regular expression that matches somewhere in the first 64 KiB of the answer's body.
+    pub(super) body: Option<String>,
+    /// grpc: the service that is asked about; the whole server when left out.
+    pub(super) service: Option<String>,
+    /// From one check to the next, like "5s"; shorter while the outcome changes.
+    pub(super) interval: DurationText,
+    /// For one check, from the connect to the end of the answer, like "2s".
+    pub(super) timeout: DurationText,
+    /// Good checks in a row after which an endpoint gets requests again.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) rise: u32,
+    /// Failed checks in a row after which an endpoint gets none.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) fall: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum HealthKindFile {
+    Http,
+    Grpc,
+    Tcp,
 }
 
 /// Requests at once, of all workers together, and how those beyond wait.
@@ -738,6 +817,10 @@ fn size(text: &str) -> SizeText {
 
 fn resolve_interval() -> DurationText {
     duration("10s")
+}
+
+fn slow_start() -> DurationText {
+    duration("30s")
 }
 
 fn queue() -> u32 {
@@ -833,6 +916,44 @@ impl Default for ForwardingFile {
 impl Default for ShutdownFile {
     fn default() -> Self {
         Self { delay: duration("0s"), requests: duration("30s"), streams: duration("5m") }
+    }
+}
+
+impl Default for EjectionFile {
+    fn default() -> Self {
+        Self::On(EjectionTableFile::default())
+    }
+}
+
+impl Default for EjectionTableFile {
+    fn default() -> Self {
+        Self {
+            consecutive: 5,
+            ratio: 0.5,
+            window: duration("10s"),
+            min_requests: 20,
+            time: duration("10s"),
+            max: duration("5m"),
+        }
+    }
+}
+
+impl Default for HealthFile {
+    fn default() -> Self {
+        Self {
+            kind: HealthKindFile::Http,
+            path: None,
+            method: None,
+            host: None,
+            headers: Table::default(),
+            status: None,
+            body: None,
+            service: None,
+            interval: duration("5s"),
+            timeout: duration("2s"),
+            rise: 2,
+            fall: 3,
+        }
     }
 }
 

@@ -162,6 +162,8 @@ fn the_shipped_defaults_are_the_defaults() {
     assert_eq!(minimal.state_dir.file_name(), full.state_dir.file_name());
     assert_eq!(minimal.services[0].timeouts, full.services[0].timeouts);
     assert_eq!(minimal.services[0].attempts, full.services[0].attempts);
+    assert_eq!(minimal.services[0].ejection, full.services[0].ejection);
+    assert_eq!(minimal.services[0].slow_start, full.services[0].slow_start);
     assert_eq!(minimal.services[0].backends[0].pool, full.services[0].backends[0].pool);
 }
 

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
+use regex::Regex;
 
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page,
@@ -173,6 +176,10 @@ pub struct ServiceConfig {
     pub probation: Option<ProbationConfig>,
     /// Indices of routes that the guard judges by themselves, too.
     pub judged_routes: Vec<usize>,
+    /// `None`: what requests come to makes nobody avoid an endpoint.
+    pub ejection: Option<EjectionConfig>,
+    /// How long the share of an endpoint grows after it has recovered.
+    pub slow_start: Duration,
 }
 
 /// How a backend that the guard has drained may prove itself again.
@@ -228,6 +235,63 @@ pub struct RescueConfig {
     pub on: FailureSet,
     /// Requests with `Idempotency-Key` may be sent twice.
     pub idempotency_key: bool,
+}
+
+/// When an endpoint's failures take it out, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EjectionConfig {
+    /// Failures in a row, over all workers.
+    pub consecutive: u32,
+    /// Failed part of what ended in `window`, above 0 and at most 1.
+    pub ratio: f64,
+    pub window: Duration,
+    /// With less in `window`, `ratio` says nothing.
+    pub min_requests: u64,
+    /// The first time; twice as long the second in a row, and so on.
+    pub time: Duration,
+    pub time_max: Duration,
+}
+
+/// How each endpoint of a backend is asked whether it is well.
+#[derive(Debug, Clone)]
+pub struct HealthCheckConfig {
+    pub kind: HealthCheckKind,
+    pub interval: Duration,
+    /// From the connect to the end of the answer.
+    pub timeout: Duration,
+    /// Good checks in a row until it gets requests again.
+    pub rise: u32,
+    /// Failed ones until it gets none.
+    pub fall: u32,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub enum HealthCheckKind {
+    Http(HttpCheckConfig),
+    /// grpc.health.v1's `Check`, of this service; empty: of the server as a whole.
+    Grpc {
+        service: String,
+        /// `None`: the endpoint's own.
+        host: Option<HeaderValue>,
+    },
+    /// A connection can be opened, with TLS where the endpoints have it.
+    Tcp,
+}
+
+/// One request and what its answer has to be.
+#[derive(Debug, Clone)]
+pub struct HttpCheckConfig {
+    pub method: Method,
+    /// With its query.
+    pub path: PathAndQuery,
+    /// `None`: the endpoint's own.
+    pub host: Option<HeaderValue>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// At least one.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// What the beginning of the body has to contain.
+    pub body: Option<Regex>,
 }
 
 /// What stands in for a service's endpoints.
@@ -304,6 +368,8 @@ pub struct BackendConfig {
     /// connections survive.
     pub tls: Option<Arc<UpstreamTls>>,
     pub pool: PoolConfig,
+    /// `None`: nobody asks them.
+    pub health: Option<Arc<HealthCheckConfig>>,
     /// `None`: any number of requests at once.
     pub limits: Option<BackendLimits>,
 }
@@ -317,6 +383,12 @@ pub struct BackendLimits {
     pub queue: u32,
     /// How long one waits.
     pub queue_timeout: Duration,
+}
+
+impl Default for BackendLimits {
+    fn default() -> Self {
+        Self { requests: None, requests_per_endpoint: None, queue: 100, queue_timeout: Duration::from_secs(1) }
+    }
 }
 
 /// One address of a backend, as configured.

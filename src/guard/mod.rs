@@ -6,12 +6,13 @@
 //!                         +-- each second: what is slow, absolute rules, probation, alarms
 //! ```
 //!
-//! `judge`, `slowness`, `absolute` and `trial` are pure; `task` asks them and acts.
+//! `judge`, `slowness`, `absolute`, `row` and `trial` are pure; `task` asks them and acts.
 
 mod absolute;
 mod evidence;
 mod judge;
 mod report;
+mod row;
 mod slowness;
 mod task;
 mod trial;

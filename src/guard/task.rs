@@ -13,12 +13,13 @@ use super::absolute::{self, Tally, Window};
 use super::evidence::{RouteView, TrialView};
 use super::judge::{ALPHA, Alarm, Evidence, Failure};
 use super::report::Report;
+use super::row::Row;
 use super::slowness::{Slowness, for_age};
 use super::trial::{Finding, Trial};
-use crate::analysis::Side;
+use crate::analysis::{Attempts, Side};
 use crate::control::Control;
 use crate::journal::{Fact, TrialMemory};
-use crate::model::{BackendName, Drain, GuardMode, ServiceName};
+use crate::model::{BackendName, Drain, FailureKind, GuardMode, ServiceName};
 use crate::observe::{BackendTotals, CodeClass, GuardMetrics};
 use crate::state::{Backend, Service, Snapshot};
 
@@ -34,6 +35,8 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(30);
 const ALARM_TIME: Duration = Duration::from_secs(60);
 /// The longest pause before another probation.
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Failures in a row that are enough, where the service doesn't say.
+const CONSECUTIVE: u32 = 5;
 /// Requests without which probation has proven nothing.
 const PROBATION_REQUESTS_MIN: u64 = 100;
 
@@ -94,6 +97,7 @@ struct Candidate {
     /// What would have been done has been said.
     told: bool,
     window: Window,
+    row: Option<Row>,
 }
 
 /// What is known of one service.
@@ -120,7 +124,7 @@ impl Counts {
         Self {
             requests: totals.requests(),
             failures: totals.errors() + totals.codes[CodeClass::None as usize],
-            rescued: 0,
+            rescued: totals.rescues_answered,
         }
     }
 }
@@ -225,7 +229,29 @@ impl Guard {
         }
         if let Some(finding) = finding {
             self.found_guilty(service, backend, &finding);
+        } else if side == Side::Candidate && report.kind == FailureKind::Server {
+            self.judge_row(service, backend, report.key);
         }
+    }
+
+    /// Whether a candidate's last requests have all failed, on all of its endpoints, while stable answered.
+    fn judge_row(&mut self, service: &Service, backend: &Backend, key: Option<u64>) {
+        let failures = || backend.endpoints.iter().filter(|e| e.health.is_available()).map(|e| e.health.failures());
+        // Where one of several endpoints is fine, the others are ejected instead.
+        let length = if failures().any(|failures| failures == 0) { 0 } else { failures().sum() };
+        let stable: Attempts = service.stable().endpoints.iter().map(|endpoint| endpoint.health.attempts()).sum();
+        let consecutive = service.config.ejection.map_or(CONSECUTIVE, |ejection| ejection.consecutive);
+        let known = self.candidate(service, backend);
+        let Some(meanwhile) = Row::fail(&mut known.row, length, consecutive, stable, key) else { return };
+        let evidence = known.trial.evidence();
+        let view = self.view_of(service, backend, &evidence, None);
+        let reason = format!(
+            "{length} requests in a row failed, while {} answered {} of {}",
+            service.stable().name,
+            meanwhile.answered,
+            meanwhile.ended()
+        );
+        self.convict(service, backend, &reason, serde_json::to_value(&view).unwrap_or_default());
     }
 
     /// The trial of a backend's present revision, begun if there is none.
@@ -248,6 +274,7 @@ impl Guard {
                 looks: 0,
                 told: false,
                 window: Window::default(),
+                row: None,
             }
         })
     }
@@ -462,7 +489,7 @@ impl Guard {
         let now = Counts::of(&backend.metrics.totals());
         view.requests = now.requests.saturating_sub(known.began.requests);
         view.rescued = now.rescued.saturating_sub(known.began.rescued);
-        view.seen_by_clients = now.failures.saturating_sub(known.began.failures);
+        view.seen_by_clients = now.failures.saturating_sub(known.began.failures).saturating_sub(view.rescued);
         view
     }
 }

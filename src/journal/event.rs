@@ -29,6 +29,10 @@ pub enum Fact {
     WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
     /// Live weights ended, because the file's own changed.
     OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+    /// An endpoint gets no requests while others can have them.
+    EndpointDown { service: String, backend: String, endpoint: String, reason: String },
+    /// It gets requests again.
+    EndpointUp { service: String, backend: String, endpoint: String, reason: String },
     /// A backend gets no new requests: the guard found it guilty, or a person says so.
     Drained {
         service: String,
@@ -69,6 +73,8 @@ impl Fact {
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
             | Self::OverrideEnded { service, .. }
+            | Self::EndpointDown { service, .. }
+            | Self::EndpointUp { service, .. }
             | Self::Drained { service, .. }
             | Self::WouldDrain { service, .. }
             | Self::Undrained { service, .. }

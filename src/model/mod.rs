@@ -35,7 +35,9 @@ pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
 pub use preference::{Coding, Format};
-pub use proxy_header::{Ends, NoProxyHeader, ProxyHeader, ProxyVersion, read_proxy_header, write_proxy_header};
+pub use proxy_header::{
+    Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,
+};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use via::{Via, is_loop};
 pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -166,11 +166,27 @@ pub fn write_proxy_header(version: ProxyVersion, ends: Ends) -> Vec<u8> {
     header
 }
 
+/// The header of a connection that is the sender's own.
+#[must_use]
+pub fn local_proxy_header(version: ProxyVersion) -> &'static [u8] {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn our_own_header_is_read_as_nobodys() {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            assert_eq!(read_proxy_header(local_proxy_header(version)), Ok(ProxyHeader::Read(None)));
+        }
+    }
 
     fn ends(client: &str, server: &str) -> Ends {
         Ends { client: client.parse().unwrap(), server: server.parse().unwrap() }

@@ -112,6 +112,12 @@ impl BackendMetrics {
         self.cells[index].get_or_init(Box::default)
     }
 
+    /// Requests begun and not ended, over all workers.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.cells.iter().filter_map(OnceLock::get).fold(0, |sum, cell| sum.wrapping_add(cell.in_flight.value()))
+    }
+
     /// Everything, added up over the workers.
     #[must_use]
     pub fn totals(&self) -> BackendTotals {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::model::Weight;
 use crate::state::{Backend, Service, Snapshot};
+use crate::upstream::Endpoint;
 
 /// Renders everything that is counted.
 #[derive(Debug)]
@@ -121,6 +122,8 @@ impl Renderer {
 fn record_service(service: &Service) {
     let labels = || vec![Label::new("service", service.name().as_str().to_owned())];
     let (config, metrics) = (&service.config, &service.metrics);
+    gauge!("tidegate_service_panicking", labels()).set(f64::from(u8::from(service.panicking)));
+    counter!("tidegate_service_panics_total", labels()).absolute(service.watch.panics());
     if let Some(limit) = service.watch.slow_after() {
         gauge!("tidegate_slow_seconds", labels()).set(limit.as_secs_f64());
     }
@@ -189,6 +192,24 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     if service.backends.len() > 1 && backend.name != service.stable().name {
         gauge!("tidegate_guard_e_value", labels()).set(backend.watch.e_value());
     }
+    if let Some(limit) = backend.overflow_limit {
+        gauge!("tidegate_backend_overflow_limit", labels()).set(f64::from(limit));
+    }
+    let checked = service.config.backends.iter().any(|b| b.name == backend.name && b.health.is_some());
+    for endpoint in &backend.endpoints {
+        record_endpoint(endpoint, checked, &with(Label::new("endpoint", endpoint.display())));
+    }
+}
+
+fn record_endpoint(endpoint: &Endpoint, checked: bool, labels: &[Label]) {
+    let labels = || labels.to_vec();
+    let notes = endpoint.health.notes();
+    gauge!("tidegate_endpoint_up", labels()).set(f64::from(u8::from(endpoint.health.is_available())));
+    counter!("tidegate_endpoint_ejections_total", labels()).absolute(notes.ejections);
+    if checked {
+        counter!("tidegate_endpoint_checks_total", labels()).absolute(notes.checks);
+        counter!("tidegate_endpoint_checks_failed_total", labels()).absolute(notes.checks_failed);
+    }
 }
 
 fn labels(service: &Service, backend: &Backend) -> Vec<Label> {
@@ -232,6 +253,16 @@ fn describe() {
     counter!("tidegate_queue_timeouts_total", "Requests refused because they waited for their backend in vain.");
     gauge!("tidegate_backend_endpoints", "Endpoints a backend has now.");
     gauge!("tidegate_backend_weight", "Weight of a backend: configured by the file, effective for requests.");
+    gauge!(
+        "tidegate_backend_overflow_limit",
+        "Requests a backend may have under way while a larger one's share falls to it."
+    );
+    gauge!("tidegate_endpoint_up", "1 if the endpoint gets requests; 0: drained, its checks fail, or it is ejected.");
+    counter!("tidegate_endpoint_ejections_total", "Times an endpoint was ejected for what its requests came to.");
+    counter!("tidegate_endpoint_checks_total", "Health checks of an endpoint.");
+    counter!("tidegate_endpoint_checks_failed_total", "Health checks of an endpoint that failed.");
+    gauge!("tidegate_service_panicking", "1 while no endpoint of a service is available and all of them are used.");
+    counter!("tidegate_service_panics_total", "Times no endpoint of a service was available any more.");
     gauge!("tidegate_backend_drained", "1 while a backend gets no new requests, whatever its weight.");
     gauge!("tidegate_guard_e_value", "Evidence that a backend is worse than stable: 1 when there is none.");
     gauge!("tidegate_slow_seconds", "From when on an answer is slow, as the guard sees it.");

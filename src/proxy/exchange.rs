@@ -282,6 +282,12 @@ impl Exchange {
         }
     }
 
+    /// Whether this request is the one that tries out an ejected endpoint of a backend that gets no others.
+    pub(super) fn claims_trial(&self, service: usize, backend: usize) -> bool {
+        let service = self.client.worker.service(&self.view, service);
+        service.backends[backend].endpoints.iter().any(|endpoint| endpoint.claim())
+    }
+
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {
         self.target = Some((service, selection.backend));
         let judged = &self.view.snapshot.services[service];

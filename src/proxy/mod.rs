@@ -140,7 +140,14 @@ fn find(
         }
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
-        Some(selection) => {
+        Some(mut selection) => {
+            if let Some(backend) = service.on_trial
+                && selection.draw.is_some()
+                && exchange.claims_trial(index, backend)
+            {
+                // Of no service's comparison: it isn't chance that sends it there.
+                (selection.backend, selection.draw) = (backend, None);
+            }
             exchange.selected(index, selection);
             exchange.negotiate(request);
             Ok(Reached::Backend)

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
-use super::effective::{Claim, effective};
+use super::availability::set_effective;
 use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
-    BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
+    BackendConfig, BackendLimits, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme,
+    ServiceConfig,
 };
 use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
-use crate::upstream::{Endpoint, EndpointIdentity, EndpointTls, Limiter};
+use crate::upstream::{Alarm, Endpoint, EndpointIdentity, EndpointTls, Health, Limiter};
 
 /// Addresses of host names, as last resolved.
 pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
@@ -36,6 +37,7 @@ pub(super) struct Registry {
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
+    pub(super) alarm: Arc<Alarm>,
 }
 
 /// What a backend keeps across snapshots.
@@ -57,6 +59,7 @@ impl Registry {
             rate_limits: HashMap::new(),
             server_tls,
             open: HashMap::new(),
+            alarm: Arc::default(),
         }
     }
 
@@ -73,22 +76,21 @@ impl Registry {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let mut backends: Box<[Backend]> =
-            backends.map(|(index, b)| self.backend(&config.name, b, wanted(index, b), resolved)).collect();
+            backends.map(|(index, b)| self.backend(config, b, wanted(index, b), resolved)).collect();
         for backend in &mut backends {
             backend.drain = drains.get(&(config.name.clone(), backend.name.clone())).cloned();
         }
-        let claims: Vec<_> = backends
-            .iter()
-            .map(|b| Claim { wanted: b.wanted, available: !b.endpoints.is_empty(), drain: b.drain.as_deref() })
-            .collect();
-        let weights_seen = effective(&claims, config.stable);
-        backends.iter_mut().zip(weights_seen).for_each(|(backend, weight)| backend.effective = weight);
+        let panicking = set_effective(&mut backends, config.stable);
+        for backend in &mut backends {
+            backend.limits = with_overflow(backend.limits, backend.overflow_limit);
+        }
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         let config = Arc::clone(config);
-        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
+        let service =
+            Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), panicking, revision);
         Arc::new(match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
@@ -103,12 +105,12 @@ impl Registry {
 
     fn backend(
         &mut self,
-        service: &ServiceName,
+        service: &ServiceConfig,
         config: &BackendConfig,
         wanted: Weight,
         resolved: &Resolved,
     ) -> Backend {
-        let known = self.backends.entry((service.clone(), config.name.clone()));
+        let known = self.backends.entry((service.name.clone(), config.name.clone()));
         let known = known.or_insert_with(|| KeptBackend {
             metrics: Arc::new(BackendMetrics::new(self.workers)),
             watch: Arc::default(),
@@ -119,9 +121,11 @@ impl Registry {
             .endpoints
             .iter()
             .flat_map(|endpoint| addresses(endpoint, resolved).into_iter().map(move |address| (endpoint, address)))
-            .map(|(endpoint, address)| self.endpoint(service, config, endpoint, address, &limiter))
+            .map(|(endpoint, address)| self.endpoint(&service.name, config, endpoint, address, &limiter))
             .collect();
+        let streak_max = service.ejection.map(|ejection| ejection.consecutive);
         for endpoint in &endpoints {
+            endpoint.health.configure(streak_max, service.slow_start);
             endpoint.limit.set(config.limits.and_then(|limits| limits.requests_per_endpoint));
         }
         Backend {
@@ -133,6 +137,7 @@ impl Registry {
             revision: config.revision.as_str().into(),
             drain: None,
             endpoints,
+            overflow_limit: None,
             metrics,
             watch,
             limits: config.limits,
@@ -177,7 +182,9 @@ impl Registry {
             config: Arc::clone(tls),
         });
         self.next_endpoint_id += 1;
-        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls, Arc::clone(limiter)));
+        let health = Health::new(self.workers, Arc::clone(&self.alarm));
+        let limiter = Arc::clone(limiter);
+        let endpoint = Arc::new(Endpoint::new(self.next_endpoint_id, identity.clone(), tls, health, limiter));
         self.endpoints.insert(identity, Arc::clone(&endpoint));
         endpoint
     }
@@ -224,6 +231,13 @@ impl Registry {
         });
         listeners.collect()
     }
+}
+
+/// What a backend may take while it stands in for a larger one.
+fn with_overflow(limits: Option<BackendLimits>, overflow: Option<u32>) -> Option<BackendLimits> {
+    let Some(overflow) = overflow else { return limits };
+    let limits = limits.unwrap_or_default();
+    Some(BackendLimits { requests: Some(limits.requests.map_or(overflow, |own| own.min(overflow))), ..limits })
 }
 
 /// The route table of a configuration; services are numbered in its order.

@@ -1,5 +1,6 @@
 //! What requests see: one immutable snapshot, swapped whole, with one writer.
 
+mod availability;
 mod build;
 mod effective;
 mod hold;

@@ -74,6 +74,10 @@ pub struct Service {
     pub overridden: bool,
     /// Version of the snapshot in which its configuration or its weights last changed.
     pub revision: u64,
+    /// No backend with a weight has an available endpoint: all of them are used.
+    pub panicking: bool,
+    /// A backend that gets nothing, with an ejected endpoint that one request may try out.
+    pub on_trial: Option<usize>,
     /// Over the effective weights; `None` when no backend can take anything.
     split: Option<Split>,
     arms: Box<[Arm]>,
@@ -87,13 +91,15 @@ pub struct Backend {
     pub configured: Weight,
     /// What the file or an override says.
     pub wanted: Weight,
-    /// What requests see.
+    /// What requests see: zero while the backend has no available endpoint, a growing part of `wanted` after that.
     pub effective: Weight,
     /// What runs there.
     pub revision: Arc<str>,
     /// Why it gets no new requests, or only as many as a trial takes.
     pub drain: Option<Arc<Drain>>,
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// How many requests it may have under way while the share of a larger backend, which has failed, falls to it.
+    pub overflow_limit: Option<u32>,
     pub metrics: Arc<BackendMetrics>,
     pub watch: Arc<BackendWatch>,
     /// Of its requests at once.
@@ -118,10 +124,14 @@ impl Service {
         metrics: Arc<ServiceMetrics>,
         watch: Arc<ServiceWatch>,
         overridden: bool,
+        panicking: bool,
         revision: u64,
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
         let arms = backends.iter().map(|b| Arm::new(b.name.as_str(), b.effective)).collect();
+        let gets_none = |b: &Backend| b.effective.is_zero() && !b.wanted.is_zero() && b.drain.is_none();
+        let due = |b: &Backend| gets_none(b) && b.endpoints.iter().any(|e| e.health.is_due());
+        let on_trial = backends.iter().position(due);
         let guarded = config.access.is_some()
             || config.https_redirect.is_some()
             || config.maintenance.is_some()
@@ -138,6 +148,8 @@ impl Service {
             watch,
             hold: None,
             overridden,
+            panicking,
+            on_trial,
             revision,
         }
     }
@@ -151,6 +163,14 @@ impl Service {
     #[must_use]
     pub fn name(&self) -> &ServiceName {
         &self.config.name
+    }
+
+    /// Requests see the same of both, as far as endpoints' health goes.
+    #[must_use]
+    pub fn is_as_healthy_as(&self, other: &Self) -> bool {
+        let seen =
+            |service: &Self| service.backends.iter().map(|b| (b.effective, b.overflow_limit)).collect::<Vec<_>>();
+        self.panicking == other.panicking && self.on_trial == other.on_trial && seen(self) == seen(other)
     }
 
     /// The backend that a rule forces on this request. A drained one gets no new requests, forced ones included.

@@ -5,7 +5,7 @@
 //! the shared one at each request. Old snapshots are kept here until no worker holds them, so that freeing one
 //! (a table of ten thousand services) never happens on a worker.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use super::{Backend, Hold, Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
 use crate::model::{BackendName, Drain, LiveWeights, NamedWeights, ServiceName, Weight};
 use crate::tls::ServerTls;
-use crate::upstream::host_names;
+use crate::upstream::{Alarm, host_names};
 
 /// Names a listener across reloads: its configured address, and a number among listeners with that same address,
 /// which only port 0 allows to be above zero.
@@ -60,6 +60,8 @@ pub enum Change {
     },
     /// New addresses of host names.
     Resolved(HashMap<String, Vec<IpAddr>>),
+    /// Endpoints of these services became available, or no longer are.
+    Availability(HashSet<ServiceName>),
     /// A backend gets no new requests, or only as many as a trial takes.
     Drain(Drain),
     /// A backend gets what its weight says again.
@@ -216,6 +218,7 @@ fn list<T: fmt::Display>(names: &[T]) -> String {
 pub struct Store {
     current: Arc<ArcSwap<Snapshot>>,
     writer: Mutex<Writer>,
+    alarm: Arc<Alarm>,
 }
 
 #[derive(Debug)]
@@ -273,7 +276,8 @@ impl Store {
             errors: Arc::new(config.errors.clone()),
             forwarding: Arc::clone(&config.forwarding),
         };
-        Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer) }, ended))
+        let alarm = Arc::clone(&writer.registry.alarm);
+        Ok((Self { current: Arc::new(ArcSwap::from_pointee(snapshot)), writer: Mutex::new(writer), alarm }, ended))
     }
 
     /// What requests see now. For control threads; workers keep a cache of [`Store::shared`].
@@ -286,6 +290,12 @@ impl Store {
     #[must_use]
     pub fn shared(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.current)
+    }
+
+    /// Rings at each change, and when an endpoint's health has to be looked at.
+    #[must_use]
+    pub fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
     }
 
     /// The configuration last applied.
@@ -368,6 +378,10 @@ impl Store {
                 writer.with_hold(&current, &name)
             }
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
+            Change::Availability(services) => match writer.with_availability(&current, &services) {
+                Some(next) => next,
+                None => return Ok(Applied { version: current.version, ended, undrained }),
+            },
             Change::Drain(drain) => {
                 let name = drain.service.clone();
                 named_backend(named_service(&current, name.as_str())?, drain.backend.as_str())?;
@@ -388,6 +402,7 @@ impl Store {
         drop(current);
         writer.retired.push(old);
         writer.sweep();
+        self.alarm.ring();
         Ok(Applied { version, ended, undrained })
     }
 
@@ -494,6 +509,13 @@ impl Writer {
         let next = self.with_services_rebuilt(current, uses_one);
         self.registry.prune(&next.services);
         next
+    }
+
+    /// `None` when requests would see nothing new.
+    fn with_availability(&mut self, current: &Snapshot, services: &HashSet<ServiceName>) -> Option<Snapshot> {
+        let next = self.with_services_rebuilt(current, |s| services.contains(s.name()).then_some(s.revision));
+        let mut pairs = current.services.iter().zip(&next.services);
+        pairs.any(|(old, new)| !new.is_as_healthy_as(old)).then_some(next)
     }
 
     /// `changed`: the revision of those to rebuild.

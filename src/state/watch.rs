@@ -9,6 +9,8 @@ pub struct ServiceWatch {
     /// In milliseconds; 0: nobody knows yet what is slow.
     slow_after_ms: AtomicU32,
     rescue_suspended: AtomicBool,
+    /// How often all of its backends had failed.
+    panics: AtomicU64,
 }
 
 impl ServiceWatch {
@@ -27,6 +29,15 @@ impl ServiceWatch {
         self.slow_after_ms.store(ms, Ordering::Relaxed);
     }
 
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    pub fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Stable is the bad one: what fails elsewhere must not be sent there, too.
     #[must_use]
     pub fn is_rescue_suspended(&self) -> bool {
@@ -42,6 +53,8 @@ impl ServiceWatch {
 #[derive(Debug, Default)]
 pub struct BackendWatch {
     suspect: AtomicBool,
+    /// The most requests it had under way in the last minutes.
+    peak_in_flight: AtomicU32,
     /// The bits of a float; 0: nobody has judged it.
     e_value: AtomicU64,
 }
@@ -51,6 +64,15 @@ impl BackendWatch {
     #[must_use]
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn peak_in_flight(&self) -> u32 {
+        self.peak_in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn set_peak_in_flight(&self, peak: u32) {
+        self.peak_in_flight.store(peak, Ordering::Relaxed);
     }
 
     pub fn set_suspect(&self, suspect: bool) {

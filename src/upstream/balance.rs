@@ -8,8 +8,12 @@ use tokio::time::Instant;
 use super::LocalEndpoint;
 
 /// The endpoint for one attempt; `draw` gives a number uniform over all `u64`, and is asked only when there is a
-/// choice. Those to `avoid` were tried before for the same request; they, those that couldn't be connected to a moment
-/// ago, and those at their limit are passed over while there is another. `None` when there is no endpoint.
+/// choice. Those to `avoid` were tried before for the same request; they, those that aren't available and those that
+/// couldn't be connected to a moment ago and those at their limit are passed over while there is another: where all are bad, being wrong about
+/// one of them is the best that can happen. `None` when there is no endpoint.
+///
+/// An endpoint whose ejection is over is chosen for the first request that comes across it, and for no other until that
+/// one has ended.
 #[must_use]
 pub fn pick<'a>(
     endpoints: &'a [Rc<LocalEndpoint>],
@@ -17,19 +21,30 @@ pub fn pick<'a>(
     draw: impl FnOnce() -> u64,
 ) -> Option<&'a Rc<LocalEndpoint>> {
     if endpoints.len() < 2 {
-        return endpoints.first();
+        return endpoints.first().inspect(|only| {
+            only.begin_trial();
+        });
     }
     let (draw, now) = (draw(), Instant::now());
     if avoid.is_empty() {
         let first = scale(draw & 0xffff_ffff_0000_0000, endpoints.len());
         let second = (first + 1 + scale(draw << 32, endpoints.len() - 1)) % endpoints.len();
         let (first, second) = (&endpoints[first], &endpoints[second]);
-        if is_open(first, now) && is_open(second, now) {
+        let plain = |e: &LocalEndpoint| e.endpoint.health.is_plain() && is_open(e, now);
+        if plain(first) && plain(second) {
             return Some(if second.is_better_than(first, now) { second } else { first });
+        }
+        let available = |e: &LocalEndpoint| e.endpoint.health.is_available() && is_open(e, now);
+        if available(first) && available(second) {
+            return Some(if is_first(first, second, draw) { first } else { second });
+        }
+        if let Some(tried) = endpoints.iter().find(|e| e.begin_trial()) {
+            return Some(tried);
         }
     }
     let untried = |e: &&'a Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, e));
-    any(endpoints.iter().filter(|e| untried(e) && is_open(e, now)), draw)
+    let good = |e: &&'a Rc<LocalEndpoint>| untried(e) && e.endpoint.health.is_available() && is_open(e, now);
+    better_of_two(endpoints.iter().filter(good), draw, now)
         .or_else(|| any(endpoints.iter().filter(untried), draw))
         .or_else(|| any(endpoints.iter(), draw))
 }
@@ -51,6 +66,43 @@ fn is_open(endpoint: &LocalEndpoint, now: Instant) -> bool {
     !endpoint.is_held_back(now) && endpoint.has_room()
 }
 
+/// The choice among two of which one recovers, at least. It has few requests and would nearly always be the better one,
+/// so chance decides: it gets the part of its share that it is to have.
+fn is_first(first: &LocalEndpoint, second: &LocalEndpoint, draw: u64) -> bool {
+    let share = 0.5 + (first.endpoint.health.ramp() - second.endpoint.health.ramp()) / 2.0;
+    // The bits of the draw have chosen the two; these are as good as new ones.
+    let fresh = draw.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    fresh as f64 / f64::from(u32::MAX) < share
+}
+
+/// The better of two, each drawn by the part of its share that it is to get.
+fn better_of_two<'a>(
+    candidates: impl Iterator<Item = &'a Rc<LocalEndpoint>> + Clone,
+    draw: u64,
+    now: Instant,
+) -> Option<&'a Rc<LocalEndpoint>> {
+    let first = by_ramp(candidates.clone(), draw & 0xffff_ffff_0000_0000)?;
+    let second = by_ramp(candidates.filter(|e| !Rc::ptr_eq(e, first)), draw << 32);
+    // As in `is_first`.
+    let settled = |e: &&Rc<LocalEndpoint>| e.endpoint.health.is_plain();
+    let both = settled(&first);
+    Some(second.filter(|second| both && settled(second) && second.is_better_than(first, now)).unwrap_or(first))
+}
+
+fn by_ramp<'a>(
+    candidates: impl Iterator<Item = &'a Rc<LocalEndpoint>> + Clone,
+    draw: u64,
+) -> Option<&'a Rc<LocalEndpoint>> {
+    let ramp = |e: &Rc<LocalEndpoint>| e.endpoint.health.ramp();
+    let mut left = candidates.clone().map(ramp).sum::<f64>() * (draw as f64 / u64::MAX as f64);
+    let drawn = candidates.clone().find(|e| {
+        left -= ramp(e);
+        left < 0.0
+    });
+    // Rounding, or a share that has grown meanwhile.
+    drawn.or_else(|| candidates.last())
+}
+
 /// One of `candidates`, all alike.
 fn any<T>(candidates: impl Iterator<Item = T> + Clone, draw: u64) -> Option<T> {
     let count = candidates.clone().count();
@@ -67,6 +119,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
+    use super::super::AttemptEnd;
     use super::super::local::tests::endpoint;
     use super::*;
 
@@ -102,6 +155,52 @@ mod tests {
         assert!(counts_after(&endpoints).iter().all(|c| (9_500..10_500).contains(c)));
         assert!(pick(&endpoints[..1], &endpoints[..1], || 0).is_some());
         assert!(pick(&[], &[], || 0).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_available_is_passed_over_while_there_is_another() {
+        let endpoints: Vec<_> = (0..4).map(endpoint).collect();
+        endpoints[0].endpoint.health.set_check_failed(true);
+        endpoints[1].endpoint.health.eject();
+        endpoints[2].endpoint.health.set_drained(true);
+        assert_eq!(counts(&endpoints, &[]), [0, 0, 0, 30_000]);
+        endpoints[3].endpoint.health.set_check_failed(true);
+        assert!(counts(&endpoints, &[]).iter().all(|c| (7_000..8_000).contains(c)), "all bad: all are used");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_one_away_the_others_are_still_chosen_by_their_load() {
+        let endpoints: Vec<_> = (0..4).map(endpoint).collect();
+        endpoints[0].endpoint.health.eject();
+        (0..5).for_each(|_| endpoints[1].begin());
+        let counts = counts(&endpoints, &[]);
+        // Drawn together with the ejected one it would be asked, if draws weren't repeated among the others.
+        assert_eq!((counts[0], counts[1]), (0, 0), "{counts:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_whose_ejection_is_over_gets_one_request() {
+        let endpoints: Vec<_> = (0..3).map(endpoint).collect();
+        let ejected = &endpoints[1];
+        ejected.endpoint.health.eject();
+        ejected.endpoint.health.offer_trial();
+        assert_eq!(counts(&endpoints, &[])[1], 1);
+        ejected.ended(AttemptEnd::Answered);
+        assert_eq!(ejected.endpoint.health.trial_outcome(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recovered_endpoints_share_grows_evenly() {
+        let endpoints: Vec<_> = (0..3).map(endpoint).collect();
+        let health = &endpoints[0].endpoint.health;
+        health.configure(None, std::time::Duration::from_secs(10));
+        health.begin_recovery();
+        for (seconds, share) in [(0, 0.1 / 3.0), (5, 0.5 / 3.0), (4, 0.9 / 3.0)] {
+            tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
+            let counts = counts(&endpoints, &[]);
+            let found = f64::from(counts[0]) / 30_000.0;
+            assert!((found - share).abs() < 0.01, "{counts:?} {share}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

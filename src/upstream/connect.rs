@@ -22,8 +22,9 @@ use tokio_rustls::TlsConnector;
 use super::body::RequestBody;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::pool::Http1Connection;
+use crate::config::UpstreamProtocol;
 use crate::executor::LocalExecutor;
-use crate::model::{Ends, write_proxy_header};
+use crate::model::{Ends, local_proxy_header, write_proxy_header};
 use crate::stream::{HyperStream, keep_alive};
 
 /// Receive windows of an HTTP/2 connection to an endpoint: a stream may hold this much that a slow client
@@ -202,6 +203,20 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
             .await;
         });
     }
+}
+
+/// A connection for one check of the endpoint's health: as requests would have it, only that it is nobody's.
+pub(crate) async fn for_check(endpoint: &Endpoint) -> Result<Box<dyn Stream>, ConnectError> {
+    let mut tcp = tcp(endpoint).await?;
+    if let Some(version) = endpoint.identity.proxy_protocol {
+        tcp.write_all(local_proxy_header(version)).await.map_err(ConnectError::Tcp)?;
+    }
+    let Some(tls) = &endpoint.tls else { return Ok(Box::new(tcp)) };
+    let stream = handshake(tls, tcp).await?;
+    if endpoint.identity.protocol == UpstreamProtocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(ConnectError::NoHttp2);
+    }
+    Ok(Box::new(stream))
 }
 
 pub(super) async fn http2(endpoint: &Endpoint) -> Result<Http2Connection, ConnectError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
-use super::{EndpointLimit, Limiter};
+use super::{EndpointLimit, Health, Limiter};
 use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
 use crate::model::ProxyVersion;
 use crate::tls::UpstreamTls;
@@ -51,6 +51,7 @@ pub struct Endpoint {
     pub id: u64,
     pub identity: EndpointIdentity,
     pub tls: Option<EndpointTls>,
+    pub health: Health,
     /// Of its backend.
     pub limiter: Arc<Limiter>,
     /// Its own.
@@ -67,8 +68,14 @@ pub struct EndpointTls {
 
 impl Endpoint {
     #[must_use]
-    pub fn new(id: u64, identity: EndpointIdentity, tls: Option<EndpointTls>, limiter: Arc<Limiter>) -> Self {
-        Self { id, identity, tls, limiter, limit: EndpointLimit::default(), retired: AtomicBool::new(false) }
+    pub fn new(
+        id: u64,
+        identity: EndpointIdentity,
+        tls: Option<EndpointTls>,
+        health: Health,
+        limiter: Arc<Limiter>,
+    ) -> Self {
+        Self { id, identity, tls, health, limiter, limit: EndpointLimit::default(), retired: AtomicBool::new(false) }
     }
 
     /// No snapshot names it from now on: workers close their idle connections to it.

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Endpoint;
 use super::pool::{IdleStack, SharedConnection};
+use super::{AttemptEnd, Endpoint};
 
 /// The time constant with which an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
@@ -25,10 +25,23 @@ const LATENCY_NOISE: f64 = 2.0;
 /// What differs below this is the machine's noise, not the endpoint's load.
 const LATENCY_FLOOR: Duration = Duration::from_millis(1);
 
+/// Finding out whether an ejected endpoint is well again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    None,
+    /// By a request that hasn't got here yet.
+    Claimed,
+    UnderWay,
+}
+
 /// A worker's view of one endpoint. Lives as long as a snapshot names the endpoint or a request uses it.
 #[derive(Debug)]
 pub struct LocalEndpoint {
     pub endpoint: Arc<Endpoint>,
+    /// The worker's index.
+    worker: usize,
+    /// Of an ejected endpoint, as far as this worker's requests have to do with it.
+    trial: Cell<Trial>,
     in_flight: Cell<u32>,
     latency: Cell<Duration>,
     observed: Cell<Option<Instant>>,
@@ -47,10 +60,12 @@ pub struct LocalEndpoint {
 
 impl LocalEndpoint {
     #[must_use]
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, worker: usize) -> Self {
         let pool = endpoint.identity.pool;
         Self {
             endpoint,
+            worker,
+            trial: Cell::new(Trial::None),
             in_flight: Cell::new(0),
             latency: Cell::new(Duration::ZERO),
             observed: Cell::new(None),
@@ -67,6 +82,35 @@ impl LocalEndpoint {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.get()
+    }
+
+    /// Whether the request that asks is to try out the endpoint, whose ejection is over: it is, if it gets here.
+    #[must_use]
+    pub fn claim(&self) -> bool {
+        let claimed = self.endpoint.health.claim();
+        if claimed {
+            self.trial.set(Trial::Claimed);
+        }
+        claimed
+    }
+
+    /// Whether the attempt that asks is the one that tries it out.
+    pub(super) fn begin_trial(&self) -> bool {
+        let begun = self.trial.get() == Trial::Claimed || self.endpoint.health.claim();
+        if begun {
+            self.trial.set(Trial::UnderWay);
+        }
+        begun
+    }
+
+    /// Takes note of how an attempt ended.
+    pub fn ended(&self, end: AttemptEnd) {
+        let health = &self.endpoint.health;
+        health.ended(self.worker, end);
+        if self.trial.get() == Trial::UnderWay {
+            self.trial.set(Trial::None);
+            health.tried(end);
+        }
     }
 
     pub(super) fn begin(&self) {
@@ -107,6 +151,7 @@ impl LocalEndpoint {
     /// A connection couldn't be opened: other endpoints are asked first for a second, and twice as long each time it
     /// happens again. Says so once.
     pub fn refused(&self, now: Instant, reason: &dyn std::fmt::Display) {
+        self.ended(AttemptEnd::Refused);
         if self.held_back.get().is_none() {
             let identity = &self.endpoint.identity;
             let (service, backend) = (&identity.service, &identity.backend);
@@ -190,7 +235,7 @@ impl LocalEndpoint {
 pub(super) mod tests {
     use super::*;
     use crate::config::{PoolConfig, Scheme, UpstreamProtocol};
-    use crate::upstream::EndpointIdentity;
+    use crate::upstream::{EndpointIdentity, Health};
 
     pub(in super::super) fn endpoint(id: u64) -> Rc<LocalEndpoint> {
         let identity = EndpointIdentity {
@@ -205,7 +250,8 @@ pub(super) mod tests {
             tls_fingerprint: None,
             pool: PoolConfig { idle_max: 8, idle_timeout: Duration::from_secs(4) }.into(),
         };
-        Rc::new(LocalEndpoint::new(Arc::new(Endpoint::new(id, identity, None, Arc::default()))))
+        let health = Health::new(1, Arc::default());
+        Rc::new(LocalEndpoint::new(Arc::new(Endpoint::new(id, identity, None, health, Arc::default())), 0))
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,7 +66,7 @@ impl Worker {
         reporter: Reporter,
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
-        let endpoints = view::Endpoints::default();
+        let endpoints = view::Endpoints::new(index);
         let view = RefCell::new(Rc::new(View::new(Arc::clone(cache.load()))));
         Rc::new(Self {
             index,

@@ -71,24 +71,32 @@ impl View {
 
 /// This worker's side of every endpoint it has met, by id. One that no view or request uses and that has no
 /// connections is forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Endpoints(RefCell<HashMap<u64, Rc<LocalEndpoint>, RandomState>>);
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// The worker's index.
+    worker: usize,
+    known: RefCell<HashMap<u64, Rc<LocalEndpoint>, RandomState>>,
+}
 
 impl Endpoints {
+    pub(super) fn new(worker: usize) -> Self {
+        Self { worker, known: RefCell::default() }
+    }
+
     fn local(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
-        let mut known = self.0.borrow_mut();
-        let local = known.entry(endpoint.id).or_insert_with(|| Rc::new(LocalEndpoint::new(Arc::clone(endpoint))));
-        Rc::clone(local)
+        let mut known = self.known.borrow_mut();
+        let new = || Rc::new(LocalEndpoint::new(Arc::clone(endpoint), self.worker));
+        Rc::clone(known.entry(endpoint.id).or_insert_with(new))
     }
 
     /// Closes all that idles.
     pub(super) fn let_go(&self) {
-        self.0.borrow().values().for_each(|endpoint| endpoint.let_go());
+        self.known.borrow().values().for_each(|endpoint| endpoint.let_go());
     }
 
     /// Closes what has idled too long.
     pub(super) fn sweep(&self, now_ms: u64) {
-        self.0.borrow_mut().retain(|_, endpoint| {
+        self.known.borrow_mut().retain(|_, endpoint| {
             endpoint.sweep(now_ms);
             Rc::strong_count(endpoint) > 1 || endpoint.has_connections()
         });

@@ -9,54 +9,21 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio_rustls::client::TlsStream;
 use tonic::Code;
 use tonic::codegen::Service;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus as Shown;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::server::HealthReporter;
-use tonic_health::{ServingStatus, pb};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as OldReflectionClient;
 
-use crate::support::{Authority, Proxy, Refusing, Setup, connect, within};
-
-/// A tonic server of health and reflection; gone when dropped.
-struct Grpc {
-    address: SocketAddr,
-    reporter: HealthReporter,
-    serving: AbortHandle,
-}
-
-impl Grpc {
-    async fn start() -> Self {
-        let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("loopback has free ports");
-        let address = incoming.local_addr().expect("a bound socket has an address");
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .expect("the descriptors are tonic's own");
-        let server = Server::builder().add_service(health).add_service(reflection);
-        let serving = tokio::spawn(async { server.serve_with_incoming(incoming).await.expect("it serves") });
-        reporter.set_service_status("shop", ServingStatus::Serving).await;
-        Self { address, reporter, serving: serving.abort_handle() }
-    }
-}
-
-impl Drop for Grpc {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
+use crate::support::{Authority, Grpc, Proxy, Refusing, ServingStatus, Setup, connect, within};
 
 /// Connects tonic to the proxy by TLS.
 struct Secure {

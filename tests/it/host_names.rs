@@ -60,7 +60,10 @@ async fn localhost_is_found_and_told_to_the_endpoint_by_its_name() {
     let proxy = with_hosts(setup, "127.0.0.1 localhost\n").start().await;
     assert_eq!(proxy.fetch("/").await.text(), "blue");
     let view = proxy.view("/v1/services/shop").await;
-    assert!(view["backends"][0]["endpoints"][0].as_str().is_some_and(|url| url.contains("localhost")), "{view}");
+    assert!(
+        view["backends"][0]["endpoints"][0]["address"].as_str().is_some_and(|url| url.contains("localhost")),
+        "{view}"
+    );
 }
 
 #[tokio::test]

@@ -128,7 +128,10 @@ async fn nothing_a_client_says_becomes_a_label() {
     }
     assert_eq!(series(&read(&proxy).await), before);
     let names = before.iter().flat_map(|(_, labels)| labels.keys().map(String::as_str)).collect::<BTreeSet<_>>();
-    assert_eq!(names, ["backend", "code", "kind", "limit", "reason", "result", "service", "version"].into());
+    assert_eq!(
+        names,
+        ["backend", "code", "endpoint", "kind", "limit", "reason", "result", "service", "version"].into()
+    );
 }
 
 #[tokio::test]

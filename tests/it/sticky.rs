@@ -93,9 +93,10 @@ async fn the_cookie_is_the_same_on_every_arm_and_nothing_for_scripts_or_other_si
 
 #[tokio::test]
 async fn a_new_client_of_a_dead_arm_keeps_it_as_any_other() {
+    // As long as the arm isn't left by everybody.
     let (blue, nobody) = (named("blue").await, Refusing::new());
     let canary = format!("[services.shop.backends.canary]\nweight = 1\nendpoints = [{:?}]\n", nobody.url());
-    let sticky = "[services.shop]\nrescue = \"off\"\nsticky = { cookie = \"tidegate\" }\n";
+    let sticky = "[services.shop]\nrescue = \"off\"\nejection = \"off\"\nsticky = { cookie = \"tidegate\" }\n";
     let proxy = Setup::new().settings(&(sticky.to_owned() + &backend("blue", 1.0, &blue) + &canary)).start().await;
     let mut client = proxy.connect().await;
     let failed = loop {

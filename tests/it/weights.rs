@@ -38,7 +38,7 @@ async fn the_view_shows_what_the_file_says_and_what_requests_see() {
     assert_eq!(backends[0]["weight"], json!({ "configured": 100.0, "wanted": 89.5, "effective": 89.5 }));
     assert_eq!(backends[1]["weight"], json!({ "configured": 0.0, "wanted": 10.5, "effective": 10.5 }));
     assert_eq!(backends[1]["share"], 0.105);
-    assert_eq!(backends[1]["endpoints"], json!([shop.canary.url()]));
+    assert_eq!(backends[1]["endpoints"], json!([{ "address": shop.canary.url(), "state": "up" }]));
     assert_eq!(shop.proxy.view("/v1/services").await["services"], json!([view]));
     let page = shop.proxy.call("GET", "/metrics", "", "").await;
     for sample in ["configured\"} 0", "effective\"} 10.5"] {

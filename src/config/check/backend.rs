@@ -1,5 +1,7 @@
 //! One deployment of a service: its weight, endpoints, protocol and connections.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{Check, Fault, endpoint, unless_reported};
@@ -50,6 +52,7 @@ impl Check<'_, '_> {
             _ => Some(None),
         };
         let pool = self.pool(&at.key("pool"), &file.pool);
+        let health = file.health.as_ref().map(|health| self.health(&at.key("health"), health, protocol));
         let limits = file.limits.as_ref().map(|limits| self.backend_limits(&at.key("limits"), limits));
         let endpoints = endpoints?;
         let revision = file.revision.clone().unwrap_or_else(|| revision_of(&endpoints));
@@ -62,6 +65,7 @@ impl Check<'_, '_> {
             proxy_protocol,
             tls: tls?,
             pool: pool?,
+            health: unless_reported(health)?.map(Arc::new),
             limits: unless_reported(limits)?,
         })
     }

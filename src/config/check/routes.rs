@@ -148,7 +148,7 @@ fn whole_path(text: &str) -> Result<PathMatch, Fault> {
     Ok(PathMatch::Regex(regex(&format!("^(?:{text})$"))?))
 }
 
-fn method(text: &str) -> Result<Method, Fault> {
+pub(super) fn method(text: &str) -> Result<Method, Fault> {
     let refuse = |hint: String| Err(Fault::new(format!("{text:?} is no method"), hint));
     if !is_token(text) {
         return refuse("methods are words like GET".to_owned());

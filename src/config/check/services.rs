@@ -58,6 +58,8 @@ impl Check<'_, '_> {
         };
         let maintenance = file.maintenance.as_ref().map(|file| self.maintenance(&at.key("maintenance"), file));
         let compression = file.compression.as_ref().map(|file| self.compression(&at.key("compression"), file));
+        let ejection = self.ejection(&at.key("ejection"), &file.ejection);
+        let slow_start = self.duration(&at.key("slow_start"), &file.slow_start);
         let timeouts = self.service_timeouts(&at.key("timeouts"), file.timeouts.as_ref(), defaults.timeouts.as_ref());
         let body_max = file.body_max.as_ref().map(|size| self.positive_size(&at.key("body_max"), size));
         let attempts = self.attempts(at, file);
@@ -87,6 +89,8 @@ impl Check<'_, '_> {
             errors: errors?,
             maintenance: unless_reported(maintenance)?.flatten(),
             compression: unless_reported(compression)?,
+            ejection: unless_reported(ejection)?,
+            slow_start: slow_start?,
             request_headers: unless_reported(request_headers)?,
             response_headers: unless_reported(response_headers)?,
         })

@@ -18,7 +18,7 @@ use crate::model::AttemptFailure;
 use crate::observe::{BackendMetrics, CodeClass};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::queue;
-use crate::upstream::{Freshness, Lease, RequestBody};
+use crate::upstream::{AttemptEnd, Freshness, Lease, RequestBody};
 
 /// Whose answer is passed on.
 pub(super) enum Raced {
@@ -108,7 +108,15 @@ async fn ask(exchange: &Exchange, stable: usize, request: Request<RequestBody>) 
     let ended = poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await;
     drop(in_flight);
     match ended {
-        Event::Ended(Ok(response)) => Some((response, lease)),
+        Event::Ended(Ok(response)) => {
+            endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+            Some((response, lease))
+        }
+        Event::Ended(Err(Broken::Late(_))) => {
+            endpoint.ended(AttemptEnd::TimedOut);
+            None
+        }
+        // That its connection had been closed may be nobody's fault, and who asks it is about to ask it again.
         _ => None,
     }
 }

@@ -29,7 +29,9 @@ use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
 use super::{queue, restart};
 use crate::model::{AttemptFailure, FailureKind};
-use crate::upstream::{ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, pick};
+use crate::upstream::{
+    AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, pick,
+};
 use attempt::{Broken, Event, Why, attempt, why};
 use copy::RequestCopy;
 use hedge::{Raced, race};
@@ -185,6 +187,7 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     endpoint.observe(now - begun, now);
                 }
+                endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
                 exchange.head_received(now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
@@ -261,6 +264,7 @@ fn again(
             // A client that hasn't sent all of its request is late itself.
             if exchange.request_read() {
                 tries.failed(exchange);
+                endpoint.ended(AttemptEnd::TimedOut);
             }
             let copy = copy.ok_or(reason)?;
             let pause = tries.next(exchange, endpoint, failure, false).ok_or(reason)?;
@@ -279,6 +283,7 @@ fn again(
                 return Ok(Again::Send(request.ok_or(broke)?, Duration::ZERO));
             }
             tries.failed(exchange);
+            endpoint.ended(AttemptEnd::Broken);
             // What wasn't sent has the form of the connection it wasn't sent on; a copy fits any.
             let copied = copy.and_then(|copy| copy.request());
             tries.fits_all = copied.is_some();

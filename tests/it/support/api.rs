@@ -80,6 +80,30 @@ impl Proxy {
         super::within("the reload", reaching).await;
     }
 
+    /// An endpoint of `shop`, as the API shows it.
+    pub async fn endpoint(&self, backend: usize, endpoint: usize) -> Value {
+        self.view("/v1/services/shop").await["backends"][backend]["endpoints"][endpoint].clone()
+    }
+
+    /// Waits until that is its state.
+    pub async fn endpoint_becomes(&self, backend: usize, endpoint: usize, state: &str) -> Value {
+        let becoming = async {
+            loop {
+                let view = self.endpoint(backend, endpoint).await;
+                if view["state"] == state {
+                    return view;
+                }
+                tokio::time::sleep(super::POLL_INTERVAL).await;
+            }
+        };
+        super::within(&format!("endpoint {backend}/{endpoint} to be {state}"), becoming).await
+    }
+
+    /// A backend's share of the requests to `shop`.
+    pub async fn share(&self, backend: usize) -> f64 {
+        self.view("/v1/services/shop").await["backends"][backend]["share"].as_f64().expect("a share is a number")
+    }
+
     /// Waits for a line of the log whose message contains `text`.
     pub async fn logs(&self, text: &str) {
         let says = |line: &Value| line["message"].as_str().is_some_and(|message| message.contains(text));

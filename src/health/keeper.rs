@@ -1,0 +1,543 @@
+//! The thread that decides who is available, and sees to it that shares follow.
+//!
+//! Whatever makes an endpoint unavailable, or available again, shows in its [`Health`]; this thread looks at all of them
+//! ten times a second, and at once when the alarm rings. It is the one place where changes are told and where the store
+//! hears of them, first of all.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use rand::RngExt;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::ejection::{BackendSight, Cause, EndpointSight, Suspicion, cause, milliseconds, time_away};
+use super::prober::Prober;
+use super::window::Window;
+use crate::config::EjectionConfig;
+use crate::control::Control;
+use crate::journal::Fact;
+use crate::model::{GuardMode, ServiceName};
+use crate::state::{Backend, Change, Service, Snapshot};
+use crate::upstream::{Availability, Endpoint, Health};
+
+/// How often everything is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Between two looks that the alarm asks for: what fails in a storm is seen together.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks at services with an endpoint under suspicion: a few answers of others decide.
+const SUSPICION_PAUSE: Duration = Duration::from_millis(3);
+/// How long such services are looked at so often; those with little traffic aren't in a hurry.
+const SUSPICION_MAX_MS: u64 = 1_000;
+/// How long the request that tries out an endpoint may take before another one does: its client may have left.
+const TRIAL_MAX_MS: u64 = 10_000;
+/// Peaks are remembered by so many spans of so many ticks: three minutes.
+const PEAK_SPANS: usize = 18;
+const PEAK_SPAN_TICKS: u32 = 100;
+
+/// The running thread.
+#[derive(Debug)]
+pub struct HealthThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl HealthThread {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or what its runtime needs.
+    pub fn start(control: Arc<Control>) -> io::Result<Self> {
+        let (stop, stopped) = oneshot::channel();
+        let (report, started) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("tidegate-health".to_owned()).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    drop(report.send(Ok(())));
+                    runtime.block_on(run(control, stopped));
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        })?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends it, with all checks.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that watches endpoints ended in a panic");
+        }
+    }
+}
+
+async fn run(control: Arc<Control>, mut stopped: oneshot::Receiver<()>) {
+    let alarm = Arc::clone(control.store().alarm());
+    let mut keeper = Keeper::new(control);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = &mut stopped => return,
+            _ = ticks.tick() => keeper.pass(alarm.now_ms(), Occasion::Tick),
+            () = tokio::time::sleep(SUSPICION_PAUSE), if keeper.suspects(alarm.now_ms()) => {
+                keeper.pass(alarm.now_ms(), Occasion::Suspicion);
+            }
+            () = alarm.rung() => {
+                keeper.pass(alarm.now_ms(), Occasion::Alarm);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Why everything is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    Tick,
+    Alarm,
+    /// Only services with an endpoint under suspicion are.
+    Suspicion,
+}
+
+/// Everything that is kept of services between two looks.
+struct Keeper {
+    control: Arc<Control>,
+    prober: Prober,
+    /// Of the snapshot that `services` follow.
+    version: u64,
+    services: Vec<Kept>,
+}
+
+impl Keeper {
+    fn new(control: Arc<Control>) -> Self {
+        Self { control, prober: Prober::new(), version: 0, services: Vec::new() }
+    }
+
+    fn pass(&mut self, now_ms: u64, occasion: Occasion) {
+        let store = Arc::clone(self.control.store());
+        let current = store.current();
+        if current.version != self.version {
+            self.take_up(&current);
+        }
+        drop(current);
+        let (mut changed, mut news) = (HashSet::new(), Vec::new());
+        let all = occasion != Occasion::Suspicion;
+        for service in self.services.iter_mut().filter(|service| all || service.suspected_ms.is_some()) {
+            if service.look(now_ms, occasion, &mut news) {
+                changed.insert(service.service.name().clone());
+            }
+        }
+        if !changed.is_empty() {
+            // Only configurations and weights are ever refused.
+            drop(store.apply(Change::Availability(changed)));
+        }
+        for fact in news {
+            tell(&fact);
+            self.control.note(fact);
+        }
+    }
+
+    /// Whether a service has an endpoint under suspicion, and traffic that is likely to decide soon.
+    fn suspects(&self, now_ms: u64) -> bool {
+        self.services.iter().filter_map(|s| s.suspected_ms).any(|at_ms| now_ms.saturating_sub(at_ms) < SUSPICION_MAX_MS)
+    }
+
+    fn take_up(&mut self, snapshot: &Snapshot) {
+        let mut known: HashMap<u64, Record> = HashMap::new();
+        let mut peaks: HashMap<ServiceName, Vec<(String, Peak)>> = HashMap::new();
+        let mut panicking = HashSet::new();
+        for old in self.services.drain(..) {
+            if old.service.panicking {
+                panicking.insert(old.service.name().clone());
+            }
+            let named = old.service.backends.iter().map(|b| b.name.to_string());
+            peaks.insert(old.service.name().clone(), named.zip(old.peaks).collect());
+            for mut record in old.records.into_iter().flatten() {
+                // It counts endpoints by their places, which may be others now.
+                record.suspicion = None;
+                known.insert(record.endpoint.id, record);
+            }
+        }
+        for service in &snapshot.services {
+            tell_panic(service, panicking.contains(service.name()));
+            let records = service.backends.iter().map(|backend| {
+                let record = |e: &Arc<Endpoint>| known.remove(&e.id).unwrap_or_else(|| Record::new(e));
+                backend.endpoints.iter().map(record).collect()
+            });
+            let records = records.collect();
+            let mut kept = peaks.remove(service.name()).unwrap_or_default();
+            let mut peak = |backend: &Backend| {
+                let found = kept.iter().position(|(name, _)| *name == backend.name.as_str());
+                found.map(|at| kept.swap_remove(at).1).unwrap_or_default()
+            };
+            let peaks = service.backends.iter().map(&mut peak).collect();
+            self.services.push(Kept { service: Arc::clone(service), records, peaks, suspected_ms: None });
+        }
+        self.prober.take_up(snapshot.services.iter().map(|service| &**service));
+        self.version = snapshot.version;
+    }
+}
+
+/// One service, in the snapshot's order.
+struct Kept {
+    service: Arc<Service>,
+    /// By backend and endpoint.
+    records: Vec<Vec<Record>>,
+    /// By backend.
+    peaks: Vec<Peak>,
+    /// Since when an endpoint is under suspicion; of several, the last.
+    suspected_ms: Option<u64>,
+}
+
+impl Kept {
+    /// Whether requests have to see something new.
+    fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<Fact>) -> bool {
+        let ejection = self.service.config.ejection;
+        for record in self.records.iter_mut().flatten() {
+            if occasion == Occasion::Tick {
+                record.note(now_ms, ejection.as_ref());
+            }
+        }
+        let mut changed = false;
+        if let Some(config) = ejection {
+            self.eject(&config, now_ms);
+        }
+        for record in self.records.iter_mut().flatten() {
+            changed |= record.advance(ejection.as_ref(), now_ms);
+            changed |= record.tell(now_ms, news);
+        }
+        if occasion == Occasion::Tick && self.service.backends.len() > 1 {
+            // What overflows into a backend isn't what it is used to.
+            let overflowing = self.service.backends.iter().any(|backend| backend.overflow_limit.is_some());
+            for (backend, peak) in self.service.backends.iter().zip(&mut self.peaks).filter(|_| !overflowing) {
+                let in_flight = u32::try_from(backend.metrics.in_flight()).unwrap_or(u32::MAX);
+                backend.watch.set_peak_in_flight(peak.observe(in_flight));
+            }
+        }
+        changed
+    }
+
+    /// Ejects whom it is time to, one after the other: who has gone is no longer there for the next.
+    fn eject(&mut self, config: &EjectionConfig, now_ms: u64) {
+        self.suspected_ms = None;
+        for backend in 0..self.records.len() {
+            for endpoint in 0..self.records[backend].len() {
+                self.suspect(config, (backend, endpoint), now_ms);
+                if !self.records[backend][endpoint].may_be_bad(config, now_ms) {
+                    continue;
+                }
+                let sights: Vec<_> = (0..self.records.len()).map(|index| self.sight(index)).collect();
+                if let Some(cause) = cause(config, &sights, (backend, endpoint), now_ms) {
+                    drop(sights);
+                    self.records[backend][endpoint].eject(config, now_ms, cause);
+                }
+            }
+        }
+    }
+
+    fn suspect(&mut self, config: &EjectionConfig, (backend, endpoint): (usize, usize), now_ms: u64) {
+        let it = &self.records[backend][endpoint];
+        let suspect = it.is_suspect(config);
+        if suspect != it.suspicion.is_some() {
+            let totals = || self.records.iter().map(|b| b.iter().map(|e| e.health().attempts()).collect()).collect();
+            let suspicion = suspect.then(|| Suspicion { at_ms: now_ms, totals: totals() });
+            self.records[backend][endpoint].suspicion = suspicion;
+        }
+        let since_ms = self.records[backend][endpoint].suspicion.as_ref().map(|suspicion| suspicion.at_ms);
+        self.suspected_ms = self.suspected_ms.max(since_ms);
+    }
+
+    fn sight(&self, backend: usize) -> BackendSight<'_> {
+        BackendSight {
+            dispensable: backend != self.service.config.stable && self.service.config.guard == GuardMode::Off,
+            weighted: {
+                let backend = &self.service.backends[backend];
+                !backend.wanted.is_zero() && backend.drain.is_none()
+            },
+            endpoints: self.records[backend].iter().map(Record::sight).collect(),
+        }
+    }
+}
+
+/// What becomes of an endpoint's ejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not ejected.
+    In,
+    Away {
+        until_ms: u64,
+    },
+    /// The next request that may tries it out.
+    Due,
+    OnTrial {
+        since_ms: u64,
+    },
+}
+
+/// What is kept of one endpoint.
+struct Record {
+    endpoint: Arc<Endpoint>,
+    window: Window,
+    suspicion: Option<Suspicion>,
+    phase: Phase,
+    /// Ejected so many times in a row; forgotten one by one while all is well.
+    times: u32,
+    /// Since when nothing was counted in or out of `times`.
+    steady_ms: u64,
+    was_available: bool,
+    /// Why it wasn't, when it last wasn't.
+    was: Availability,
+    /// In tenths, as shares follow.
+    ramp: u32,
+}
+
+impl Record {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        let mut window = Window::default();
+        // What it is compared with at first: nothing.
+        window.note(0, endpoint.health.attempts(), 0);
+        Self {
+            endpoint: Arc::clone(endpoint),
+            window,
+            suspicion: None,
+            phase: Phase::In,
+            times: 0,
+            steady_ms: 0,
+            was_available: true,
+            was: Availability::Up,
+            ramp: 10,
+        }
+    }
+
+    fn health(&self) -> &Health {
+        &self.endpoint.health
+    }
+
+    fn note(&mut self, now_ms: u64, config: Option<&EjectionConfig>) {
+        let Some(config) = config else { return };
+        self.window.note(now_ms, self.endpoint.health.attempts(), milliseconds(config.window));
+    }
+
+    /// It has failed too often in a row to be fine itself, but perhaps no worse than others.
+    fn is_suspect(&self, config: &EjectionConfig) -> bool {
+        self.phase == Phase::In && self.health().is_available() && self.health().failures() >= config.consecutive
+    }
+
+    /// A first look, so that the whole service is looked at only where there is a reason.
+    fn may_be_bad(&self, config: &EjectionConfig, now_ms: u64) -> bool {
+        if self.phase != Phase::In || !self.health().is_available() {
+            return false;
+        }
+        let recent = || {
+            let begin_ms = now_ms.saturating_sub(milliseconds(config.window));
+            self.window.since(begin_ms, self.health().attempts())
+        };
+        let too_many = || {
+            let recent = recent();
+            recent.failed > 0 && recent.failed as f64 >= config.ratio * (recent.failed + recent.answered) as f64
+        };
+        self.health().failures() >= config.consecutive || too_many()
+    }
+
+    fn sight(&self) -> EndpointSight<'_> {
+        let health = self.health();
+        EndpointSight {
+            available: health.is_available(),
+            failures: health.failures(),
+            refusals: health.refusals(),
+            totals: health.attempts(),
+            window: &self.window,
+            suspicion: self.suspicion.as_ref(),
+        }
+    }
+
+    fn eject(&mut self, config: &EjectionConfig, now_ms: u64, cause: Cause) {
+        self.times = self.times.saturating_add(1);
+        let away = time_away(config, self.times, rand::rng().random());
+        self.phase = Phase::Away { until_ms: now_ms.saturating_add(milliseconds(away)) };
+        self.health().eject();
+        let mut notes = self.health().notes();
+        notes.ejected_for = Some(cause.to_string());
+        notes.ejected_until = Some(SystemTime::now() + away);
+        notes.ejections += 1;
+        drop(notes);
+        let identity = &self.endpoint.identity;
+        let (service, backend, endpoint) = (&identity.service, &identity.backend, self.endpoint.display());
+        let kind = cause.label();
+        info!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
+    }
+
+    /// Moves an ejection on; whether requests have to see something new.
+    fn advance(&mut self, config: Option<&EjectionConfig>, now_ms: u64) -> bool {
+        let Some(config) = config else {
+            // It was turned off meanwhile.
+            if self.phase != Phase::In {
+                self.readmit(now_ms);
+            }
+            return false;
+        };
+        match self.phase {
+            Phase::In => {
+                if self.times > 0 && now_ms.saturating_sub(self.steady_ms) >= milliseconds(config.time) {
+                    (self.times, self.steady_ms) = (self.times - 1, now_ms);
+                }
+                false
+            }
+            Phase::Away { until_ms } if now_ms < until_ms => false,
+            Phase::Away { .. } => self.offer_trial(),
+            Phase::Due | Phase::OnTrial { .. } => match (self.health().trial_outcome(), self.phase) {
+                (Some(true), _) => {
+                    self.readmit(now_ms);
+                    false
+                }
+                (Some(false), _) => {
+                    self.eject(config, now_ms, Cause::Trial);
+                    true
+                }
+                (None, Phase::OnTrial { since_ms }) if now_ms.saturating_sub(since_ms) > TRIAL_MAX_MS => {
+                    self.offer_trial()
+                }
+                (None, Phase::Due) if self.health().is_on_trial() => {
+                    self.phase = Phase::OnTrial { since_ms: now_ms };
+                    true
+                }
+                (None, _) => false,
+            },
+        }
+    }
+
+    fn offer_trial(&mut self) -> bool {
+        self.phase = Phase::Due;
+        self.health().offer_trial();
+        true
+    }
+
+    fn readmit(&mut self, now_ms: u64) {
+        (self.phase, self.steady_ms) = (Phase::In, now_ms);
+        // What it did before is settled.
+        self.window = Window::default();
+        self.window.note(now_ms, self.endpoint.health.attempts(), 0);
+        self.health().readmit();
+        self.health().notes().ejected_until = None;
+    }
+
+    /// Tells what has changed, and lets a recovered endpoint's share grow; whether requests have to see something new.
+    fn tell(&mut self, now_ms: u64, news: &mut Vec<Fact>) -> bool {
+        let available = self.health().is_available();
+        if available == self.was_available {
+            return self.health().is_recovering() && self.grow();
+        }
+        self.was_available = available;
+        if available {
+            self.health().begin_recovery();
+            self.steady_ms = now_ms;
+        } else {
+            self.health().end_recovery();
+            self.was = self.health().availability();
+        }
+        self.ramp = 0;
+        news.push(self.fact(available));
+        true
+    }
+
+    fn grow(&mut self) -> bool {
+        let ramp = self.health().ramp();
+        if ramp >= 1.0 {
+            self.health().end_recovery();
+        }
+        let step = (ramp * 10.0) as u32;
+        std::mem::replace(&mut self.ramp, step) != step
+    }
+
+    fn fact(&self, available: bool) -> Fact {
+        let identity = &self.endpoint.identity;
+        let (service, backend) = (identity.service.to_string(), identity.backend.to_string());
+        let endpoint = self.endpoint.display();
+        let notes = self.health().notes();
+        let told = |text: &Option<String>| text.clone().unwrap_or_default();
+        if available {
+            let reason = match self.was {
+                Availability::CheckFailed => "its checks succeed",
+                Availability::Drained => "it is no longer drained",
+                _ => "its ejection is over",
+            };
+            return Fact::EndpointUp { service, backend, endpoint, reason: reason.to_owned() };
+        }
+        let reason = match self.was {
+            Availability::Drained => "drained".to_owned(),
+            Availability::CheckFailed => format!("its checks fail: {}", told(&notes.check_error)),
+            _ => told(&notes.ejected_for),
+        };
+        Fact::EndpointDown { service, backend, endpoint, reason }
+    }
+}
+
+/// The most requests under way at once in the last minutes.
+#[derive(Debug, Default)]
+struct Peak {
+    /// The newest first.
+    spans: [u32; PEAK_SPANS],
+    ticks: u32,
+}
+
+impl Peak {
+    fn observe(&mut self, in_flight: u32) -> u32 {
+        if self.ticks == PEAK_SPAN_TICKS {
+            self.spans.rotate_right(1);
+            (self.spans[0], self.ticks) = (0, 0);
+        }
+        self.ticks += 1;
+        self.spans[0] = self.spans[0].max(in_flight);
+        self.spans.iter().copied().max().unwrap_or(0)
+    }
+}
+
+fn tell(fact: &Fact) {
+    match fact {
+        Fact::EndpointDown { service, backend, endpoint, reason } => {
+            warn!(%service, %backend, %endpoint, %reason, "an endpoint is down");
+        }
+        Fact::EndpointUp { service, backend, endpoint, reason } => {
+            info!(%service, %backend, %endpoint, %reason, "an endpoint is up");
+        }
+        _ => {}
+    }
+}
+
+fn tell_panic(service: &Service, before: bool) {
+    let name = service.name();
+    match (before, service.panicking) {
+        (false, true) => {
+            service.watch.count_panic();
+            warn!(service = %name, "no endpoint of the service is available; all of them are used");
+        }
+        (true, false) => info!(service = %name, "the service has available endpoints again"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_is_remembered_for_minutes() {
+        let mut peak = Peak::default();
+        assert_eq!(peak.observe(40), 40);
+        for _ in 0..PEAK_SPAN_TICKS * (PEAK_SPANS as u32 - 1) {
+            assert_eq!(peak.observe(3), 40);
+        }
+        for _ in 0..PEAK_SPAN_TICKS {
+            peak.observe(3);
+        }
+        assert_eq!(peak.observe(3), 3);
+    }
+}
