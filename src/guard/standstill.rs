@@ -77,7 +77,9 @@ mod tests {
     fn slow_answers_of_one_pause_are_one_moment_and_those_of_an_hour_are_not() {
         let moments = |each: &[u64]| {
             let mut moments = Moments::default();
-            each.iter().for_each(|at| moments.note(*at));
+            for at in each {
+                moments.note(*at);
+            }
             moments.are_one()
         };
         assert!(moments(&[100_000, 100_010, 100_020, 100_030, 100_040, 100_300]));

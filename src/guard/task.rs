@@ -162,19 +162,19 @@ impl Guard {
     pub async fn run(mut self) {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let (mut batch, mut working) = (Vec::with_capacity(BATCH_MAX), true);
         loop {
             tokio::select! {
-                taken = self.reports.recv_many(&mut batch, BATCH_MAX) => {
-                    if taken == 0 {
-                        return;
-                    }
+                taken = self.reports.recv_many(&mut batch, BATCH_MAX), if working => {
+                    // Nobody works any more, but the last question comes after that.
+                    working = taken > 0;
                     batch.drain(..).for_each(|report| self.take(&report));
                 }
                 _ = look.tick() => self.look().await,
-                Some(question) = self.questions.recv() => match question {
-                    Question::Trials(answer) => drop(answer.send(self.views())),
-                    Question::Remember(done) => {
+                question = self.questions.recv() => match question {
+                    None => return,
+                    Some(Question::Trials(answer)) => drop(answer.send(self.views())),
+                    Some(Question::Remember(done)) => {
                         self.remember();
                         let _ = done.send(());
                     }

@@ -116,8 +116,7 @@ async fn an_endpoint_that_refuses_is_left_by_all_workers() {
 async fn without_a_guard_a_candidate_that_fails_yields_its_share_within_a_few_requests() {
     let (blue, canary) = (Fickle::failing(0).await, Fickle::failing(1).await);
     let backends = backend("blue", 80.0, &[blue.url()]) + &backend("canary", 20.0, &[canary.url()]);
-    let keys =
-        "stable = \"blue\"\nguard = \"off\"\nrescue = \"off\"\nejection = { time = \"1s\" }\nslow_start = \"500ms\"";
+    let keys = "stable = \"blue\"\nguard = \"off\"\nejection = { time = \"1s\" }\nslow_start = \"500ms\"";
     let proxy = shop(keys, &backends).await;
     let failed = failures(&proxy, 800).await;
     assert!((5..20).contains(&failed), "{failed}");

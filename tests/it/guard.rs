@@ -1,5 +1,6 @@
 //! A backend that fails more often than stable takes itself out, and what people can do about it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -314,44 +315,86 @@ async fn after_a_flip_a_backend_that_fails_by_itself_gives_everything_back() {
     assert!(event["detail"]["reason"].as_str().unwrap().contains("requests failed"), "{event:#}");
 }
 
-#[tokio::test]
-async fn answers_that_come_late_are_evidence_before_they_come() {
-    let (blue, canary) = (answering(WELL).await, Arc::new(AtomicU8::new(0)));
-    let late = Arc::clone(&canary);
-    let slow = Upstream::scripted(move |mut wire, _| {
-        let late = Arc::clone(&late);
+/// A shop whose canary can be told to stand still, and that knows what is slow.
+async fn standing_still() -> (Proxy, Upstream, Upstream, Arc<AtomicU8>) {
+    let (blue, still) = (answering(WELL).await, Arc::new(AtomicU8::new(0)));
+    let told = Arc::clone(&still);
+    let canary = Upstream::scripted(move |mut wire, _| {
+        let told = Arc::clone(&told);
         async move {
             while wire.next_head().await.is_some() {
-                if late.load(Ordering::SeqCst) == 1 {
-                    // For ever, as far as anybody waits.
-                    std::future::pending::<()>().await;
+                while told.load(Ordering::SeqCst) == 1 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                wire.send(WELL).await;
+                if wire.try_send(WELL).await.is_err() {
+                    return;
+                }
             }
         }
     })
     .await;
-    let proxy = start(&blue, &slow).await;
+    let proxy = start(&blue, &canary).await;
     let knowing = async {
         while proxy.view("/v1/services/shop").await["slow_after_ms"].is_null() {
             ask(&proxy, 100).await;
         }
     };
     within("what is slow to be known", knowing).await;
-    canary.store(1, Ordering::SeqCst);
-    let clients: Vec<_> = (0..300)
+    (proxy, blue, canary, still)
+}
+
+/// Clients that go on asking until `over`; each answer must be good, and come long before a request is given up.
+async fn crowd(address: SocketAddr, over: Arc<AtomicU8>) {
+    let clients: Vec<_> = (0..100)
         .map(|_| {
-            let address = proxy.http();
+            let over = Arc::clone(&over);
             tokio::spawn(async move {
                 let mut wire = Wire::connect(address).await;
-                wire.send(get("/", "")).await;
-                wire.head().await;
+                while over.load(Ordering::SeqCst) == 0 {
+                    let asked = std::time::Instant::now();
+                    assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
+                    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             })
         })
         .collect();
+    for client in clients {
+        client.await.expect("every request is answered in time");
+    }
+}
+
+#[tokio::test]
+async fn a_canary_that_hangs_is_left_at_once_and_in_the_end_for_good_and_nobody_waits_for_it() {
+    let (proxy, _blue, _canary, still) = standing_still().await;
+    still.store(1, Ordering::SeqCst);
+    let over = Arc::new(AtomicU8::new(0));
+    let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
     let event = one_event(&proxy, "drained").await;
-    clients.iter().for_each(tokio::task::JoinHandle::abort);
-    assert_eq!(event["detail"]["evidence"]["weightiest"], "slow");
+    over.store(1, Ordering::SeqCst);
+    clients.await.expect("no client fails");
+    let detail = &event["detail"];
+    assert!(detail["reason"].as_str().unwrap().starts_with("it stands still again and again: "), "{event:#}");
+    assert_eq!(detail["evidence"]["weightiest"], "slow");
+    let pauses: Vec<Value> = events(&proxy, "suspended").await.iter().map(|e| e["detail"]["for_ms"].clone()).collect();
+    assert_eq!(pauses, [json!(2000), json!(4000)]);
+    assert_eq!(effective(&proxy).await, [95.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_canary_that_stands_still_for_a_moment_is_back_in_a_moment() {
+    let (proxy, _blue, _canary, still) = standing_still().await;
+    still.store(1, Ordering::SeqCst);
+    let over = Arc::new(AtomicU8::new(0));
+    let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
+    one_event(&proxy, "suspended").await;
+    assert_eq!(effective(&proxy).await, [95.0, 0.0]);
+    still.store(0, Ordering::SeqCst);
+    one_event(&proxy, "resumed").await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    over.store(1, Ordering::SeqCst);
+    clients.await.expect("no client fails");
+    assert_eq!(events(&proxy, "drained").await, [json!(null); 0]);
 }
 
 #[tokio::test]
