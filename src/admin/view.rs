@@ -168,6 +168,9 @@ pub struct DrainView {
     /// The share of the service's requests that it gets to prove itself; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probation: Option<f64>,
+    /// RFC 3339, UTC: it stands still and gets requests again then; absent: it doesn't by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Why a backend is to be drained.
@@ -373,6 +376,7 @@ impl DrainView {
             at: humantime::format_rfc3339_seconds(drain.at.max(UNIX_EPOCH)).to_string(),
             reason: drain.reason.clone(),
             probation: drain.probation,
+            until: drain.until.map(|until| humantime::format_rfc3339_seconds(until.max(UNIX_EPOCH)).to_string()),
         }
     }
 }

@@ -53,8 +53,9 @@ fn line(event: &Event) -> String {
         "released" => {
             format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])
         }
-        "drained" | "would_drain" | "undrained" => format!("{}: {}", text("backend"), text("reason")),
+        "drained" | "would_drain" | "undrained" | "suspended" => format!("{}: {}", text("backend"), text("reason")),
         "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
+        "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
         "guard_changed" => format!("{}  (was {})", text("to"), text("from")),

@@ -99,9 +99,10 @@ pub(super) fn service(service: &ServiceView) -> String {
         }
     }
     for (name, drain) in service.backends.iter().filter_map(|b| Some((&b.name, b.drain.as_ref()?))) {
-        let how = match drain.probation {
-            None => "drained".to_owned(),
-            Some(share) => format!("on probation with {} % of the requests, drained before", share * 100.0),
+        let how = match (drain.probation, &drain.until) {
+            (None, None) => "drained".to_owned(),
+            (None, Some(until)) => format!("suspended until {until}"),
+            (Some(share), _) => format!("on probation with {} % of the requests, drained before", share * 100.0),
         };
         let _ = writeln!(text, "  {name} is {how} by {} at {}: {}", drain.by, drain.at, drain.reason);
     }

@@ -385,6 +385,7 @@ pub struct BackendLimits {
     pub queue_timeout: Duration,
 }
 
+/// No limit, and the line of one that comes later.
 impl Default for BackendLimits {
     fn default() -> Self {
         Self { requests: None, requests_per_endpoint: None, queue: 100, queue_timeout: Duration::from_secs(1) }

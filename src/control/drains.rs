@@ -44,6 +44,7 @@ impl Control {
             reason: reason.clone(),
             times: plan.drain.as_ref().map_or(0, |drain| drain.times),
             probation: None,
+            until: None,
         };
         let fact = Fact::Drained {
             service: plan.service.to_string(),
@@ -120,6 +121,35 @@ impl Control {
         let fact = Fact::Drained { service, backend, revision, reason, evidence: Some(evidence) };
         self.note_entry(Entry::now(SELF, fact).with(Lasting::SetDrain(drain)));
         true
+    }
+
+    /// The guard's word for a backend that stands still: it gets nothing until it is resumed. Not written down as
+    /// something that must hold: a restart gives it another chance.
+    pub fn suspend(&self, drain: Drain, for_ms: u64, evidence: serde_json::Value) -> bool {
+        let plan = self.store.plan_drain(drain.service.as_str(), drain.backend.as_str());
+        let holds = |plan: &DrainPlan| {
+            *plan.revision == *drain.revision && plan.drain.is_none() && !plan.is_stable && plan.others_answer
+        };
+        if !plan.as_ref().is_ok_and(holds) || self.store.apply(Change::Drain(drain.clone())).is_err() {
+            return false;
+        }
+        let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
+        warn!(%service, %backend, reason = %drain.reason, "a backend stands still and gets nothing for a while");
+        let (revision, reason) = (drain.revision, drain.reason);
+        self.note_entry(Entry::now(SELF, Fact::Suspended { service, backend, revision, reason, for_ms, evidence }));
+        true
+    }
+
+    /// Ends a suspension, if it is still what holds.
+    pub fn resume(&self, drain: &Arc<Drain>) {
+        let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
+        let plan = self.store.plan_drain(&service, &backend);
+        if plan.is_ok_and(|plan| plan.drain.as_ref() == Some(drain))
+            && self.store.apply(Change::Undrain { service: service.clone(), backend: backend.clone() }).is_ok()
+        {
+            info!(%service, %backend, "a backend that stood still gets requests again");
+            self.note_entry(Entry::now(SELF, Fact::Resumed { service, backend, revision: drain.revision.clone() }));
+        }
     }
 
     /// Gives a backend that the guard has drained a share of requests to prove itself.

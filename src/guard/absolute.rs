@@ -114,7 +114,9 @@ mod tests {
 
     fn window(looks: &[(u64, u64)]) -> Window {
         let mut window = Window::default();
-        looks.iter().for_each(|(requests, failures)| window.look(Tally { requests: *requests, failures: *failures }));
+        for (requests, failures) in looks {
+            window.look(Tally { requests: *requests, failures: *failures });
+        }
         window
     }
 

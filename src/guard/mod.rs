@@ -6,7 +6,7 @@
 //!                         +-- each second: what is slow, absolute rules, probation, alarms
 //! ```
 //!
-//! `judge`, `slowness`, `absolute`, `row` and `trial` are pure; `task` asks them and acts.
+//! `judge`, `slowness`, `standstill`, `absolute`, `row` and `trial` are pure; `task` asks them and acts.
 
 mod absolute;
 mod evidence;
@@ -14,6 +14,7 @@ mod judge;
 mod report;
 mod row;
 mod slowness;
+mod standstill;
 mod task;
 mod trial;
 

@@ -15,6 +15,7 @@ use super::judge::{ALPHA, Alarm, Evidence, Failure};
 use super::report::Report;
 use super::row::Row;
 use super::slowness::{Slowness, for_age};
+use super::standstill::{Moments, Standstills};
 use super::trial::{Finding, Trial};
 use crate::analysis::{Attempts, Side};
 use crate::control::Control;
@@ -80,6 +81,8 @@ pub struct Guard {
     questions: mpsc::Receiver<Question>,
     candidates: HashMap<Key, Candidate>,
     services: HashMap<ServiceName, Watched>,
+    /// Of present revisions.
+    standstills: HashMap<Key, (Arc<str>, Standstills)>,
     /// From before the last restart; each is taken up once.
     memories: HashMap<Key, TrialMemory>,
     remembered: Instant,
@@ -98,6 +101,7 @@ struct Candidate {
     told: bool,
     window: Window,
     row: Option<Row>,
+    slow: Moments,
 }
 
 /// What is known of one service.
@@ -147,6 +151,7 @@ impl Guard {
             questions,
             candidates: HashMap::new(),
             services: HashMap::new(),
+            standstills: HashMap::new(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
             remembered: Instant::now(),
         };
@@ -220,6 +225,9 @@ impl Guard {
             unix_ms,
         };
         let known = self.candidate(service, backend);
+        if side == Side::Candidate && report.kind == FailureKind::Slow {
+            known.slow.note(unix_ms);
+        }
         let (finding, alarm) = known.trial.observe(&failure, report.route);
         backend.watch.set_suspect(known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
@@ -275,14 +283,69 @@ impl Guard {
                 told: false,
                 window: Window::default(),
                 row: None,
+                slow: Moments::default(),
             }
         })
     }
 
     fn found_guilty(&mut self, service: &Service, backend: &Backend, finding: &Finding) {
         let view = self.view_of(service, backend, &finding.evidence, finding.judged_route);
-        let reason = view.reason();
-        self.convict(service, backend, &reason, serde_json::to_value(&view).unwrap_or_default());
+        let (reason, told) = (view.reason(), serde_json::to_value(&view).unwrap_or_default());
+        let key = (service.name().clone(), backend.name.clone());
+        let one_moment = finding.evidence.weightiest == FailureKind::Slow
+            && self.candidates.get(&key).is_some_and(|known| known.slow.are_one());
+        if one_moment && self.mode(service) == GuardMode::Drain {
+            self.suspend(service, backend, &reason, told);
+        } else {
+            self.convict(service, backend, &reason, told);
+        }
+    }
+
+    /// Takes the requests of a backend that stands still away for a while; drains it where that happens again and again.
+    fn suspend(&mut self, service: &Service, backend: &Backend, reason: &str, evidence: serde_json::Value) {
+        let key = (service.name().clone(), backend.name.clone());
+        let fresh = || (Arc::clone(&backend.revision), Standstills::default());
+        let (revision, standstills) = self.standstills.entry(key.clone()).or_insert_with(fresh);
+        if *revision != backend.revision {
+            (*revision, *standstills) = fresh();
+        }
+        let Some(pause) = standstills.again(Instant::now()) else {
+            self.standstills.remove(&key);
+            self.convict(service, backend, &format!("it stands still again and again: {reason}"), evidence);
+            return;
+        };
+        let now = SystemTime::now();
+        let drain = Drain {
+            service: key.0.clone(),
+            backend: key.1.clone(),
+            revision: backend.revision.to_string(),
+            by: None,
+            at: now,
+            reason: format!("it stands still: {reason}"),
+            times: backend.drain.as_ref().map_or(0, |drain| drain.times),
+            probation: None,
+            until: Some(now + pause),
+        };
+        if self.control.suspend(drain, pause.as_millis() as u64, evidence) {
+            self.metrics.suspensions.fetch_add(1, Ordering::Relaxed);
+            self.candidates.remove(&key);
+            backend.watch.set_suspect(true);
+        }
+    }
+
+    /// Gives those that stood still their requests back.
+    fn resume(&mut self, snapshot: &Snapshot) {
+        for backend in snapshot.services.iter().flat_map(|service| &service.backends) {
+            let Some(drain) = &backend.drain else { continue };
+            if drain.until.is_some_and(|until| until <= SystemTime::now()) {
+                backend.watch.set_suspect(false);
+                let key = (drain.service.clone(), drain.backend.clone());
+                if let Some((_, standstills)) = self.standstills.get_mut(&key) {
+                    standstills.resumed(Instant::now());
+                }
+                self.control.resume(drain);
+            }
+        }
     }
 
     /// Drains a backend, or says that it would be.
@@ -312,6 +375,7 @@ impl Guard {
                     reason: reason.to_owned(),
                     times,
                     probation: None,
+                    until: None,
                 };
                 if self.control.drain_by_guard(drain, evidence) {
                     self.metrics.drains.fetch_add(1, Ordering::Relaxed);
@@ -341,6 +405,7 @@ impl Guard {
     async fn look(&mut self) {
         let snapshot = self.control.store().current();
         self.forget(&snapshot);
+        self.resume(&snapshot);
         for service in snapshot.services.iter().filter(|service| service.backends.len() > 1) {
             let mode = self.mode(service);
             if mode == GuardMode::Off {
@@ -401,7 +466,9 @@ impl Guard {
     async fn look_at_probation(&mut self, service: &Service) {
         let Some(config) = service.config.probation else { return };
         for backend in &service.backends {
-            let Some(drain) = backend.drain.as_ref().filter(|drain| drain.by.is_none()) else { continue };
+            let Some(drain) = backend.drain.as_ref().filter(|drain| drain.by.is_none() && drain.until.is_none()) else {
+                continue;
+            };
             let since = drain.at.elapsed().unwrap_or_default();
             let result = if drain.probation.is_some() {
                 let key = (service.name().clone(), backend.name.clone());
@@ -428,6 +495,7 @@ impl Guard {
     fn forget(&mut self, snapshot: &Snapshot) {
         let names: HashSet<&ServiceName> = snapshot.services.iter().map(|service| service.name()).collect();
         self.services.retain(|name, _| names.contains(name));
+        self.standstills.retain(|(name, _), _| names.contains(name));
         self.candidates.retain(|(service, backend), known| {
             let now = snapshot.service(service.as_str()).and_then(|service| service.backend(backend.as_str()));
             now.is_some_and(|now| now.revision == known.revision && !now.is_drained())

@@ -145,15 +145,15 @@ impl Question<'_> {
         let request = self.request(endpoint)?;
         match endpoint.identity.protocol {
             UpstreamProtocol::Http1 => {
-                let (mut sender, connection) = http1::handshake(stream).await.map_err(words)?;
+                let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
                 let connection = Connection::drive(connection);
-                Ok((sender.send_request(request).await.map_err(words)?, connection))
+                Ok((sender.send_request(request).await.map_err(|error| words(&error))?, connection))
             }
             UpstreamProtocol::Http2 => {
                 let handshake = http2::handshake(LocalExecutor, stream).await;
-                let (mut sender, connection) = handshake.map_err(words)?;
+                let (mut sender, connection) = handshake.map_err(|error| words(&error))?;
                 let connection = Connection::drive(connection);
-                Ok((sender.send_request(request).await.map_err(words)?, connection))
+                Ok((sender.send_request(request).await.map_err(|error| words(&error))?, connection))
             }
         }
     }
@@ -204,7 +204,7 @@ impl Drop for Connection {
 async fn read(mut response: Response<Incoming>, max: usize) -> Result<(Vec<u8>, Option<HeaderMap>), String> {
     let mut bytes = Vec::new();
     while let Some(frame) = response.body_mut().frame().await {
-        match frame.map_err(words)?.into_data() {
+        match frame.map_err(|error| words(&error))?.into_data() {
             Ok(data) => bytes.extend_from_slice(&data[..data.len().min(max - bytes.len())]),
             Err(frame) => return Ok((bytes, frame.into_trailers().ok())),
         }
@@ -216,9 +216,9 @@ async fn read(mut response: Response<Incoming>, max: usize) -> Result<(Vec<u8>, 
 }
 
 /// hyper's errors say the least outside and the most inside.
-fn words(error: hyper::Error) -> String {
+fn words(error: &hyper::Error) -> String {
     let mut text = format!("no answer: {error}");
-    let mut source = std::error::Error::source(&error);
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();

@@ -230,6 +230,7 @@ impl Database {
                 reason: row.get(5)?,
                 times: row.get(6)?,
                 probation: row.get(7)?,
+                until: None,
             })
         })?;
         drains.collect()
@@ -504,6 +505,7 @@ mod tests {
             reason: "server failures".into(),
             times: 2,
             probation: Some(0.01),
+            until: None,
         };
         let trial = |revision: &str, failures| TrialMemory {
             service: "shop".parse().unwrap(),

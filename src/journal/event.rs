@@ -42,6 +42,10 @@ pub enum Fact {
         #[serde(skip_serializing_if = "Option::is_none")]
         evidence: Option<Value>,
     },
+    /// A backend stands still: it gets nothing for a while.
+    Suspended { service: String, backend: String, revision: String, reason: String, for_ms: u64, evidence: Value },
+    /// It gets requests again.
+    Resumed { service: String, backend: String, revision: String },
     /// The guard would have drained a backend, if it were allowed to.
     WouldDrain { service: String, backend: String, revision: String, reason: String, evidence: Value },
     /// A backend gets what its weight says again.
@@ -76,6 +80,8 @@ impl Fact {
             | Self::EndpointDown { service, .. }
             | Self::EndpointUp { service, .. }
             | Self::Drained { service, .. }
+            | Self::Suspended { service, .. }
+            | Self::Resumed { service, .. }
             | Self::WouldDrain { service, .. }
             | Self::Undrained { service, .. }
             | Self::ProbationBegan { service, .. }

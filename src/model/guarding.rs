@@ -52,6 +52,8 @@ pub struct Drain {
     pub times: u32,
     /// The share of the service's requests that it gets to prove itself; `None`: none.
     pub probation: Option<f64>,
+    /// It stands still, maybe for a moment: it gets requests again then. Never durable.
+    pub until: Option<SystemTime>,
 }
 
 impl Drain {

@@ -130,6 +130,8 @@ pub struct JournalMetrics {
 #[derive(Debug, Default)]
 pub struct GuardMetrics {
     pub drains: AtomicU64,
+    /// Backends that stood still for a moment.
+    pub suspensions: AtomicU64,
     /// It was told only to observe.
     pub would_drain: AtomicU64,
     /// Stable was the bad one.

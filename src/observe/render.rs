@@ -110,6 +110,7 @@ impl Renderer {
         gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
         let guard = &process.guard;
         counter!("tidegate_guard_drains_total").absolute(guard.drains.load(Ordering::Relaxed));
+        counter!("tidegate_guard_suspensions_total").absolute(guard.suspensions.load(Ordering::Relaxed));
         counter!("tidegate_guard_would_drain_total").absolute(guard.would_drain.load(Ordering::Relaxed));
         counter!("tidegate_guard_alarms_total").absolute(guard.alarms.load(Ordering::Relaxed));
         counter!("tidegate_guard_reports_dropped_total").absolute(guard.dropped.load(Ordering::Relaxed));
@@ -267,6 +268,7 @@ fn describe() {
     gauge!("tidegate_guard_e_value", "Evidence that a backend is worse than stable: 1 when there is none.");
     gauge!("tidegate_slow_seconds", "From when on an answer is slow, as the guard sees it.");
     counter!("tidegate_guard_drains_total", "Backends that the guard has drained.");
+    counter!("tidegate_guard_suspensions_total", "Backends that got nothing for a while because they stood still.");
     counter!("tidegate_guard_would_drain_total", "Backends that the guard would have drained, if it were allowed to.");
     counter!("tidegate_guard_alarms_total", "How often stable was found to fail more often than a candidate.");
     counter!("tidegate_guard_reports_dropped_total", "Failures that nobody judged because too many waited.");

@@ -6,6 +6,7 @@
 
 use super::Backend;
 use super::effective::{Claim, effective};
+use crate::config::BackendLimits;
 use crate::model::Weight;
 
 /// What a backend can take that had few requests of its own: a candidate at 1 % of a small service has one or two
@@ -65,12 +66,20 @@ fn scaled(wanted: Weight, ramp: Option<f64>) -> Weight {
     if ramp >= 1.0 { wanted } else { Weight::new(wanted.value() * ramp).unwrap_or(wanted) }
 }
 
+/// What is configured, or the usual line, and no more requests at once than `limit`.
+fn lowered(limits: Option<BackendLimits>, limit: u32) -> BackendLimits {
+    let limits = limits.unwrap_or_default();
+    BackendLimits { requests: Some(limits.requests.map_or(limit, |own| own.min(limit))), ..limits }
+}
+
 /// Limits every backend that gets the share of a larger one.
 fn limit_overflow(backends: &mut [Backend], ramps: &[Option<f64>]) {
     let failed = backends.iter().zip(ramps).filter(|(_, ramp)| ramp.is_none());
     let largest = failed.map(|(backend, _)| backend.wanted.value()).fold(0.0, f64::max);
     for backend in backends.iter_mut().filter(|b| !b.effective.is_zero() && b.wanted.value() < largest) {
         let usual = backend.watch.peak_in_flight().saturating_mul(OVERFLOW_FACTOR);
-        backend.overflow_limit = Some(usual.max(OVERFLOW_MIN));
+        let limit = usual.max(OVERFLOW_MIN);
+        backend.overflow_limit = Some(limit);
+        backend.limits = Some(lowered(backend.limits, limit));
     }
 }

@@ -11,8 +11,7 @@ use rustls::pki_types::ServerName;
 use super::availability::set_effective;
 use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
 use crate::config::{
-    BackendConfig, BackendLimits, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme,
-    ServiceConfig,
+    BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
 use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
@@ -81,16 +80,13 @@ impl Registry {
             backend.drain = drains.get(&(config.name.clone(), backend.name.clone())).cloned();
         }
         let panicking = set_effective(&mut backends, config.stable);
-        for backend in &mut backends {
-            backend.limits = with_overflow(backend.limits, backend.overflow_limit);
-        }
         let rate_limits = config.rate_limits.iter().map(|limit| self.rate_limit(&config.name, limit)).collect();
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         let config = Arc::clone(config);
-        let service =
-            Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), panicking, revision);
+        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
+        let service = service.panicking(panicking);
         Arc::new(match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
@@ -231,13 +227,6 @@ impl Registry {
         });
         listeners.collect()
     }
-}
-
-/// What a backend may take while it stands in for a larger one.
-fn with_overflow(limits: Option<BackendLimits>, overflow: Option<u32>) -> Option<BackendLimits> {
-    let Some(overflow) = overflow else { return limits };
-    let limits = limits.unwrap_or_default();
-    Some(BackendLimits { requests: Some(limits.requests.map_or(overflow, |own| own.min(overflow))), ..limits })
 }
 
 /// The route table of a configuration; services are numbered in its order.

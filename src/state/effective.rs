@@ -66,6 +66,7 @@ mod tests {
             reason: String::new(),
             times: 1,
             probation,
+            until: None,
         }
     }
 

@@ -124,7 +124,6 @@ impl Service {
         metrics: Arc<ServiceMetrics>,
         watch: Arc<ServiceWatch>,
         overridden: bool,
-        panicking: bool,
         revision: u64,
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
@@ -148,10 +147,15 @@ impl Service {
             watch,
             hold: None,
             overridden,
-            panicking,
+            panicking: false,
             on_trial,
             revision,
         }
+    }
+
+    /// The same; whether no backend with a weight has an available endpoint.
+    pub(super) fn panicking(self, panicking: bool) -> Self {
+        Self { panicking, ..self }
     }
 
     /// The same, whose new requests wait.

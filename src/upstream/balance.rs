@@ -34,8 +34,7 @@ pub fn pick<'a>(
         if plain(first) && plain(second) {
             return Some(if second.is_better_than(first, now) { second } else { first });
         }
-        let available = |e: &LocalEndpoint| e.endpoint.health.is_available() && is_open(e, now);
-        if available(first) && available(second) {
+        if is_open(first, now) && is_open(second, now) {
             return Some(if is_first(first, second, draw) { first } else { second });
         }
         if let Some(tried) = endpoints.iter().find(|e| e.begin_trial()) {
@@ -43,15 +42,15 @@ pub fn pick<'a>(
         }
     }
     let untried = |e: &&'a Rc<LocalEndpoint>| !avoid.iter().any(|tried| Rc::ptr_eq(tried, e));
-    let good = |e: &&'a Rc<LocalEndpoint>| untried(e) && e.endpoint.health.is_available() && is_open(e, now);
+    let good = |e: &&'a Rc<LocalEndpoint>| untried(e) && is_open(e, now);
     better_of_two(endpoints.iter().filter(good), draw, now)
         .or_else(|| any(endpoints.iter().filter(untried), draw))
         .or_else(|| any(endpoints.iter(), draw))
 }
 
 /// Whether there is an endpoint besides those that were tried before for the same request. To send a request again is
-/// worth it only where somebody is there to take it: endpoints that couldn't be connected to a moment
-/// ago, or are at their limit, count only with `held_back`.
+/// worth it only where somebody is there to take it: endpoints that aren't available, couldn't be connected to a moment
+/// ago or are at their limit count only with `held_back`.
 #[must_use]
 pub fn has_other(endpoints: &[Rc<LocalEndpoint>], tried: &[Rc<LocalEndpoint>], held_back: bool) -> bool {
     if endpoints.is_empty() {
@@ -63,7 +62,7 @@ pub fn has_other(endpoints: &[Rc<LocalEndpoint>], tried: &[Rc<LocalEndpoint>], h
 }
 
 fn is_open(endpoint: &LocalEndpoint, now: Instant) -> bool {
-    !endpoint.is_held_back(now) && endpoint.has_room()
+    endpoint.endpoint.health.is_available() && !endpoint.is_held_back(now) && endpoint.has_room()
 }
 
 /// The choice among two of which one recovers, at least. It has few requests and would nearly always be the better one,

@@ -50,6 +50,11 @@ fn backend(name: &str, weight: f64, urls: &[String]) -> String {
 }
 
 async fn shop(keys: &str, backends: &str) -> Proxy {
+    // What fails is to be seen.
+    retrying(&format!("retry = \"off\"\nrescue = \"off\"\n{keys}"), backends).await
+}
+
+async fn retrying(keys: &str, backends: &str) -> Proxy {
     Setup::new().workers(2).settings(&format!("[services.shop]\n{keys}\n{backends}")).start().await
 }
 
@@ -97,7 +102,7 @@ async fn an_endpoint_that_fails_beside_fine_ones_is_left_and_comes_back_by_one_r
 async fn an_endpoint_that_refuses_is_left_by_all_workers() {
     let (one, other, dead) = (Fickle::failing(0).await, Fickle::failing(0).await, Refusing::new());
     let urls = [one.url(), dead.url(), other.url()];
-    let proxy = shop("ejection = { consecutive = 2 }", &backend("blue", 1.0, &urls)).await;
+    let proxy = retrying("ejection = { consecutive = 2 }", &backend("blue", 1.0, &urls)).await;
     while ejections(&proxy).await == 0 {
         assert_eq!(failures(&proxy, 80).await, 0);
     }
@@ -111,7 +116,8 @@ async fn an_endpoint_that_refuses_is_left_by_all_workers() {
 async fn without_a_guard_a_candidate_that_fails_yields_its_share_within_a_few_requests() {
     let (blue, canary) = (Fickle::failing(0).await, Fickle::failing(1).await);
     let backends = backend("blue", 80.0, &[blue.url()]) + &backend("canary", 20.0, &[canary.url()]);
-    let keys = "stable = \"blue\"\nguard = \"off\"\nejection = { time = \"1s\" }\nslow_start = \"500ms\"";
+    let keys =
+        "stable = \"blue\"\nguard = \"off\"\nrescue = \"off\"\nejection = { time = \"1s\" }\nslow_start = \"500ms\"";
     let proxy = shop(keys, &backends).await;
     let failed = failures(&proxy, 800).await;
     assert!((5..20).contains(&failed), "{failed}");
@@ -164,7 +170,9 @@ async fn what_all_share_ejects_nobody() {
         let backends = backend("blue", 50.0, &urls[..2]) + &backend("canary", 50.0, &urls[2..]);
         let proxy = shop(&format!("stable = \"blue\"\n{SHORT}"), &backends).await;
         assert_eq!(failures(&proxy, 400).await, 0);
-        endpoints.iter().for_each(|endpoint| endpoint.fail_every(every));
+        for endpoint in &endpoints {
+            endpoint.fail_every(every);
+        }
         let failed = failures(&proxy, 1200).await;
         assert!(failed > 400, "{failed}");
         assert_eq!(ejections(&proxy).await, 0, "every {every}");
@@ -204,7 +212,7 @@ async fn ejection_can_be_turned_off_and_who_is_ejected_then_comes_back() {
     while ejections(&proxy).await == 0 {
         failures(&proxy, 40).await;
     }
-    proxy.rewrite(&format!("[services.shop]\nejection = \"off\"\n{}", backend("blue", 1.0, &urls)));
+    proxy.rewrite(&format!("[services.shop]\nretry = \"off\"\nejection = \"off\"\n{}", backend("blue", 1.0, &urls)));
     proxy.reload_well().await;
     proxy.endpoint_becomes(0, 1, "recovering").await;
     assert!(failures(&proxy, 400).await > 0);

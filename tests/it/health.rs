@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::support::{
-    Authority, Grpc, Load, Nginx, OK, Ran, Received, Refusing, ServingStatus, Setup, Upstream, Wire, eventually,
-    tidegate, within,
+    Answer, Authority, Gate, Grpc, Load, Nginx, OK, Ran, Received, Refusing, ServingStatus, Setup, Upstream, Wire,
+    eventually, tidegate, within,
 };
 
 const FAST: &str = "path = \"/healthz\", interval = \"50ms\", timeout = \"1s\"";
@@ -140,6 +141,22 @@ async fn a_large_share_falls_onto_a_small_backend_with_a_limit() {
     proxy.endpoint_becomes(0, 0, "recovering").await;
     let view = proxy.view("/v1/services/shop").await;
     assert_eq!(view["backends"][1].get("overflow_limit"), None, "{view}");
+}
+
+#[tokio::test]
+async fn what_a_small_backend_can_not_take_of_a_large_share_gets_an_honest_answer() {
+    let (blue, canary) = (Patient::named("blue").await, Gate::shut().await);
+    let settings = checked("blue", 95.0, &[blue.url()], FAST) + &checked("canary", 5.0, &[canary.upstream.url()], "");
+    let proxy = Setup::new().workers(2).settings(&settings).start().await;
+    blue.set_well(false);
+    proxy.endpoint_becomes(0, 0, "check failed").await;
+    let (answers, ()) = tokio::join!(join_all((0..20).map(|_| proxy.fetch("/held"))), async {
+        proxy.metric_becomes("tidegate_queue_timeouts_total", "canary", 4).await;
+        canary.open();
+    });
+    let statuses: Vec<_> = answers.iter().map(Answer::status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 16, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 4, "{statuses:?}");
 }
 
 #[tokio::test]

@@ -73,7 +73,8 @@ async fn what_the_candidate_fails_stable_answers_and_both_are_charged_for_their_
 async fn a_candidate_that_refuses_connections_or_hangs_is_rescued_too() {
     let blue = named("blue").await;
     let refusing = Refusing::new();
-    let proxy = before("", &blue.url(), &refusing.url()).await;
+    // Otherwise it would be left after five.
+    let proxy = before("guard = \"off\"\nejection = \"off\"", &blue.url(), &refusing.url()).await;
     for _ in 0..10 {
         assert_eq!(proxy.fetch("/").await.text(), "blue");
     }

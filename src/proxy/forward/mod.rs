@@ -287,6 +287,10 @@ fn again(
             }
             tries.failed(exchange);
             endpoint.ended(AttemptEnd::Broken);
+            if !reused {
+                // It isn't age that breaks its connections: those that idle would only break, too, and be replayed.
+                endpoint.let_go();
+            }
             // What wasn't sent has the form of the connection it wasn't sent on; a copy fits any.
             let copied = copy.and_then(|copy| copy.request());
             tries.fits_all = copied.is_some();
