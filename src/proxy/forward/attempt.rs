@@ -48,6 +48,14 @@ enum Watch {
     Look,
 }
 
+/// A request that has been handed to its connection.
+pub(super) trait Sending:
+    Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>
+{
+}
+
+impl<F> Sending for F where F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {}
+
 pin_project! {
     /// See the module's text. Written out rather than an async block, which would hold what it awaits twice: this is
     /// part of every request's future.
@@ -69,7 +77,7 @@ pub(super) fn attempt(
     mut request: Request<RequestBody>,
     begun: Instant,
     slow_after: Option<Duration>,
-) -> Attempt<impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>> {
+) -> Attempt<impl Sending + use<>> {
     adapt(&mut request, lease);
     let service = &exchange.service().service.config;
     let per_try = service.attempts.retry.as_ref().and_then(|retry| retry.per_try);
@@ -83,7 +91,7 @@ pub(super) fn attempt(
 
 impl<F> Attempt<F>
 where
-    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    F: Sending,
 {
     /// What has happened since; after [`Event::Ended`] nothing may be asked any more.
     pub(super) fn poll_event(mut self: Pin<&mut Self>, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Event> {

@@ -6,19 +6,19 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Broken, Event, attempt};
+use super::attempt::{Attempt, Broken, Event, Sending, attempt};
+use super::copy::RequestCopy;
 use super::tries::Tries;
 use super::{blamed, choose, connect};
 use crate::model::AttemptFailure;
 use crate::observe::{BackendMetrics, CodeClass};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::queue;
-use crate::upstream::{AttemptEnd, Freshness, Lease, RequestBody};
+use crate::upstream::{AttemptEnd, Freshness, Lease};
 
 /// Whose answer is passed on.
 pub(super) enum Raced {
@@ -51,18 +51,18 @@ impl Second {
     }
 }
 
-/// Sends `request` to the backend `stable`, too, and waits for the first good answer, or for the end of both.
+/// Sends the request of `copy` to the backend `stable`, too, and waits for the first good answer, or for the end of both.
 pub(super) async fn race<F>(
     exchange: &Exchange,
     mut first: Pin<&mut Attempt<F>>,
     stable: usize,
-    request: Request<RequestBody>,
+    copy: Option<&RequestCopy>,
 ) -> Raced
 where
-    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    F: Sending,
 {
     let asked = Instant::now();
-    let mut second = pin!(ask(exchange, stable, request));
+    let mut second = pin!(ask(exchange, stable, copy));
     let (mut first_ended, mut second_ended) = (None, false);
     poll_fn(|cx| {
         while first_ended.is_none()
@@ -93,7 +93,8 @@ where
 }
 
 /// One attempt at an endpoint of `stable`; `None`: it failed.
-async fn ask(exchange: &Exchange, stable: usize, request: Request<RequestBody>) -> Option<(Response<Incoming>, Lease)> {
+async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> Option<(Response<Incoming>, Lease)> {
+    let request = copy?.request()?;
     let in_flight = InFlight::begin(exchange, stable);
     let (endpoint, permit) = match exchange.limits_of(stable) {
         None => (choose(exchange, stable, &[]).ok()?, None),

@@ -128,7 +128,7 @@ pub(super) async fn send(
     mut request: Request<RequestBody>,
     need: &mut Need,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut tries = Tries::new(exchange, &request, need);
+    let mut tries = Tries::new(need);
     let mut pause = Duration::ZERO;
     loop {
         if !pause.is_zero() {
@@ -157,27 +157,30 @@ pub(super) async fn send(
         let slow_after = exchange.slow_after().filter(|_| tries.is_first());
         let mut attempt = pin!(attempt(exchange, &mut lease, request, begun, slow_after));
         let ended = loop {
-            match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
+            // What an await is matched on is held as long as its arms last, so none of them awaits.
+            let stable = match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
                 Event::Ended(ended) => break ended,
                 Event::Slow => {
                     exchange.first_attempt_failed(FailureKind::Slow);
                     if tries.may_hedge(exchange, copy.as_ref()) {
                         attempt.as_mut().look();
                     }
+                    continue;
                 }
                 Event::Look => match tries.hedge(exchange) {
-                    Hedge::By(stable) => {
-                        let Some(request) = copy.as_ref().and_then(RequestCopy::request) else { continue };
+                    Hedge::By(stable) => stable,
+                    Hedge::NotYet => continue,
+                    Hedge::Never => {
                         attempt.as_mut().look_no_more();
-                        // Boxed: rare, and large.
-                        match Box::pin(race(exchange, attempt.as_mut(), stable, request)).await {
-                            Raced::First(ended) => break ended,
-                            Raced::Second(second) => return Ok(second.take(exchange, &mut tries, stable)),
-                        }
+                        continue;
                     }
-                    Hedge::NotYet => {}
-                    Hedge::Never => attempt.as_mut().look_no_more(),
                 },
+            };
+            attempt.as_mut().look_no_more();
+            // Boxed: rare, and large.
+            match Box::pin(race(exchange, attempt.as_mut(), stable, copy.as_ref())).await {
+                Raced::First(ended) => break ended,
+                Raced::Second(second) => return Ok(second.take(exchange, &mut tries, stable)),
             }
         };
         let (failure, failed) = match ended {

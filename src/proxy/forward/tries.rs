@@ -47,6 +47,7 @@ pub(super) struct Tries {
     /// Endpoints of the backend that failed this request.
     pub(super) tried: Vec<Rc<LocalEndpoint>>,
     pub(super) freshness: Freshness,
+    /// Known once there is a connection to send it on.
     repeatable: Repeatable,
     is_plain: bool,
     /// The request at hand has no form yet that one protocol alone takes.
@@ -59,12 +60,11 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    pub(super) fn new(exchange: &Exchange, request: &Request<RequestBody>, need: &Need) -> Self {
-        let config = &exchange.service().service.config.attempts;
+    pub(super) fn new(need: &Need) -> Self {
         Self {
             tried: Vec::new(),
             freshness: Freshness::Any,
-            repeatable: repeatable(config, request),
+            repeatable: Repeatable::No,
             is_plain: matches!(need, Need::Nothing),
             fits_all: matches!(need, Need::Nothing),
             has_failed: false,
@@ -84,17 +84,18 @@ impl Tries {
 
     /// A copy of the request, if it could be of use.
     pub(super) fn copy(
-        &self,
+        &mut self,
         exchange: &Exchange,
         request: &mut Request<RequestBody>,
         lease: &Lease,
     ) -> Option<RequestCopy> {
+        let config = &exchange.service().service.config.attempts;
+        self.repeatable = repeatable(config, request);
         let may_fail_unseen = lease.reused() || lease.is_http2();
         let is_repeatable = self.repeatable == Repeatable::Yes;
         let is_of_use = (may_fail_unseen && request.body().is_empty() && (is_repeatable || lease.is_http2()))
             || (is_repeatable && self.may_retry(exchange))
             || (self.repeatable != Repeatable::No && self.fallback(exchange).is_some());
-        let config = &exchange.service().service.config.attempts;
         if is_of_use { RequestCopy::of(request, config.replay_buffer) } else { None }
     }
 
