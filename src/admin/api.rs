@@ -263,8 +263,10 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
-                 PUT and DELETE /v1/services/{service}/weights, PUT and DELETE /v1/services/{service}/hold, PUT and DELETE \
-                 /v1/services/{service}/backends/{backend}/drain, GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
+                 PUT and DELETE /v1/services/{service}/weights, PUT and DELETE /v1/services/{service}/hold, \
+                 PUT and DELETE /v1/services/{service}/backends/{backend}/drain, \
+                 PUT and DELETE /v1/services/{service}/backends/{backend}/endpoints/{address}/drain, \
+                 GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }
 

@@ -57,8 +57,8 @@ fn header(all: &ServicesView) -> String {
         let _ = writeln!(text, "{problem}");
     }
     match process.guard {
-        Some(GuardMode::Off) => text += "the guard judges nobody (tidegate guard on)\n",
-        Some(GuardMode::Observe) => text += "the guard only observes (tidegate guard on)\n",
+        Some(GuardMode::Off) => text += "the guard judges nobody; back: tidegate guard on\n",
+        Some(GuardMode::Observe) => text += "the guard only observes, everywhere; back: tidegate guard on\n",
         Some(GuardMode::Drain) | None => {}
     }
     if let Some(reload) = process.last_reload.as_ref().filter(|reload| !reload.messages.is_empty()) {
@@ -105,12 +105,19 @@ pub(super) fn service(service: &ServiceView) -> String {
             (Some(share), _) => format!("on probation with {} % of the requests, drained before", share * 100.0),
         };
         let _ = writeln!(text, "  {name} is {how} by {} at {}: {}", drain.by, drain.at, drain.reason);
+        if drain.until.is_none() {
+            let _ = writeln!(text, "    back: tidegate undrain {}/{name}", service.name);
+        }
     }
     if service.stable_alarm {
-        let _ = writeln!(text, "  {} fails more often than a candidate; nothing is rescued by it", service.stable);
+        let _ = writeln!(
+            text,
+            "  {} fails more often than a candidate; clients see candidates' failures meanwhile",
+            service.stable
+        );
     }
     for trial in service.trials.iter().filter(|trial| trial.weightiest.is_some()) {
-        let _ = writeln!(text, "  {} on trial: {}", trial.backend, trial.reason());
+        let _ = writeln!(text, "  {} so far: {}", trial.backend, trial.reason());
     }
     text
 }

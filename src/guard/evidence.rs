@@ -135,7 +135,7 @@ impl TrialView {
         let what = match kind.kind.as_str() {
             "server" => "server failures",
             "slow" => "slow answers",
-            "client" => "client-error answers",
+            "client" => "answers of 4xx",
             _ => "requests given up by their clients",
         };
         let more = if kind.ratio_at_least >= 1.0 {
@@ -145,12 +145,13 @@ impl TrialView {
         };
         let route = self.route.as_ref().filter(|route| route.judged);
         let place = route.map_or(String::new(), |route| format!(" on {}", route.route));
+        // Beyond that, more says no more.
+        let evidence = if self.e_value < 1e9 { format!("{:.0}", self.e_value) } else { "over 1e9".to_owned() };
         format!(
-            "{} {what}{place} against {} of {}{more} (e-value {:.0}, needed {:.0})",
+            "{} {what}{place} against {} of {}{more} (evidence {evidence}, needed {:.0})",
             kind.candidate,
             kind.stable,
             self.stable,
-            self.e_value,
             1.0 / self.alpha
         )
     }

@@ -18,13 +18,15 @@ const STABLE_SHARE_MAX: f64 = 0.2;
 pub(super) struct Row {
     /// What stable's attempts had come to when it began.
     stable_before: Attempts,
+    /// Failures that were in a row before anybody looked.
+    before: u32,
     seen: u32,
     keys: HashSet<u64>,
 }
 
 impl Row {
-    fn new(stable: Attempts) -> Self {
-        Self { stable_before: stable, seen: 0, keys: HashSet::new() }
+    fn new(stable: Attempts, length: u32) -> Self {
+        Self { stable_before: stable, before: length.saturating_sub(1), seen: 0, keys: HashSet::new() }
     }
 
     /// Takes note of a failure: `length` are in a row now, over all of the candidate's endpoints, and stable's attempts
@@ -38,7 +40,7 @@ impl Row {
     ) -> Option<Attempts> {
         // A shorter one has been broken by an answer, and began anew.
         if row.as_ref().is_none_or(|row| length <= 1 || length < row.seen) {
-            *row = Some(Self::new(stable));
+            *row = Some(Self::new(stable, length));
         }
         let row = row.as_mut()?;
         row.seen = length;
@@ -47,6 +49,7 @@ impl Row {
         }
         let meanwhile = stable.since(row.stable_before);
         let is_fine = meanwhile.failed as f64 <= STABLE_SHARE_MAX * meanwhile.ended() as f64;
+        let length = length - row.before;
         let own = Attempts { answered: 0, failed: length.into() };
         let known = key.is_none() || row.keys.len() >= KEYS_MIN;
         (length >= consecutive && known && is_fine && chance_if_alike(own, meanwhile) <= CHANCE_MAX)
@@ -90,6 +93,15 @@ mod tests {
         Row::fail(&mut row, 1, 5, stable(0, 0), None);
         assert_eq!(Row::fail(&mut row, 1, 5, stable(1_000, 0), None), None);
         assert_eq!(Row::fail(&mut row, 5, 5, stable(1_000, 10), None), None);
+    }
+
+    #[test]
+    fn failures_of_before_the_trial_are_not_counted() {
+        let mut row = None;
+        for length in 6..=9 {
+            assert_eq!(Row::fail(&mut row, length, 5, stable(u64::from(length) * 20, 0), None), None);
+        }
+        assert!(Row::fail(&mut row, 10, 5, stable(200, 0), None).is_some());
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl fmt::Display for Refused {
             Self::Weight { name, reason } => write!(f, "backend {name:?}: {reason}"),
             Self::LastBackend { name } => write!(
                 f,
-                "{name} is the last backend that could answer; give another one a weight above 0 or undrain it first"
+                "{name} is the last backend that could answer; undrain another one, or give it a weight above 0, first"
             ),
             Self::AllZero => write!(f, "at least one weight must be above 0"),
             Self::Hold(reason) => f.write_str(reason),

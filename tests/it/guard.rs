@@ -124,7 +124,8 @@ async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_e
     assert_eq!((&event["by"], &event["detail"]["backend"]), (&json!("tidegate"), &json!("canary")));
     let evidence = &event["detail"]["evidence"];
     let reason = event["detail"]["reason"].as_str().unwrap();
-    assert!(reason.starts_with("5 requests in a row failed, while blue answered "), "{reason}");
+    // By the row or, where stable was drawn too seldom meanwhile, by the comparison.
+    assert!(reason.contains("in a row failed, while blue answered ") || reason.contains("server failures"), "{reason}");
     assert_eq!(evidence["weightiest"], "server");
     assert_eq!(evidence["only_endpoint"], json!(canary.address.to_string()));
     assert_eq!(evidence["first"]["id"], json!(failed[0].head.value("x-request-id").unwrap()));
@@ -181,7 +182,7 @@ async fn a_guard_that_observes_says_once_what_it_would_have_done() {
     let proxy = Setup::new().settings(&settings).start().await;
     ask(&proxy, 1_000).await;
     let event = one_event(&proxy, "would_drain").await;
-    assert!(event["detail"]["reason"].as_str().unwrap().contains("client-error answers"), "{event:#}");
+    assert!(event["detail"]["reason"].as_str().unwrap().contains("answers of 4xx"), "{event:#}");
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
     assert_eq!(proxy.metric("tidegate_guard_would_drain_total", "").await, 1);
 }

@@ -57,6 +57,9 @@ async fn an_endpoint_whose_checks_fail_gets_no_requests_until_they_succeed() {
     let (one, other) = (Patient::named("one").await, Patient::named("other").await);
     let setup = Setup::new().settings("[services.shop]\nslow_start = \"0s\"");
     let proxy = setup.settings(&checked("blue", 1.0, &[one.url(), other.url()], FAST)).start().await;
+    // The first check would decide alone.
+    let checked = async { while proxy.metric("tidegate_endpoint_checks_total", &one.url()).await == 0 {} };
+    within("the first check", checked).await;
     one.set_well(false);
     let down = proxy.endpoint_becomes(0, 0, "check failed").await;
     assert_eq!(down["reason"], "it answered 503 Service Unavailable");

@@ -269,9 +269,11 @@ fn again(
                 tries.failed(exchange);
                 endpoint.ended(AttemptEnd::TimedOut);
             }
-            let copy = copy.ok_or(reason)?;
-            let pause = tries.next(exchange, endpoint, failure, false).ok_or(reason)?;
-            Ok(Again::Send(copy.request().ok_or(reason)?, pause))
+            let request = copy.zip(tries.next(exchange, endpoint, failure, false));
+            let request = request.and_then(|(copy, pause)| Some((copy.request()?, pause)));
+            let is_over = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
+            let (request, pause) = request.ok_or(if is_over { Reason::RequestTimeout } else { reason })?;
+            Ok(Again::Send(request, pause))
         }
         Failed::Broken { unsent, why, reused } => {
             let broke = Reason::EndpointBroke;
