@@ -145,6 +145,35 @@ pub(super) async fn delete_drain(
     view(&admin, &service).await
 }
 
+/// `PUT /v1/services/{service}/backends/{backend}/endpoints/{address}/drain`: it gets no new requests.
+pub(super) async fn put_endpoint_drain(
+    State(admin): State<Admin>,
+    names: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Tagged, ApiError> {
+    drain_endpoint(&admin, names, &headers, true).await
+}
+
+/// `DELETE …/endpoints/{address}/drain`: it gets requests again.
+pub(super) async fn delete_endpoint_drain(
+    State(admin): State<Admin>,
+    names: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Tagged, ApiError> {
+    drain_endpoint(&admin, names, &headers, false).await
+}
+
+async fn drain_endpoint(
+    admin: &Admin,
+    names: Result<Path<(String, String, String)>, PathRejection>,
+    headers: &HeaderMap,
+    drained: bool,
+) -> Result<Tagged, ApiError> {
+    let Path((service, backend, address)) = names?;
+    admin.control.set_endpoint_drained(&service, &backend, &address, drained, caller(headers)).await?;
+    view(admin, &service).await
+}
+
 /// `GET /v1/guard`: the most that the guard may do anywhere.
 pub(super) async fn guard(State(admin): State<Admin>) -> Json<GuardView> {
     Json(GuardView { at_most: *admin.control.guard().borrow() })

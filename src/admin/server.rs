@@ -54,6 +54,10 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
         .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
         .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
+        .route(
+            "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",
+            put(api::put_endpoint_drain).delete(api::delete_endpoint_drain),
+        )
         .route("/v1/guard", get(api::guard).put(api::put_guard))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))

@@ -42,9 +42,9 @@ pub(super) enum Command {
     Hold(HoldArgs),
     /// Let the requests of a held service go, in order
     Release(ReleaseArgs),
-    /// Give a backend no new requests, whatever its weight
+    /// Give a backend, or one of its endpoints, no new requests, whatever its weight
     Drain(DrainArgs),
-    /// Give a drained backend what its weight says again
+    /// Give a drained backend or endpoint what its weight says again
     Undrain(UndrainArgs),
     /// Show or limit what the guard may do, everywhere at once
     Guard(GuardArgs),
@@ -196,10 +196,10 @@ pub(crate) struct ReleaseArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DrainArgs {
-    /// The backend
-    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    /// The backend, or one of its endpoints by its address and port
+    #[arg(value_name = "SERVICE/BACKEND[/ADDRESS]", value_parser = parse_backend)]
     pub(crate) backend: BackendRef,
-    /// Why, for the history
+    /// Why, for the history; of a whole backend
     #[arg(long, short, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     /// As JSON
@@ -211,8 +211,8 @@ pub(crate) struct DrainArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UndrainArgs {
-    /// The backend
-    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    /// The backend, or one of its endpoints by its address and port
+    #[arg(value_name = "SERVICE/BACKEND[/ADDRESS]", value_parser = parse_backend)]
     pub(crate) backend: BackendRef,
     /// As JSON
     #[arg(long)]
@@ -240,11 +240,12 @@ pub(crate) enum GuardLimit {
     On,
 }
 
-/// A backend, as people name it.
+/// A backend or one of its endpoints, as people name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendRef {
     pub(crate) service: String,
     pub(crate) backend: String,
+    pub(crate) address: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -270,9 +271,12 @@ fn parse_workers(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 fn parse_backend(text: &str) -> Result<BackendRef, String> {
-    let parts = text.split_once('/').filter(|(service, backend)| !service.is_empty() && !backend.is_empty());
-    let (service, backend) = parts.ok_or("write SERVICE/BACKEND, like shop/canary")?;
-    Ok(BackendRef { service: service.to_owned(), backend: backend.to_owned() })
+    let mut parts = text.splitn(3, '/').map(|part| Some(part.to_owned()).filter(|part| !part.is_empty()));
+    let wrong = "write SERVICE/BACKEND, like shop/canary, or SERVICE/BACKEND/ADDRESS, like shop/canary/127.0.0.1:9001";
+    let mut name = || parts.next().flatten().ok_or(wrong);
+    let (service, backend) = (name()?, name()?);
+    let address = parts.next().map(|address| address.ok_or(wrong)).transpose()?;
+    Ok(BackendRef { service, backend, address })
 }
 
 fn parse_weight(text: &str) -> Result<(String, f64), String> {
@@ -295,9 +299,11 @@ mod tests {
 
     #[test]
     fn a_backend_is_named_with_its_service() {
-        let wanted = BackendRef { service: "shop".into(), backend: "canary".into() };
-        assert_eq!(parse_backend("shop/canary"), Ok(wanted));
-        for wrong in ["shop", "/canary", "shop/", ""] {
+        let wanted = BackendRef { service: "shop".into(), backend: "canary".into(), address: None };
+        assert_eq!(parse_backend("shop/canary"), Ok(wanted.clone()));
+        let wanted = BackendRef { address: Some("[::1]:9001".into()), ..wanted };
+        assert_eq!(parse_backend("shop/canary/[::1]:9001"), Ok(wanted));
+        for wrong in ["shop", "/canary", "shop/", "shop/canary/", ""] {
             assert!(parse_backend(wrong).is_err(), "{wrong}");
         }
     }

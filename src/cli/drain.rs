@@ -24,5 +24,6 @@ fn show(view: &ServiceView, json: bool) -> Result<(), CliError> {
 }
 
 fn path(of: &BackendRef) -> String {
-    format!("/v1/services/{}/backends/{}/drain", segment(&of.service), segment(&of.backend))
+    let endpoint = of.address.as_ref().map_or(String::new(), |address| format!("/endpoints/{}", segment(address)));
+    format!("/v1/services/{}/backends/{}{endpoint}/drain", segment(&of.service), segment(&of.backend))
 }

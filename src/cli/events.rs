@@ -62,6 +62,7 @@ pub(crate) fn told(event: &Event) -> String {
         }
         "drained" | "would_drain" | "undrained" | "suspended" => format!("{}: {}", text("backend"), text("reason")),
         "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
+        "endpoint_drained" | "endpoint_undrained" => format!("{}: {}", text("backend"), text("endpoint")),
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),

@@ -26,8 +26,13 @@ impl Control {
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
         let journal = self.journal()?;
-        let _turn = self.turn.lock().await;
-        let plan = self.plan_drain(service, backend, expected)?;
+        let mut plan = self.plan_drain(service, backend, expected)?;
+        let mut _turn = None;
+        if plan.is_stable {
+            _turn = Some(self.turn.lock().await);
+            plan = self.plan_drain(service, backend, expected)?;
+        }
+        // Otherwise nothing is waited for: whoever takes traffic away from a failing backend doesn't wait for others.
         if plan.drain.as_ref().is_some_and(|drain| drain.by.is_some()) {
             return Ok(());
         }
@@ -83,7 +88,8 @@ impl Control {
         let plan = self.plan_drain(service, backend, expected)?;
         let Some(drain) = &plan.drain else { return Ok(()) };
         let entry = undrained(by, drain, "a person said so");
-        let change = Change::Undrain { service: service.to_owned(), backend: backend.to_owned() };
+        let change =
+            Change::Undrain { service: service.to_owned(), backend: backend.to_owned(), drain: Arc::clone(drain) };
         if plan.is_stable {
             self.store.apply(change)?;
             journal.write_later(entry);
@@ -145,7 +151,10 @@ impl Control {
         let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
         let plan = self.store.plan_drain(&service, &backend);
         if plan.is_ok_and(|plan| plan.drain.as_ref() == Some(drain))
-            && self.store.apply(Change::Undrain { service: service.clone(), backend: backend.clone() }).is_ok()
+            && self
+                .store
+                .apply(Change::Undrain { service: service.clone(), backend: backend.clone(), drain: Arc::clone(drain) })
+                .is_ok()
         {
             info!(%service, %backend, "a backend that stood still gets requests again");
             self.note_entry(Entry::now(SELF, Fact::Resumed { service, backend, revision: drain.revision.clone() }));
@@ -191,7 +200,11 @@ impl Control {
         }
         let entry = undrained(SELF, drain, "it did well on probation");
         journal.write(entry).await.map_err(ControlError::Journal)?;
-        self.store.apply(Change::Undrain { service: service.to_owned(), backend: backend.to_owned() })?;
+        self.store.apply(Change::Undrain {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+            drain: Arc::clone(drain),
+        })?;
         info!(service, backend, "undrained: it did well on probation");
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! failing backend at 3 a.m. doesn't wait for a full disk.
 
 mod drains;
+mod endpoints;
 mod hold;
 
 use std::collections::{BTreeMap, HashMap};

@@ -43,11 +43,11 @@ pub struct Failure {
 }
 
 /// What the judge says after a failure.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Undecided,
-    /// The candidate fails more often than tolerated.
-    Fail(Box<Evidence>),
+    /// The candidate fails more often than tolerated: [`Judge::evidence`] says why.
+    Fail,
 }
 
 /// Stable fails more often than tolerated, as if it were the candidate.
@@ -168,7 +168,7 @@ impl Judge {
             Side::Stable => stable.failed(failure),
         }
         let verdict = match &self.sides[1] {
-            accused if accused.is_guilty(self.alpha, failure.key.is_some()) => Verdict::Fail(Box::new(self.evidence())),
+            accused if accused.is_guilty(self.alpha, failure.key.is_some()) => Verdict::Fail,
             _ => Verdict::Undecided,
         };
         let alarmed = self.sides[0].is_guilty(self.alpha, failure.key.is_some());
@@ -286,7 +286,7 @@ mod tests {
 
     /// Failures of the candidate alone until it is found guilty.
     fn failures_until_guilty(judge: &mut Judge, mut next: impl FnMut(u64) -> Failure) -> u64 {
-        let guilty = (1..1000).find(|n| matches!(judge.observe(&next(*n)).0, Verdict::Fail(_)));
+        let guilty = (1..1000).find(|n| matches!(judge.observe(&next(*n)).0, Verdict::Fail));
         guilty.expect("a candidate that only fails is found guilty")
     }
 

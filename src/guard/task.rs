@@ -1,6 +1,6 @@
 //! The guard at work: on the control thread, woken by the first failure that is reported.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use super::report::Report;
 use super::row::Row;
 use super::slowness::{Slowness, for_age};
 use super::standstill::{Moments, Standstills};
-use super::trial::{Finding, Trial};
+use super::trial::{Guilty, Trial};
 use crate::analysis::{Attempts, Side};
 use crate::control::Control;
 use crate::journal::{Fact, TrialMemory};
@@ -81,8 +81,8 @@ pub struct Guard {
     questions: mpsc::Receiver<Question>,
     candidates: HashMap<Key, Candidate>,
     services: HashMap<ServiceName, Watched>,
-    /// Of present revisions.
-    standstills: HashMap<Key, (Arc<str>, Standstills)>,
+    /// Of present revisions; they outlive trials.
+    records: HashMap<Key, Record>,
     /// From before the last restart; each is taken up once.
     memories: HashMap<Key, TrialMemory>,
     remembered: Instant,
@@ -99,9 +99,29 @@ struct Candidate {
     looks: u32,
     /// What would have been done has been said.
     told: bool,
+    /// A verdict could not be carried out; not before then again.
+    refused_until: Option<Instant>,
     window: Window,
     row: Option<Row>,
     slow: Moments,
+}
+
+impl Candidate {
+    /// Whatever is found now has been said, or can't be done.
+    fn is_silenced(&self) -> bool {
+        self.told || self.refused_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// What a revision has behind it when another trial of it begins.
+#[derive(Debug)]
+struct Record {
+    revision: Arc<str>,
+    standstills: Standstills,
+    /// Looks since it first took requests.
+    looks: u32,
+    /// How often the guard has drained it.
+    drains: u32,
 }
 
 /// What is known of one service.
@@ -151,7 +171,7 @@ impl Guard {
             questions,
             candidates: HashMap::new(),
             services: HashMap::new(),
-            standstills: HashMap::new(),
+            records: HashMap::new(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
             remembered: Instant::now(),
         };
@@ -170,7 +190,7 @@ impl Guard {
                     working = taken > 0;
                     batch.drain(..).for_each(|report| self.take(&report));
                 }
-                _ = look.tick() => self.look().await,
+                _ = look.tick() => self.look(),
                 question = self.questions.recv() => match question {
                     None => return,
                     Some(Question::Trials(answer)) => drop(answer.send(self.views())),
@@ -228,15 +248,15 @@ impl Guard {
         if side == Side::Candidate && report.kind == FailureKind::Slow {
             known.slow.note(unix_ms);
         }
-        let (finding, alarm) = known.trial.observe(&failure, report.route);
+        let (guilty, alarm) = known.trial.observe(&failure, report.route);
         backend.watch.set_suspect(known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
         if let Some(alarm) = alarm {
             known.trial.restart_alarm();
             self.raise_alarm(service, backend, alarm);
         }
-        if let Some(finding) = finding {
-            self.found_guilty(service, backend, &finding);
+        if let Some(guilty) = guilty {
+            self.found_guilty(service, backend, guilty);
         } else if side == Side::Candidate && report.kind == FailureKind::Server {
             self.judge_row(service, backend, report.key);
         }
@@ -251,8 +271,11 @@ impl Guard {
         let consecutive = service.config.ejection.map_or(CONSECUTIVE, |ejection| ejection.consecutive);
         let known = self.candidate(service, backend);
         let Some(meanwhile) = Row::fail(&mut known.row, length, consecutive, stable, key) else { return };
+        if known.is_silenced() {
+            return;
+        }
         let evidence = known.trial.evidence();
-        let view = self.view_of(service, backend, &evidence, None);
+        let view = self.view_of(service, backend, &evidence, Guilty::OfAll);
         let reason = format!(
             "{length} requests in a row failed, while {} answered {} of {}",
             service.stable().name,
@@ -265,6 +288,8 @@ impl Guard {
     /// The trial of a backend's present revision, begun if there is none.
     fn candidate(&mut self, service: &Service, backend: &Backend) -> &mut Candidate {
         let key = (service.name().clone(), backend.name.clone());
+        let behind = self.records.get(&key).filter(|record| record.revision == backend.revision);
+        let (looks, drains) = behind.map_or((0, 0), |record| (record.looks, record.drains));
         let (memories, candidates) = (&mut self.memories, &mut self.candidates);
         if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
             candidates.remove(&key);
@@ -274,13 +299,14 @@ impl Guard {
             Candidate {
                 revision: Arc::clone(&backend.revision),
                 trial: Trial::new(
-                    level(backend),
+                    level(backend, drains),
                     &service.config.judged_routes,
                     memory.map_or([0; 4], |memory| memory.failures),
                 ),
                 began: Counts::of(&backend.metrics.totals()),
-                looks: 0,
+                looks,
                 told: false,
+                refused_until: None,
                 window: Window::default(),
                 row: None,
                 slow: Moments::default(),
@@ -288,13 +314,15 @@ impl Guard {
         })
     }
 
-    fn found_guilty(&mut self, service: &Service, backend: &Backend, finding: &Finding) {
-        let view = self.view_of(service, backend, &finding.evidence, finding.judged_route);
-        let (reason, told) = (view.reason(), serde_json::to_value(&view).unwrap_or_default());
+    fn found_guilty(&mut self, service: &Service, backend: &Backend, guilty: Guilty) {
         let key = (service.name().clone(), backend.name.clone());
-        let one_moment = finding.evidence.weightiest == FailureKind::Slow
-            && self.candidates.get(&key).is_some_and(|known| known.slow.are_one());
-        if one_moment && self.mode(service) == GuardMode::Drain {
+        let Some(known) = self.candidates.get(&key).filter(|known| !known.is_silenced()) else { return };
+        let evidence = known.trial.evidence_of(guilty);
+        let one_moment = evidence.weightiest == FailureKind::Slow && known.slow.are_one();
+        let view = self.view_of(service, backend, &evidence, guilty);
+        let (reason, told) = (view.reason(), serde_json::to_value(&view).unwrap_or_default());
+        // One that is on probation has no second chance to lose.
+        if one_moment && backend.drain.is_none() && self.mode(service) == GuardMode::Drain {
             self.suspend(service, backend, &reason, told);
         } else {
             self.convict(service, backend, &reason, told);
@@ -304,13 +332,12 @@ impl Guard {
     /// Takes the requests of a backend that stands still away for a while; drains it where that happens again and again.
     fn suspend(&mut self, service: &Service, backend: &Backend, reason: &str, evidence: serde_json::Value) {
         let key = (service.name().clone(), backend.name.clone());
-        let fresh = || (Arc::clone(&backend.revision), Standstills::default());
-        let (revision, standstills) = self.standstills.entry(key.clone()).or_insert_with(fresh);
-        if *revision != backend.revision {
-            (*revision, *standstills) = fresh();
-        }
-        let Some(pause) = standstills.again(Instant::now()) else {
-            self.standstills.remove(&key);
+        // What is slow by now was sent before.
+        let sent = Instant::now() - service.watch.slow_after().unwrap_or_default();
+        let looks = self.candidates.get(&key).map_or(0, |known| known.looks);
+        let record = self.record(&key, &backend.revision);
+        record.looks = looks;
+        let Some(pause) = record.standstills.again(sent) else {
             self.convict(service, backend, &format!("it stands still again and again: {reason}"), evidence);
             return;
         };
@@ -333,6 +360,16 @@ impl Guard {
         }
     }
 
+    /// What a revision has behind it.
+    fn record(&mut self, key: &Key, revision: &Arc<str>) -> &mut Record {
+        if self.records.get(key).is_some_and(|record| record.revision != *revision) {
+            self.records.remove(key);
+        }
+        let fresh =
+            || Record { revision: Arc::clone(revision), standstills: Standstills::default(), looks: 0, drains: 0 };
+        self.records.entry(key.clone()).or_insert_with(fresh)
+    }
+
     /// Gives those that stood still their requests back.
     fn resume(&mut self, snapshot: &Snapshot) {
         for backend in snapshot.services.iter().flat_map(|service| &service.backends) {
@@ -340,8 +377,8 @@ impl Guard {
             if drain.until.is_some_and(|until| until <= SystemTime::now()) {
                 backend.watch.set_suspect(false);
                 let key = (drain.service.clone(), drain.backend.clone());
-                if let Some((_, standstills)) = self.standstills.get_mut(&key) {
-                    standstills.resumed(Instant::now());
+                if let Some(record) = self.records.get_mut(&key) {
+                    record.standstills.resumed(Instant::now());
                 }
                 self.control.resume(drain);
             }
@@ -365,7 +402,10 @@ impl Guard {
                 self.control.note(Fact::WouldDrain { service, backend, revision, reason: reason.to_owned(), evidence });
             }
             GuardMode::Drain => {
-                let times = backend.drain.as_ref().map_or(0, |drain| drain.times) + 1;
+                let before = backend.drain.as_ref().map_or(0, |drain| drain.times);
+                let record = self.record(&key, &backend.revision);
+                record.drains = record.drains.max(before) + 1;
+                let times = record.drains;
                 let drain = Drain {
                     service: key.0.clone(),
                     backend: key.1.clone(),
@@ -382,6 +422,8 @@ impl Guard {
                     self.candidates.remove(&key);
                     // Those that still wait for it are better off elsewhere.
                     backend.watch.set_suspect(true);
+                } else if let Some(known) = self.candidates.get_mut(&key) {
+                    known.refused_until = Some(Instant::now() + LOOK_INTERVAL);
                 }
             }
         }
@@ -402,19 +444,22 @@ impl Guard {
     }
 
     /// What isn't told by failures: what is slow, who fails with nothing to compare with, whose pause is over.
-    async fn look(&mut self) {
+    fn look(&mut self) {
         let snapshot = self.control.store().current();
         self.forget(&snapshot);
         self.resume(&snapshot);
-        for service in snapshot.services.iter().filter(|service| service.backends.len() > 1) {
+        for service in &snapshot.services {
             let mode = self.mode(service);
-            if mode == GuardMode::Off {
+            if mode == GuardMode::Off || service.backends.len() < 2 {
                 service.watch.set_slow_after(None);
+                // Nobody would ever take it back.
+                service.watch.suspend_rescue(false);
+                self.services.remove(service.name());
                 continue;
             }
             self.look_at(service);
             if mode == GuardMode::Drain {
-                self.look_at_probation(service).await;
+                self.look_at_probation(service);
             }
         }
         if self.remembered.elapsed() >= MEMORY_INTERVAL {
@@ -451,62 +496,68 @@ impl Guard {
             self.candidate(service, backend).window.look(tally(totals));
             let key = (service.name().clone(), backend.name.clone());
             let watched = &self.services[service.name()];
-            let found = self.candidates.get(&key).and_then(|known| {
+            // Without anybody at stable's, there is nowhere to go, and whatever stable was like is no measure.
+            let known = self.candidates.get(&key).filter(|known| !known.is_silenced());
+            let found = known.filter(|_| service.stable().is_available()).and_then(|known| {
                 absolute::verdict(&known.window, &watched.stable, watched.usual)
                     .map(|reason| (reason, known.trial.evidence()))
             });
             if let Some((reason, evidence)) = found {
-                let view = self.view_of(service, backend, &evidence, None);
+                let view = self.view_of(service, backend, &evidence, Guilty::OfAll);
                 self.convict(service, backend, &reason, serde_json::to_value(&view).unwrap_or_default());
             }
         }
     }
 
     /// Lets drained backends try again, and those that did well go.
-    async fn look_at_probation(&mut self, service: &Service) {
+    fn look_at_probation(&self, service: &Service) {
         let Some(config) = service.config.probation else { return };
         for backend in &service.backends {
             let Some(drain) = backend.drain.as_ref().filter(|drain| drain.by.is_none() && drain.until.is_none()) else {
                 continue;
             };
             let since = drain.at.elapsed().unwrap_or_default();
-            let result = if drain.probation.is_some() {
+            let is_over = if drain.probation.is_some() {
                 let key = (service.name().clone(), backend.name.clone());
                 let requests = Counts::of(&backend.metrics.totals()).requests;
-                let taken = self.candidates.get(&key).map_or(0, |known| requests - known.began.requests.min(requests));
-                if since < config.pass || taken < PROBATION_REQUESTS_MIN {
-                    continue;
-                }
-                self.control.end_probation(drain).await
+                let taken = self.candidates.get(&key).map_or(0, |known| requests.saturating_sub(known.began.requests));
+                since >= config.pass && taken >= PROBATION_REQUESTS_MIN
             } else {
                 let doublings = drain.times.saturating_sub(1).min(20);
-                if since < (config.after * (1 << doublings)).min(PAUSE_MAX) {
-                    continue;
-                }
-                self.control.begin_probation(drain, config.share).await
+                since >= (config.after * (1 << doublings)).min(PAUSE_MAX)
             };
-            if let Err(error) = result {
-                warn!(service = %service.name(), backend = %backend.name, %error, "probation has to wait");
+            if is_over {
+                // Elsewhere, since it waits for the disk, which failures mustn't.
+                let (control, drain) = (Arc::clone(&self.control), Arc::clone(drain));
+                tokio::spawn(async move {
+                    let moved = match drain.probation {
+                        Some(_) => control.end_probation(&drain).await,
+                        None => control.begin_probation(&drain, config.share).await,
+                    };
+                    if let Err(error) = moved {
+                        let (service, backend) = (&drain.service, &drain.backend);
+                        warn!(%service, %backend, %error, "probation has to wait");
+                    }
+                });
             }
         }
     }
 
     /// Lets go of what is no longer there to be judged.
     fn forget(&mut self, snapshot: &Snapshot) {
-        let names: HashSet<&ServiceName> = snapshot.services.iter().map(|service| service.name()).collect();
-        self.services.retain(|name, _| names.contains(name));
-        self.standstills.retain(|(name, _), _| names.contains(name));
+        let services: HashMap<&ServiceName, &Service> =
+            snapshot.services.iter().map(|service| (service.name(), &**service)).collect();
+        self.services.retain(|name, _| services.contains_key(name));
+        self.records.retain(|(name, _), _| services.contains_key(name));
         self.candidates.retain(|(service, backend), known| {
-            let now = snapshot.service(service.as_str()).and_then(|service| service.backend(backend.as_str()));
-            now.is_some_and(|now| now.revision == known.revision && !now.is_drained())
-        });
-        let all = snapshot.services.iter().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
-        for (service, backend) in all.filter(|(_, backend)| backend.drain.is_none()) {
-            if !self.candidates.contains_key(&(service.name().clone(), backend.name.clone())) {
-                backend.watch.set_suspect(false);
-                backend.watch.set_e_value(1.0);
+            let now = services.get(service).and_then(|service| service.backend(backend.as_str()));
+            let stays = now.is_some_and(|now| now.revision == known.revision && !now.is_drained());
+            if let Some(gone) = now.filter(|now| !stays && now.drain.is_none()) {
+                gone.watch.set_suspect(false);
+                gone.watch.set_e_value(1.0);
             }
-        }
+            stays
+        });
     }
 
     fn remember(&mut self) {
@@ -529,14 +580,14 @@ impl Guard {
         let view = |((service, backend), known): (&Key, &Candidate)| {
             let service = snapshot.service(service.as_str())?;
             let backend = service.backend(backend.as_str())?;
-            Some(self.view_of(service, backend, &known.trial.evidence(), None))
+            Some(self.view_of(service, backend, &known.trial.evidence(), Guilty::OfAll))
         };
         let mut views: Vec<TrialView> = self.candidates.iter().filter_map(view).collect();
         views.sort_by(|a, b| (&a.service, &a.backend).cmp(&(&b.service, &b.backend)));
         views
     }
 
-    fn view_of(&self, service: &Service, backend: &Backend, evidence: &Evidence, judged: Option<u32>) -> TrialView {
+    fn view_of(&self, service: &Service, backend: &Backend, evidence: &Evidence, guilty: Guilty) -> TrialView {
         let stable = service.stable().name.as_str();
         let mut view =
             TrialView::new(service.name().as_str(), backend.name.as_str(), &backend.revision, stable, evidence);
@@ -545,13 +596,16 @@ impl Guard {
         let Some(known) = self.candidates.get(&key) else { return view };
         let heaviest = known.trial.weightiest_route(evidence.weightiest);
         view.route = heaviest.map(|heaviest| {
-            let route = judged.or(heaviest.route);
+            let route = match guilty {
+                Guilty::OfAll => heaviest.route,
+                Guilty::OnRoute(route) => Some(route),
+            };
             let text = route.and_then(|route| service.config.routes.get(route as usize));
             RouteView {
                 route: text.map_or_else(|| "any".to_owned(), ToString::to_string),
                 candidate: heaviest.candidate,
                 stable: heaviest.stable,
-                judged: judged.is_some(),
+                judged: guilty != Guilty::OfAll,
             }
         });
         let now = Counts::of(&backend.metrics.totals());
@@ -562,18 +616,21 @@ impl Guard {
     }
 }
 
-/// The level at which a backend is judged. One that comes back from being drained has less to spend each time, so that
-/// all its trials together stay below the first level (the sum of `1/(n(n+1))` is 1).
-fn level(backend: &Backend) -> f64 {
-    match &backend.drain {
-        Some(drain) if drain.by.is_none() => {
-            let n = f64::from(drain.times.max(1));
-            ALPHA / (n * (n + 1.0))
-        }
-        _ => ALPHA,
+/// The level at which a backend is judged that the guard has drained so often. One that comes back has less to spend each
+/// time, so that all its trials together stay below the first level (the sum of `1/(n(n+1))` is 1).
+fn level(backend: &Backend, drains: u32) -> f64 {
+    let before = backend.drain.as_ref().map_or(0, |drain| drain.times).max(drains);
+    match f64::from(before) {
+        0.0 => ALPHA,
+        n => ALPHA / (n * (n + 1.0)),
     }
 }
 
 fn tally(totals: &BackendTotals) -> Tally {
-    Tally { requests: totals.requests(), failures: totals.errors() }
+    // What found no place there never came to it.
+    let turned_away = totals.queue_full + totals.queue_timeouts;
+    Tally {
+        requests: totals.requests().saturating_sub(turned_away),
+        failures: totals.errors().saturating_sub(turned_away),
+    }
 }

@@ -22,12 +22,13 @@ pub(super) struct Weightiest {
     pub(super) stable: u64,
 }
 
-/// What follows from a failure.
-#[derive(Debug, PartialEq)]
-pub(super) struct Finding {
-    pub(super) evidence: Box<Evidence>,
-    /// The route whose own judge has spoken; `None`: the judge of all.
-    pub(super) judged_route: Option<u32>,
+/// Who has found the candidate guilty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guilty {
+    /// By the judge of all.
+    OfAll,
+    /// By the judge of this route.
+    OnRoute(u32),
 }
 
 /// See the module's text.
@@ -52,7 +53,7 @@ impl Trial {
         Self { all: Judge::resumed(all, counted), routes: routes.collect(), strata: HashMap::new() }
     }
 
-    pub(super) fn observe(&mut self, failure: &Failure, route: Option<u32>) -> (Option<Finding>, Option<Alarm>) {
+    pub(super) fn observe(&mut self, failure: &Failure, route: Option<u32>) -> (Option<Guilty>, Option<Alarm>) {
         let stratum = self.strata.entry(route).or_default();
         let kind = failure.kind as usize;
         match failure.side {
@@ -60,14 +61,12 @@ impl Trial {
             Side::Stable => stratum.stable[kind] += 1,
         }
         let (verdict, alarm) = self.all.observe(failure);
-        if let Verdict::Fail(evidence) = verdict {
-            return (Some(Finding { evidence, judged_route: None }), alarm);
+        if verdict == Verdict::Fail {
+            return (Some(Guilty::OfAll), alarm);
         }
         let own = route.and_then(|route| Some((route, self.routes.get_mut(&route)?)));
-        let found = own.and_then(|(route, judge)| match judge.observe(failure).0 {
-            Verdict::Fail(evidence) => Some(Finding { evidence, judged_route: Some(route) }),
-            Verdict::Undecided => None,
-        });
+        let found = own
+            .and_then(|(route, judge)| (judge.observe(failure).0 == Verdict::Fail).then_some(Guilty::OnRoute(route)));
         (found, alarm)
     }
 
@@ -82,6 +81,14 @@ impl Trial {
 
     pub(super) fn evidence(&self) -> Evidence {
         self.all.evidence()
+    }
+
+    /// What a verdict rests on.
+    pub(super) fn evidence_of(&self, guilty: Guilty) -> Evidence {
+        match guilty {
+            Guilty::OfAll => self.all.evidence(),
+            Guilty::OnRoute(route) => self.routes.get(&route).unwrap_or(&self.all).evidence(),
+        }
     }
 
     pub(super) fn counted(&self) -> [u64; 4] {
@@ -127,13 +134,13 @@ mod tests {
                     _ => (Side::Stable, Some(1)),
                 };
                 if let (Some(found), _) = trial.observe(&failure(side), route) {
-                    return Some(found.judged_route);
+                    return Some(found);
                 }
             }
             None
         };
         assert_eq!(run(&[]), None);
-        assert_eq!(run(&[7]), Some(Some(7)));
+        assert_eq!(run(&[7]), Some(Guilty::OnRoute(7)));
         assert_eq!(run(&[1]), None);
     }
 
@@ -154,7 +161,9 @@ mod tests {
         let slow = Failure { kind: FailureKind::Slow, ..failure(Side::Candidate) };
         trial.observe(&slow, None);
         assert!(!trial.is_suspect());
-        (0..2).for_each(|_| drop(trial.observe(&slow, None)));
+        for _ in 0..2 {
+            trial.observe(&slow, None);
+        }
         assert!(trial.is_suspect());
     }
 }

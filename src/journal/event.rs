@@ -16,23 +16,53 @@ type WeightsTold = BTreeMap<String, f64>;
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     /// The process began.
-    Started { version: String, config: String, pid: u32 },
+    Started {
+        version: String,
+        config: String,
+        pid: u32,
+    },
     /// The process ended in order.
     Stopped,
     /// A new file is in force.
-    Reloaded { warnings: Vec<String> },
+    Reloaded {
+        warnings: Vec<String>,
+    },
     /// A new file has problems; the old one stays in force.
-    ReloadRefused { problems: String },
+    ReloadRefused {
+        problems: String,
+    },
     /// Somebody changed the weights of a service.
-    WeightsChanged { service: String, from: WeightsTold, to: WeightsTold },
+    WeightsChanged {
+        service: String,
+        from: WeightsTold,
+        to: WeightsTold,
+    },
     /// Somebody put a service's weights back to the file's.
-    WeightsReset { service: String, from: WeightsTold, to: WeightsTold },
+    WeightsReset {
+        service: String,
+        from: WeightsTold,
+        to: WeightsTold,
+    },
     /// Live weights ended, because the file's own changed.
-    OverrideEnded { service: String, from: WeightsTold, to: WeightsTold },
+    OverrideEnded {
+        service: String,
+        from: WeightsTold,
+        to: WeightsTold,
+    },
     /// An endpoint gets no requests while others can have them.
-    EndpointDown { service: String, backend: String, endpoint: String, reason: String },
+    EndpointDown {
+        service: String,
+        backend: String,
+        endpoint: String,
+        reason: String,
+    },
     /// It gets requests again.
-    EndpointUp { service: String, backend: String, endpoint: String, reason: String },
+    EndpointUp {
+        service: String,
+        backend: String,
+        endpoint: String,
+        reason: String,
+    },
     /// A backend gets no new requests: the guard found it guilty, or a person says so.
     Drained {
         service: String,
@@ -42,26 +72,84 @@ pub enum Fact {
         #[serde(skip_serializing_if = "Option::is_none")]
         evidence: Option<Value>,
     },
+    /// A person wants an endpoint to get nothing, until the process ends.
+    EndpointDrained {
+        service: String,
+        backend: String,
+        endpoint: String,
+    },
+    EndpointUndrained {
+        service: String,
+        backend: String,
+        endpoint: String,
+    },
     /// A backend stands still: it gets nothing for a while.
-    Suspended { service: String, backend: String, revision: String, reason: String, for_ms: u64, evidence: Value },
+    Suspended {
+        service: String,
+        backend: String,
+        revision: String,
+        reason: String,
+        for_ms: u64,
+        evidence: Value,
+    },
     /// It gets requests again.
-    Resumed { service: String, backend: String, revision: String },
+    Resumed {
+        service: String,
+        backend: String,
+        revision: String,
+    },
     /// The guard would have drained a backend, if it were allowed to.
-    WouldDrain { service: String, backend: String, revision: String, reason: String, evidence: Value },
+    WouldDrain {
+        service: String,
+        backend: String,
+        revision: String,
+        reason: String,
+        evidence: Value,
+    },
     /// A backend gets what its weight says again.
-    Undrained { service: String, backend: String, revision: String, reason: String },
+    Undrained {
+        service: String,
+        backend: String,
+        revision: String,
+        reason: String,
+    },
     /// A drained backend gets a few requests to prove itself.
-    ProbationBegan { service: String, backend: String, revision: String, share: f64 },
+    ProbationBegan {
+        service: String,
+        backend: String,
+        revision: String,
+        share: f64,
+    },
     /// Stable fails more often than a candidate: nothing is sent to it in the candidate's place.
-    StableAlarm { service: String, backend: String, stable: String, evidence: Value },
+    StableAlarm {
+        service: String,
+        backend: String,
+        stable: String,
+        evidence: Value,
+    },
     /// Stable is no worse than its candidates any more.
-    StableAlarmEnded { service: String, stable: String },
+    StableAlarmEnded {
+        service: String,
+        stable: String,
+    },
     /// Somebody changed what the guard may do, everywhere.
-    GuardChanged { from: String, to: String },
+    GuardChanged {
+        from: String,
+        to: String,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
-    Held { service: String, seconds: f64, requests: u64 },
+    Held {
+        service: String,
+        seconds: f64,
+        requests: u64,
+    },
     /// A hold is over: how many waited, gave up before, and found no room.
-    Released { service: String, waited: u64, gave_up: u64, refused: u64 },
+    Released {
+        service: String,
+        waited: u64,
+        gave_up: u64,
+        refused: u64,
+    },
 }
 
 impl Fact {
@@ -80,6 +168,8 @@ impl Fact {
             | Self::EndpointDown { service, .. }
             | Self::EndpointUp { service, .. }
             | Self::Drained { service, .. }
+            | Self::EndpointDrained { service, .. }
+            | Self::EndpointUndrained { service, .. }
             | Self::Suspended { service, .. }
             | Self::Resumed { service, .. }
             | Self::WouldDrain { service, .. }

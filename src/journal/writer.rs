@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
@@ -49,7 +49,9 @@ enum Job {
 /// The durable history. Clones share one thread.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
+    /// Jobs that the thread hasn't taken yet.
+    waiting: Arc<AtomicUsize>,
     latest: watch::Receiver<u64>,
     metrics: Arc<JournalMetrics>,
 }
@@ -66,11 +68,19 @@ impl Journal {
         let corrupt = |error: rusqlite::Error| OpenError::Corrupt { path: path.to_owned(), reason: error.to_string() };
         let kept = database.kept().map_err(corrupt)?;
         let (latest_is, latest) = watch::channel(database.latest().map_err(corrupt)?);
-        let (jobs, inbox) = sync_channel(JOBS_MAX);
-        let writer = Writer { database, backlog: VecDeque::new(), latest: latest_is, metrics: Arc::clone(&metrics) };
+        let (jobs, inbox) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            database,
+            waiting: Arc::clone(&waiting),
+            backlog: VecDeque::new(),
+            refused: None,
+            latest: latest_is,
+            metrics: Arc::clone(&metrics),
+        };
         let thread = std::thread::Builder::new().name("tidegate-journal".to_owned());
         let thread = thread.spawn(move || writer.run(&inbox)).map_err(|error| unusable(error.to_string()))?;
-        Ok((Self { jobs, latest, metrics }, kept, thread))
+        Ok((Self { jobs, waiting, latest, metrics }, kept, thread))
     }
 
     /// Writes an entry; once this returns, it is on the disk. Returns the event's id.
@@ -79,20 +89,24 @@ impl Journal {
     /// When it is not written, and won't be.
     pub async fn write(&self, entry: Entry) -> Result<u64, WriteError> {
         let (done, heard) = oneshot::channel();
-        self.jobs.try_send(Job::Write(Box::new(entry), done)).map_err(|error| busy(&error))?;
+        self.hand_over(Job::Write(Box::new(entry), done))?;
         heard.await.unwrap_or_else(|_| Err(WriteError("its thread has ended".to_owned())))
     }
 
     /// Writes an entry when the disk lets it, in the order of calls; nobody waits.
     pub fn write_later(&self, entry: Entry) {
-        if self.jobs.try_send(Job::Later(Box::new(entry))).is_err() {
+        // What must hold after a restart is never given up; there is no more of it than people and backends make.
+        let must_hold = entry.change.is_some();
+        let job = Job::Later(Box::new(entry));
+        let handed_over = if must_hold { self.send(job) } else { self.hand_over(job) };
+        if handed_over.is_err() {
             self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Remembers trials in place of all that were remembered, if the disk lets it: they can be had again.
     pub fn remember(&self, trials: Vec<TrialMemory>) {
-        let _ = self.jobs.try_send(Job::Remember(trials));
+        let _ = self.hand_over(Job::Remember(trials));
     }
 
     /// Reads events.
@@ -101,7 +115,7 @@ impl Journal {
     /// When the file can't be read.
     pub async fn read(&self, query: Query) -> Result<Page, WriteError> {
         let (done, heard) = oneshot::channel();
-        self.jobs.try_send(Job::Read(query, done)).map_err(|error| busy(&error))?;
+        self.hand_over(Job::Read(query, done))?;
         heard.await.unwrap_or_else(|_| Err(WriteError("its thread has ended".to_owned())))
     }
 
@@ -114,21 +128,29 @@ impl Journal {
     /// Has the thread write what it can, and end.
     pub fn finish(&self) {
         // One that is gone has ended already.
-        let _ = self.jobs.send(Job::Finish);
+        let _ = self.send(Job::Finish);
     }
-}
 
-fn busy(error: &TrySendError<Job>) -> WriteError {
-    WriteError(match error {
-        TrySendError::Full(_) => "too much waits to be written".to_owned(),
-        TrySendError::Disconnected(_) => "its thread has ended".to_owned(),
-    })
+    fn hand_over(&self, job: Job) -> Result<(), WriteError> {
+        if self.waiting.load(Ordering::Relaxed) >= JOBS_MAX {
+            return Err(WriteError("too much waits to be written".to_owned()));
+        }
+        self.send(job)
+    }
+
+    fn send(&self, job: Job) -> Result<(), WriteError> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.jobs.send(job).map_err(|_| WriteError("its thread has ended".to_owned()))
+    }
 }
 
 struct Writer {
     database: Database,
+    waiting: Arc<AtomicUsize>,
     /// Entries that were refused, oldest first.
     backlog: VecDeque<Box<Entry>>,
+    /// When the disk last refused one.
+    refused: Option<Instant>,
     latest: watch::Sender<u64>,
     metrics: Arc<JournalMetrics>,
 }
@@ -141,6 +163,9 @@ impl Writer {
             } else {
                 inbox.recv_timeout(RETRY_INTERVAL)
             };
+            if job.is_ok() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
             match job {
                 Ok(Job::Write(entry, done)) => {
                     // What happened before stands before it.
@@ -150,7 +175,10 @@ impl Writer {
                 }
                 Ok(Job::Later(entry)) => {
                     self.keep(entry);
-                    let _ = self.catch_up();
+                    // A try may take a second, and nobody waits for this one.
+                    if self.refused.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL) {
+                        let _ = self.catch_up();
+                    }
                 }
                 Ok(Job::Remember(trials)) => {
                     if let Err(error) = self.database.remember(&trials) {
@@ -203,11 +231,13 @@ impl Writer {
     fn write(&mut self, entry: &Entry) -> Result<u64, WriteError> {
         match self.database.write(entry) {
             Ok(id) => {
+                self.refused = None;
                 self.metrics.written.fetch_add(1, Ordering::Relaxed);
                 self.latest.send_replace(id);
                 Ok(id)
             }
             Err(error) => {
+                self.refused = Some(Instant::now());
                 if self.metrics.errors.fetch_add(1, Ordering::Relaxed) == 0 {
                     error!(%error, "the journal can't be written; trying again each second");
                 }
@@ -274,7 +304,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("journal.db")).unwrap();
         let (latest, _) = watch::channel(0);
-        let mut writer = Writer { database, backlog: VecDeque::new(), latest, metrics: Arc::default() };
+        let (backlog, refused) = (VecDeque::new(), None);
+        let mut writer =
+            Writer { database, waiting: Arc::default(), backlog, refused, latest, metrics: Arc::default() };
         let ending = entry().with(crate::journal::Lasting::EndWeights("shop".parse().unwrap()));
         writer.keep(Box::new(ending.clone()));
         (0..BACKLOG_MAX).for_each(|_| writer.keep(Box::new(entry())));

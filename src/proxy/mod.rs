@@ -143,10 +143,10 @@ fn find(
         Some(mut selection) => {
             if let Some(backend) = service.on_trial
                 && selection.draw.is_some()
+                && facts.method.is_safe()
                 && exchange.claims_trial(index, backend)
             {
-                // Of no service's comparison: it isn't chance that sends it there.
-                (selection.backend, selection.draw) = (backend, None);
+                (selection.backend, selection.is_probe) = (backend, true);
             }
             exchange.selected(index, selection);
             exchange.negotiate(request);
@@ -155,7 +155,7 @@ fn find(
         None => {
             // A service that can't answer shows that in its own numbers: in stable's.
             let backend = service.config.stable;
-            exchange.selected(index, Selection { backend, cookie: None, draw: None });
+            exchange.selected(index, Selection { backend, cookie: None, draw: None, is_probe: false });
             Err(Reason::NoBackend.into())
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Selection {
     pub(super) cookie: Option<HeaderValue>,
     /// How chance chose it; `None`: a rule did, so that its fate says nothing about the backend beside others.
     pub(super) draw: Option<Draw>,
+    /// It tries out a backend that gets no other requests, so its fate says nothing about backends side by side.
+    pub(super) is_probe: bool,
 }
 
 /// A choice by chance, fit for comparing backends.
@@ -32,7 +34,7 @@ pub(super) enum Draw {
 /// `None` when no backend can take anything.
 pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_>, secure: bool) -> Option<Selection> {
     if let Some(backend) = service.forced(facts) {
-        return Some(Selection { backend, cookie: None, draw: None });
+        return Some(Selection { backend, cookie: None, draw: None, is_probe: false });
     }
     let salt = service.name().as_str();
     let key = match &service.config.sticky {
@@ -47,7 +49,7 @@ pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_
         Some(key) => (service.sticky(key)?, Draw::Client(key)),
         None => (service.drawn(worker.draw())?, Draw::Request),
     };
-    Some(Selection { backend, cookie: None, draw: Some(draw) })
+    Some(Selection { backend, cookie: None, draw: Some(draw), is_probe: false })
 }
 
 fn select_by_cookie(
@@ -70,7 +72,7 @@ fn select_by_cookie(
         }
     };
     let key = ClientKey::new(salt, id.as_bytes());
-    Some(Selection { backend: service.sticky(key)?, cookie, draw: Some(Draw::Client(key)) })
+    Some(Selection { backend: service.sticky(key)?, cookie, draw: Some(Draw::Client(key)), is_probe: false })
 }
 
 fn set_cookie(name: &str, value: &str, max_age_s: u64, secure: bool) -> HeaderValue {

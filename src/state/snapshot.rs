@@ -108,6 +108,12 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// One of its endpoints, at least, could answer.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.health.is_available())
+    }
+
     /// It gets no new requests at all.
     #[must_use]
     pub fn is_drained(&self) -> bool {

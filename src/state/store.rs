@@ -68,6 +68,8 @@ pub enum Change {
     Undrain {
         service: String,
         backend: String,
+        /// What is to end; where something else holds by now, that stays.
+        drain: Arc<Drain>,
     },
 }
 
@@ -160,6 +162,10 @@ pub enum Refused {
         name: String,
         known: Vec<BackendName>,
     },
+    NoEndpoint {
+        name: String,
+        known: Vec<String>,
+    },
     Twice {
         name: String,
     },
@@ -187,6 +193,9 @@ impl fmt::Display for Refused {
             }
             Self::NoBackend { name, known } => {
                 write!(f, "the service has no backend {name:?}; it has: {}", list(known))
+            }
+            Self::NoEndpoint { name, known } => {
+                write!(f, "the backend has no endpoint {name:?}; it has: {}", list(known))
             }
             Self::Twice { name } => write!(f, "backend {name:?} is given two weights"),
             Self::Missing { names } => {
@@ -337,7 +346,7 @@ impl Store {
         let backend = named_backend(found, backend)?;
         let answers = |other: &Backend| other.name != backend.name && !other.effective.is_zero();
         let stable = found.stable();
-        let falls_to_stable = stable.name != backend.name && stable.drain.is_none() && !stable.endpoints.is_empty();
+        let falls_to_stable = stable.name != backend.name && stable.drain.is_none() && stable.is_available();
         Ok(DrainPlan {
             service: found.name().clone(),
             backend: backend.name.clone(),
@@ -388,11 +397,12 @@ impl Store {
                 writer.drains.insert((name.clone(), drain.backend.clone()), Arc::new(drain));
                 writer.with_weights_rebuilt(&current, &name)
             }
-            Change::Undrain { service, backend } => {
+            Change::Undrain { service, backend, drain } => {
                 let found = named_service(&current, &service)?;
-                let backend = named_backend(found, &backend)?.name.clone();
-                let was = writer.drains.remove(&(found.name().clone(), backend));
-                undrained.extend(was.map(|drain| (*drain).clone()));
+                let key = (found.name().clone(), named_backend(found, &backend)?.name.clone());
+                if writer.drains.get(&key) == Some(&drain) {
+                    undrained.extend(writer.drains.remove(&key).map(|drain| (*drain).clone()));
+                }
                 writer.with_weights_rebuilt(&current, found.name())
             }
         };

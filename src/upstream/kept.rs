@@ -18,6 +18,9 @@ use super::body::{BodyError, RequestBody, RequestProgress, poll_client};
 /// Bodies may come byte by byte, and each piece takes more than its bytes.
 const PIECES_MAX: usize = 1024;
 
+/// Smaller pieces are copied; hyper reads into buffers of twice this size and more.
+const COPIED_BELOW: usize = 4096;
+
 /// The right to send a body again.
 #[derive(Debug)]
 pub struct KeptBody(pub(super) Rc<Kept>);
@@ -96,6 +99,8 @@ impl Kept {
         let Some(left) = self.left.get() else { return };
         let mut pieces = self.pieces.borrow_mut();
         let (piece, size) = match (frame.data_ref(), frame.trailers_ref()) {
+            // A small piece would keep the whole buffer that it was read into.
+            (Some(data), _) if data.len() < COPIED_BELOW => (Piece::Data(Bytes::copy_from_slice(data)), data.len()),
             (Some(data), _) => (Piece::Data(data.clone()), data.len()),
             (None, Some(trailers)) => (Piece::Trailers(trailers.clone()), 0),
             (None, None) => return,

@@ -296,6 +296,29 @@ async fn a_person_drains_a_backend_and_never_the_last_one() {
 }
 
 #[tokio::test]
+async fn a_person_drains_one_endpoint_of_several_and_never_the_last_one() {
+    let (one, other) = (named("one").await, named("other").await);
+    let proxy = Setup::new().backend(&[one.url(), other.url()], "").start().await;
+    let place = |upstream: &Upstream| format!("shop/blue/{}", upstream.address);
+    let drained = command(&proxy, &["drain", &place(&one)]).await;
+    assert_eq!(drained.code, Some(0), "{}", drained.err);
+    let mut wire = proxy.connect().await;
+    for _ in 0..50 {
+        assert_eq!(wire.exchange(get("/", "")).await.text(), "other");
+    }
+    let last = command(&proxy, &["drain", &place(&other)]).await;
+    assert_eq!(last.code, Some(1));
+    assert!(last.err.contains("is the last backend that could answer"), "{}", last.err);
+    let unknown = command(&proxy, &["drain", "shop/blue/127.0.0.1:1"]).await;
+    assert!(unknown.err.contains("the backend has no endpoint \"127.0.0.1:1\"; it has: "), "{}", unknown.err);
+    let undrained = command(&proxy, &["undrain", &place(&one)]).await;
+    assert_eq!(undrained.code, Some(0), "{}", undrained.err);
+    let both = async { while wire.exchange(get("/", "")).await.text() != "one" {} };
+    within("the endpoint to be asked again", both).await;
+    assert_eq!(one_event(&proxy, "endpoint_drained").await["by"], "ada (cli)");
+}
+
+#[tokio::test]
 async fn after_a_flip_a_backend_that_fails_by_itself_gives_everything_back() {
     let (blue, green) = (named("blue").await, Moody::new(&[WELL, MISSING, FAILING]).await);
     let settings = backend("blue", 100.0, &blue) + &backend("green", 0.0, &green.upstream);

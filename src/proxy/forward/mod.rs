@@ -281,12 +281,12 @@ fn again(
             }
             let is_unseen = unsent.is_some() || why == Why::NotLookedAt;
             let may_be_sent = unsent.is_some() || copy.is_some();
-            if may_be_sent && tries.replay(exchange, is_unseen, reused && why == Why::Closed) {
+            if may_be_sent && tries.replay(exchange, endpoint, is_unseen, reused && why == Why::Closed) {
                 let request = unsent.or_else(|| copy?.request());
                 return Ok(Again::Send(request.ok_or(broke)?, Duration::ZERO));
             }
             tries.failed(exchange);
-            endpoint.ended(AttemptEnd::Broken);
+            tries.broke(endpoint);
             if !reused {
                 // It isn't age that breaks its connections: those that idle would only break, too, and be replayed.
                 endpoint.let_go();

@@ -12,7 +12,7 @@ use crate::config::AttemptsConfig;
 use crate::model::{AttemptFailure, FailureKind};
 use crate::observe::CodeClass;
 use crate::proxy::exchange::Exchange;
-use crate::upstream::{Freshness, Lease, LocalEndpoint, RequestBody, has_other};
+use crate::upstream::{AttemptEnd, Freshness, Lease, LocalEndpoint, RequestBody, has_other};
 
 /// Connections that may turn out closed, or refuse a request unseen, before that is a failure.
 const REPLAYS_MAX: u32 = 2;
@@ -55,6 +55,8 @@ pub(super) struct Tries {
     /// An attempt has failed, so that the next is none of the first.
     has_failed: bool,
     replays: u32,
+    /// Where the last of them broke before it was sent again.
+    broke_at: Option<Rc<LocalEndpoint>>,
     /// Endpoints of the backend that were asked.
     attempts: u32,
 }
@@ -69,6 +71,7 @@ impl Tries {
             fits_all: matches!(need, Need::Nothing),
             has_failed: false,
             replays: 0,
+            broke_at: None,
             attempts: 1,
         }
     }
@@ -116,16 +119,31 @@ impl Tries {
 
     /// Whether a request is sent again whose connection turned out closed, or which wasn't looked at: nothing has
     /// failed then.
-    pub(super) fn replay(&mut self, exchange: &Exchange, is_unseen: bool, is_closed: bool) -> bool {
+    pub(super) fn replay(
+        &mut self,
+        exchange: &Exchange,
+        endpoint: &Rc<LocalEndpoint>,
+        is_unseen: bool,
+        is_closed: bool,
+    ) -> bool {
         if self.replays >= REPLAYS_MAX || !(is_unseen || (is_closed && self.repeatable == Repeatable::Yes)) {
             return false;
         }
         self.replays += 1;
+        self.broke_at = (!is_unseen).then(|| Rc::clone(endpoint));
         self.freshness = Freshness::New;
         if let Some(cell) = exchange.cell() {
             cell.replays.add(1);
         }
         true
+    }
+
+    /// An attempt at `endpoint` has broken. Then it wasn't age that broke the one before there, either.
+    pub(super) fn broke(&mut self, endpoint: &Rc<LocalEndpoint>) {
+        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, endpoint));
+        for _ in 0..=u32::from(twice) {
+            endpoint.ended(AttemptEnd::Broken);
+        }
     }
 
     /// An attempt has failed, and it wasn't the client's fault.
