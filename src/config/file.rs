@@ -607,7 +607,7 @@ pub(super) struct RetryTableFile {
     pub(super) attempts: u32,
     /// After which failures: "connect", "reset", "timeout" and statuses like "503".
     pub(super) on: Vec<String>,
-    /// How long each attempt may wait for the head of an answer, like "2s"; as long as the request when left out.
+    /// How long each attempt may wait for the head of an answer, like "2s"; as long as response_header when left out.
     pub(super) per_try: Option<DurationText>,
     /// Retries, rescues and hedges as a share of the service's requests, from 0 to 1.
     pub(super) budget: f64,
