@@ -35,10 +35,17 @@ pub(super) async fn run(args: &EventsArgs) -> Result<(), CliError> {
 
 /// One event, as people read it.
 fn line(event: &Event) -> String {
+    let service = event.service.as_deref().unwrap_or("-");
+    let (at, id, kind, by) = (&event.at, event.id, &event.kind, &event.by);
+    format!("{at}  #{id:<5} {kind:<16} {service:<12} {}  by {by}", told(event))
+}
+
+/// What an event tells beside its kind.
+pub(crate) fn told(event: &Event) -> String {
     let detail = &event.detail;
     let text = |key: &str| detail[key].as_str().unwrap_or_default().to_owned();
     let shift = || format!("{}  (was {})", weights(&detail["to"]), weights(&detail["from"]));
-    let told = match event.kind.as_str() {
+    match event.kind.as_str() {
         "started" => format!("tidegate {} with {} as process {}", text("version"), text("config"), detail["pid"]),
         "stopped" => String::new(),
         "reloaded" => {
@@ -61,9 +68,7 @@ fn line(event: &Event) -> String {
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
         "guard_changed" => format!("{}  (was {})", text("to"), text("from")),
         _ => detail.to_string(),
-    };
-    let service = event.service.as_deref().unwrap_or("-");
-    format!("{}  #{:<5} {:<16} {service:<12} {told}  by {}", event.at, event.id, event.kind, event.by)
+    }
 }
 
 fn weights(value: &Value) -> String {

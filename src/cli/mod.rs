@@ -20,6 +20,7 @@ pub(crate) use args::AdminArgs;
 pub use args::DemoArgs;
 use args::{Args, Command};
 pub(crate) use client::Client;
+pub(crate) use events::told;
 pub(crate) use run::Signals;
 pub(crate) use weights::put_weights;
 

@@ -8,18 +8,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+use super::fault::Fault;
 use super::line::Style;
 use super::side_thread::{SideThread, Stopped};
 
 /// The service that all of them are backends of.
 pub(super) const SERVICE: &str = "shop";
+/// What the others are compared with.
+pub(super) const STABLE: &str = "blue";
+/// The one that can be made to fail.
+pub(super) const CANARY: &str = "canary";
 
 /// One backend as it is made up for the demo.
 #[derive(Debug)]
@@ -37,10 +42,10 @@ pub(super) struct Deployment {
 
 /// Everything that is deployed, in the order of the table.
 pub(super) const DEPLOYMENTS: [Deployment; 3] = [
-    Deployment { name: "blue", revision: "v1.4.2", weight: 90, style: Style::Blue, colour: "#1d4ed8", median_ms: 4.0 },
+    Deployment { name: STABLE, revision: "v1.4.2", weight: 90, style: Style::Blue, colour: "#1d4ed8", median_ms: 4.0 },
     Deployment { name: "green", revision: "v1.5.0", weight: 0, style: Style::Green, colour: "#15803d", median_ms: 3.0 },
     Deployment {
-        name: "canary",
+        name: CANARY,
         revision: "v1.6.0-rc.1",
         weight: 10,
         style: Style::Yellow,
@@ -54,6 +59,8 @@ pub(super) const DEPLOYMENTS: [Deployment; 3] = [
 pub(super) struct Backends {
     /// In the order of [`DEPLOYMENTS`].
     pub(super) addresses: Vec<SocketAddr>,
+    /// The canary's.
+    pub(super) fault: Fault,
     thread: SideThread,
 }
 
@@ -61,8 +68,10 @@ impl Backends {
     pub(super) fn start() -> io::Result<Self> {
         let listeners = DEPLOYMENTS.iter().map(|_| listen()).collect::<io::Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, stopped))?;
-        Ok(Self { addresses, thread })
+        let fault = Fault::default();
+        let canarys = fault.clone();
+        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, canarys, stopped))?;
+        Ok(Self { addresses, fault, thread })
     }
 
     pub(super) async fn stop(self) {
@@ -76,16 +85,17 @@ fn listen() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn serve_all(listeners: Vec<TcpListener>, mut stopped: Stopped) {
+async fn serve_all(listeners: Vec<TcpListener>, canarys: Fault, mut stopped: Stopped) {
     for (listener, deployment) in listeners.into_iter().zip(&DEPLOYMENTS) {
-        tokio::spawn(accept(listener, deployment));
+        let fault = if deployment.name == CANARY { canarys.clone() } else { Fault::default() };
+        tokio::spawn(accept(listener, deployment, fault));
     }
     // An error says that nobody is left to tell.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Accepts until the runtime ends. Only the proxy connects, so its own limits bound the connections.
-async fn accept(listener: TcpListener, deployment: &'static Deployment) {
+async fn accept(listener: TcpListener, deployment: &'static Deployment, fault: Fault) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, backend = deployment.name, "the backend can't listen"),
@@ -93,7 +103,8 @@ async fn accept(listener: TcpListener, deployment: &'static Deployment) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let service = service_fn(move |request| answer(request, deployment));
+                let fault = fault.clone();
+                let service = service_fn(move |request| answer(request, deployment, fault.clone()));
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
             Err(error) => {
@@ -107,8 +118,14 @@ async fn accept(listener: TcpListener, deployment: &'static Deployment) {
 async fn answer(
     request: Request<Incoming>,
     deployment: &'static Deployment,
+    fault: Fault,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     tokio::time::sleep(deployment.think_time(rand::random())).await;
+    if fault.strikes() {
+        let mut response = Response::new(Full::from(format!("{SERVICE}: {} is broken\n", deployment.name)));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(response);
+    }
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (content_type, text) = deployment.page(accept);
     let mut response = Response::new(Full::from(text));

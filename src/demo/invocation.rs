@@ -26,9 +26,23 @@ impl Invocation {
     /// The command that sets these weights.
     pub(super) fn weights(&self, weights: &[(&str, f64)]) -> String {
         let weights: String = weights.iter().map(|(name, weight)| format!(" {name}={weight}")).collect();
+        self.command(&format!("weights {SERVICE}{weights}"))
+    }
+
+    /// The command that gives a drained backend its requests back.
+    pub(super) fn undrain(&self, backend: &str) -> String {
+        self.command(&format!("undrain {SERVICE}/{backend}"))
+    }
+
+    /// The command that shows the history.
+    pub(super) fn events(&self) -> String {
+        self.command(&format!("events {SERVICE}"))
+    }
+
+    fn command(&self, what: &str) -> String {
         // Without --admin, commands go to the usual port, unless the environment says otherwise.
         let usual = self.admin.port() == ADMIN_PORT && std::env::var_os("TIDEGATE_ADMIN").is_none();
         let admin = if usual { String::new() } else { format!(" --admin {}", self.admin) };
-        format!("{} weights {SERVICE}{weights}{admin}", self.program)
+        format!("{} {what}{admin}", self.program)
     }
 }

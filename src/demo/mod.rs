@@ -1,13 +1,17 @@
 //! `tidegate demo`: backends, the proxy and traffic in one process, so that a newcomer sees within seconds what a
-//! shift of weights is. Everything in it is real but the backends' work: the proxy, the configuration, the admin
-//! API, the requests.
+//! shift of weights is, and what becomes of a canary that fails. Everything in it is real but the backends' work: the
+//! proxy, the configuration, the admin API, the requests.
 
 mod backends;
+mod breakdown;
+mod chronicle;
+mod fault;
 mod history;
 mod invocation;
 mod line;
 mod notes;
 mod reading;
+mod release;
 mod screen;
 mod show;
 mod side_thread;
@@ -29,11 +33,12 @@ use line::Line;
 use notes::Notes;
 use show::Show;
 use stage::Stage;
+use story::Story;
 
 /// How often the table is redrawn.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
-/// Lines of the story that wait to be shown; it is one act at a time.
-const TOLD_MAX: usize = 4;
+/// Pieces of the story that wait to be shown; it is one act at a time, and what people do meanwhile.
+const TOLD_MAX: usize = 16;
 
 /// Runs the demo until its time is over or somebody ends it.
 pub(crate) fn run(args: &DemoArgs) -> Result<(), CliError> {
@@ -55,7 +60,9 @@ async fn perform(lasts: Option<Duration>) -> Result<io::Result<()>, CliError> {
     let client = Client::new(&AdminArgs { address: stage.admin.to_string(), token: None });
     let mut show = Show::new(&stage, notes, invocation.clone(), lasts);
     let (teller, told) = mpsc::channel(TOLD_MAX);
-    let story = tokio::spawn(story::play(client, invocation, lasts, teller));
+    let (store, tally, fault, started) = (stage.store(), stage.tally(), stage.fault(), show.started());
+    let story = Story { client, invocation, store, tally, fault, started, teller };
+    let story = tokio::spawn(story.play(lasts));
     let shown = watch(&mut show, told, &mut signals, lasts).await;
     story.abort();
     let stopping = Instant::now();

@@ -3,10 +3,14 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tracing_subscriber::EnvFilter;
+
 use super::line::{Line, Style};
 
 /// As many are shown at a time; of the rest only the number.
 const KEPT_MAX: usize = 3;
+/// What changes are made by themselves is in the history as well, which the chronicle tells.
+const LEVELS: &str = "warn,tidegate::control=off,tidegate::guard=off,tidegate::health=off";
 
 /// Warnings and errors that haven't been shown yet.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +29,7 @@ impl Notes {
     pub(super) fn of_the_log() -> Self {
         let notes = Self::default();
         let writer = notes.clone();
-        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_target(false);
+        let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(LEVELS)).without_time().with_target(false);
         // Fails where a log is set up already; what is logged goes there then.
         let _ = log.with_ansi(false).with_writer(move || writer.clone()).try_init();
         notes

@@ -18,6 +18,7 @@ pub(super) struct Reading {
 struct BackendReading {
     name: String,
     weight: f64,
+    drained: bool,
     totals: BackendTotals,
 }
 
@@ -27,6 +28,8 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) style: Style,
     pub(super) weight: f64,
+    /// It gets no new requests, whatever weight somebody gives it, and not only for a moment.
+    pub(super) drained: bool,
     /// The share of requests that the weight stands for, 0 to 1.
     pub(super) expected: f64,
     /// The share of requests between the readings, 0 to 1; `None` where there were none.
@@ -49,6 +52,7 @@ impl Reading {
         let read = |backend: &crate::state::Backend| BackendReading {
             name: backend.name.to_string(),
             weight: backend.effective.value(),
+            drained: backend.is_drained() && backend.drain.as_ref().is_some_and(|drain| drain.until.is_none()),
             totals: backend.metrics.totals(),
         };
         Self { at, backends: backends.iter().map(read).collect() }
@@ -57,6 +61,11 @@ impl Reading {
     /// In the form of the command line: `blue=90 green=0 canary=10`.
     pub(super) fn weights(&self) -> String {
         self.backends.iter().map(|b| format!("{}={}", b.name, b.weight)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Requests so far that a backend failed and stable answered. They count at both.
+    pub(super) fn rescued(&self) -> u64 {
+        self.backends.iter().map(|backend| backend.totals.rescues_answered).sum()
     }
 
     /// The same counts under the weights of another reading.
@@ -80,6 +89,7 @@ impl Reading {
                 name: backend.name.clone(),
                 style: style(&backend.name),
                 weight: backend.weight,
+                drained: backend.drained,
                 expected: part(backend.weight, all_weights).unwrap_or(0.0),
                 share: part(recent as f64, all_recent as f64),
                 recent,
@@ -117,7 +127,7 @@ pub(super) mod tests {
             let mut totals = BackendTotals::default();
             totals.codes[1] = answered;
             totals.codes[4] = failed;
-            BackendReading { name: name.to_owned(), weight, totals }
+            BackendReading { name: name.to_owned(), weight, drained: false, totals }
         };
         Reading { at, backends: vec![backend("blue", counts[0]), backend("canary", counts[1])] }
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::backends::STABLE;
 use super::history::{History, clock};
 use super::invocation::Invocation;
 use super::line::{Line, Style};
@@ -13,7 +14,7 @@ use super::notes::Notes;
 use super::reading::{Reading, Row};
 use super::screen::Screen;
 use super::stage::{ADMIN_PORT, PROXY_PORT, Stage};
-use super::table::{grouped, millis, percent, table};
+use super::table::{grouped, millis, share, table};
 use super::traffic::Tally;
 use crate::state::Store;
 
@@ -62,6 +63,11 @@ impl Show {
             recent: VecDeque::from([first]),
             next_line: started + LINE_INTERVAL,
         }
+    }
+
+    /// When it began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     /// Says what there is to see.
@@ -142,11 +148,12 @@ impl Show {
         let time = clock(self.started.elapsed());
         let time = self.lasts.map_or(time.clone(), |lasts| format!("{time} of {}", clock(lasts)));
         let tally = &self.tally;
-        let lost = if tally.lost() > 0 { Style::Red } else { Style::Plain };
+        let bad = |count| if count > 0 { Style::Red } else { Style::Plain };
         let status = Line::default()
             .with(Style::Dim, format!("  {time}  "))
             .with(Style::Plain, format!("{}  {} sent  ", rate(rows, span), grouped(tally.sent())))
-            .with(lost, format!("{} lost", grouped(tally.lost())));
+            .with(bad(tally.errors()), format!("{} errors  ", grouped(tally.errors())))
+            .with(bad(tally.lost()), format!("{} lost", grouped(tally.lost())));
         let hint = "Ctrl-C ends";
         let room = width.saturating_sub(status.width());
         let padded = if room > hint.len() + 2 { format!("  {hint}") } else { String::new() };
@@ -157,10 +164,9 @@ impl Show {
     /// The same for a reader of lines.
     fn line(&self, rows: &[Row], span: Duration) -> Line {
         let backends = rows.iter().map(|row| {
-            let share = percent(row.share);
-            let p99 =
-                row.p99.map_or(String::new(), |p99| format!(" (p50 {}, p99 {})", millis(row.p50), millis(Some(p99))));
-            format!("  {} {share}{p99}", row.name)
+            let p99 = row.p99.filter(|_| !row.drained);
+            let p99 = p99.map_or(String::new(), |p99| format!(" (p50 {}, p99 {})", millis(row.p50), millis(Some(p99))));
+            format!("  {} {}{p99}", row.name, share(row))
         });
         let backends: String = backends.collect();
         let time = clock(self.started.elapsed());
@@ -183,7 +189,11 @@ impl Show {
         lines.push(Line::default().with(Style::Bold, "  What each backend got (and what its weight says):"));
         lines.extend(self.history.summary(&end));
         let tally = &self.tally;
+        let rescued = format!("of them rescued by {STABLE}");
         let mut counts = vec![(tally.answered(), "answered"), (tally.errors(), "errors"), (tally.lost(), "lost")];
+        if end.rescued() > 0 {
+            counts.insert(1, (end.rescued(), &rescued));
+        }
         if tally.under_way() > 0 {
             counts.push((tally.under_way(), "cut off by the hurried end"));
         }
@@ -192,9 +202,8 @@ impl Show {
         let program = self.invocation.program();
         lines.extend([
             Line::default(),
-            Line::default()
-                .with(Style::Bold, format!("  {} requests: {counts}.", grouped(tally.sent())))
-                .with(Style::Plain, format!(" Stopped in {}.", millis(Some(stopping_took)))),
+            Line::default().with(Style::Bold, format!("  {} requests: {counts}.", grouped(tally.sent()))),
+            Line::from(format!("  Stopped in {}.", millis(Some(stopping_took)))),
             Line::default(),
             Line::from("  Next: put your own backends into proxy.toml, then"),
             Line::from(format!("        {program} check && {program} run")),

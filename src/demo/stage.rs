@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::backends::{Backends, DEPLOYMENTS, SERVICE};
+use super::backends::{Backends, DEPLOYMENTS, SERVICE, STABLE};
+use super::fault::Fault;
 use super::state_dir::StateDir;
 use super::traffic::{Tally, Traffic};
 use crate::app::{App, StartError};
@@ -52,6 +53,11 @@ impl Stage {
     /// What the clients saw.
     pub(super) fn tally(&self) -> Arc<Tally> {
         Arc::clone(&self.traffic.tally)
+    }
+
+    /// What can go wrong with the canary.
+    pub(super) fn fault(&self) -> Fault {
+        self.backends.fault.clone()
     }
 
     /// Ends everything in the order in which nothing is lost: no new requests, then no proxy, then no backends.
@@ -115,7 +121,7 @@ address = "{proxy}"
 address = "{admin}"
 
 [services.{SERVICE}]
-stable = "blue"
+stable = "{STABLE}"
 "#
     );
     for (deployment, address) in DEPLOYMENTS.iter().zip(backends) {

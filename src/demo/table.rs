@@ -9,6 +9,7 @@ use super::reading::Row;
 const GAP: &str = "  ";
 const BAR_MIN: usize = 8;
 const BAR_MAX: usize = 40;
+const DRAINED: &str = "drained";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
@@ -80,7 +81,7 @@ impl Column {
         match self {
             Self::Backend => row.name.clone(),
             Self::Weight => row.weight.to_string(),
-            Self::Share => percent(row.share),
+            Self::Share => share(row),
             Self::Bar(length) => bar(row.share.unwrap_or(0.0), length),
             Self::Requests => grouped(row.requests),
             Self::Errors => grouped(row.errors),
@@ -91,6 +92,7 @@ impl Column {
 
     fn style(self, row: &Row) -> Style {
         match self {
+            Self::Share if row.drained => Style::Red,
             Self::Backend | Self::Share | Self::Bar(_) => row.style,
             Self::Errors if row.errors > 0 => Style::Red,
             _ => Style::Plain,
@@ -101,7 +103,7 @@ impl Column {
     fn width(self, rows: &[Row]) -> usize {
         let usual = match self {
             Self::P50 | Self::P99 => 8,
-            Self::Share => 6,
+            Self::Share => DRAINED.len(),
             _ => self.title().len(),
         };
         rows.iter().map(|row| self.cell(row).chars().count()).fold(usual, usize::max)
@@ -114,6 +116,11 @@ impl Column {
             _ => format!("{text:>width$}"),
         }
     }
+}
+
+/// What a backend gets, or that it gets nothing, whatever its weight.
+pub(super) fn share(row: &Row) -> String {
+    if row.drained { DRAINED.to_owned() } else { percent(row.share) }
 }
 
 /// `share` of `length` blocks; anything above nothing shows.
@@ -159,6 +166,7 @@ mod tests {
             name: name.to_owned(),
             style,
             weight,
+            drained: false,
             expected: weight / 100.0,
             share,
             recent: 0,
@@ -183,21 +191,31 @@ mod tests {
         assert_eq!(
             shown(80),
             [
-                "  BACKEND  WEIGHT   SHARE                   REQUESTS  ERRORS       P50       P99",
-                "  blue       99.5   99.5%  ██████████████  1,234,567       0    4.3 ms    4.3 ms",
-                "  canary      0.5    0.5%  █                      42       0   1234 ms   1234 ms",
-                "  green         0       -                          0       0         -         -",
+                "  BACKEND  WEIGHT    SHARE                  REQUESTS  ERRORS       P50       P99",
+                "  blue       99.5    99.5%  █████████████  1,234,567       0    4.3 ms    4.3 ms",
+                "  canary      0.5     0.5%  █                     42       0   1234 ms   1234 ms",
+                "  green         0        -                         0       0         -         -",
             ]
         );
     }
 
     #[test]
     fn every_width_that_a_terminal_can_have_is_kept_to() {
-        for width in 26..200 {
+        for width in 27..200 {
             assert!(table(&rows(), width).iter().all(|line| line.width() <= width), "{width}");
         }
-        assert_eq!(shown(30)[0], "  BACKEND  WEIGHT   SHARE");
+        assert_eq!(shown(30)[0], "  BACKEND  WEIGHT    SHARE");
         assert_eq!(table(&rows(), 3).len(), 4);
+    }
+
+    #[test]
+    fn a_drained_backend_says_so_at_every_width() {
+        let mut rows = rows();
+        (rows[1].drained, rows[1].weight, rows[1].share) = (true, 0.0, Some(0.0));
+        for width in [27, 40, 80, 120] {
+            let canary = table(&rows, width).remove(2).render(false);
+            assert!(canary.starts_with("  canary        0  drained"), "{canary}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{ChildStdout, Command};
 
 use crate::support::{OK, Proxy, Ran, Refusing, Setup, Signal, Upstream, backend, get, named, tidegate, within};
 
@@ -351,4 +351,73 @@ async fn run_refuses_a_bad_file_with_all_its_problems() {
     let ran = run_in(tempfile::tempdir().expect("there is room").path(), &[]).await;
     ended(&ran, 1);
     assert!(ran.err.contains("proxy.toml") && ran.err.contains("hint:"), "{}", ran.err);
+}
+
+/// The next line of a demo that has `text` in it.
+async fn line_with(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> String {
+    let found = async {
+        while let Some(line) = lines.next_line().await.expect("stdout is open") {
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("the demo ends without {text:?}");
+    };
+    within(text, found).await
+}
+
+/// Runs a command as a demo shows it: from its dollar sign on.
+async fn run_shown(line: &str) -> Ran {
+    let (_, command) = line.split_once("$ ").expect("a command is shown with a prompt");
+    let ran = Ran::of(Command::new("sh").args(["-c", command]).env_remove("TIDEGATE_ADMIN")).await;
+    ended(&ran, 0);
+    ran
+}
+
+#[tokio::test]
+async fn in_the_demo_a_canary_breaks_and_is_drained_and_nobody_sees_an_error() {
+    let mut command = tidegate(&["demo"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut demo = command.spawn().expect("the binary runs");
+    let mut lines = BufReader::new(demo.stdout.take().expect("stdout is piped")).lines();
+    line_with(&mut lines, "Release green").await;
+    line_with(&mut lines, "blue=20 green=70 canary=10 in force").await;
+    line_with(&mut lines, "The canary breaks").await;
+    line_with(&mut lines, "drained by tidegate").await;
+    let why = line_with(&mut lines, "canary: ").await;
+    line_with(&mut lines, "blue=20 green=70 canary=0 in force").await;
+
+    let failed = line_with(&mut lines, "It failed ").await;
+    let rescued = line_with(&mut lines, "blue answered ").await;
+    let number = |line: &str, before: &str| {
+        let (_, number) = line.split_once(before).expect("it was looked for");
+        number.split_whitespace().next().and_then(|number| number.parse::<u32>().ok()).expect("it is a number")
+    };
+    let count = number(&failed, "It failed ");
+    assert!(count >= 5 && failed.contains(" ms after the first"), "{failed}");
+    assert_eq!(number(&rescued, "blue answered "), count);
+    assert!(rescued.ends_with("clients saw 0 errors."), "{rescued}");
+
+    let undrain = line_with(&mut lines, "$ ").await;
+    let events = run_shown(&line_with(&mut lines, "$ ").await).await;
+    assert!(events.out.contains(why.trim()), "{why}\n{}", events.out);
+    line_with(&mut lines, "canary drained").await;
+    run_shown(&undrain).await;
+    line_with(&mut lines, "undrained by ").await;
+    line_with(&mut lines, "blue=20 green=70 canary=10 in force").await;
+
+    let pid = rustix::process::Pid::from_raw(demo.id().expect("it runs").cast_signed()).expect("not zero");
+    rustix::process::kill_process(pid, Signal::INT).expect("it is ours");
+    let end = line_with(&mut lines, " requests: ").await;
+    assert!(end.contains(&format!(", {count} of them rescued by blue, 0 errors, 0 lost.")), "{end}");
+    let status = within("the demo to end", demo.wait()).await.expect("it can be waited for");
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_demo_ends_by_itself_after_the_time_it_was_given() {
+    let ran = run(&["demo", "--for", "500ms"]).await;
+    ended(&ran, 0);
+    assert!(ran.out.contains(" 0 errors, 0 lost."), "{}", ran.out);
+    assert_eq!(ran.err, "");
 }
