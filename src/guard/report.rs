@@ -24,6 +24,8 @@ const REPORTS_MAX: usize = 16_384;
 pub struct Report {
     /// As it was when the backend was drawn: its weights then are what counts.
     pub service: Arc<Service>,
+    /// Its index then.
+    pub index: usize,
     /// Index of the backend that failed.
     pub backend: usize,
     /// Index of the route; `None`: the service has none.

@@ -211,7 +211,10 @@ impl Guard {
 
     fn take(&mut self, report: &Report) {
         let snapshot = self.control.store().current();
-        let Some(service) = snapshot.service(report.service.name().as_str()) else { return };
+        let name = report.service.name();
+        // Nearly always where it was: there may be thousands, and as many failures a second.
+        let same = snapshot.services.get(report.index).filter(|service| service.name() == name);
+        let Some(service) = same.or_else(|| snapshot.service(name.as_str())) else { return };
         if self.mode(service) == GuardMode::Off {
             return;
         }
@@ -333,7 +336,8 @@ impl Guard {
     fn suspend(&mut self, service: &Service, backend: &Backend, reason: &str, evidence: serde_json::Value) {
         let key = (service.name().clone(), backend.name.clone());
         // What is slow by now was sent before.
-        let sent = Instant::now() - service.watch.slow_after().unwrap_or_default();
+        let now = Instant::now();
+        let sent = now.checked_sub(service.watch.slow_after().unwrap_or_default()).unwrap_or(now);
         let looks = self.candidates.get(&key).map_or(0, |known| known.looks);
         let record = self.record(&key, &backend.revision);
         record.looks = looks;
@@ -403,9 +407,7 @@ impl Guard {
             }
             GuardMode::Drain => {
                 let before = backend.drain.as_ref().map_or(0, |drain| drain.times);
-                let record = self.record(&key, &backend.revision);
-                record.drains = record.drains.max(before) + 1;
-                let times = record.drains;
+                let times = self.record(&key, &backend.revision).drains.max(before) + 1;
                 let drain = Drain {
                     service: key.0.clone(),
                     backend: key.1.clone(),
@@ -418,6 +420,7 @@ impl Guard {
                     until: None,
                 };
                 if self.control.drain_by_guard(drain, evidence) {
+                    self.record(&key, &backend.revision).drains = times;
                     self.metrics.drains.fetch_add(1, Ordering::Relaxed);
                     self.candidates.remove(&key);
                     // Those that still wait for it are better off elsewhere.
@@ -452,8 +455,9 @@ impl Guard {
             let mode = self.mode(service);
             if mode == GuardMode::Off || service.backends.len() < 2 {
                 service.watch.set_slow_after(None);
-                // Nobody would ever take it back.
+                // Nobody would ever take these back.
                 service.watch.suspend_rescue(false);
+                service.backends.iter().for_each(|backend| backend.watch.set_suspect(false));
                 self.services.remove(service.name());
                 continue;
             }

@@ -337,6 +337,7 @@ impl Exchange {
         };
         self.client.worker.reporter.report(Report {
             service: Arc::clone(&self.view.snapshot.services[service]),
+            index: service,
             backend,
             route: self.route,
             kind,
