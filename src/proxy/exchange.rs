@@ -21,7 +21,7 @@ use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig,
 use crate::guard::Report;
 use crate::model::{Coding, FailureKind, Format, Weight};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
-use crate::upstream::{BodyLimits, Limiter, RequestBody, RequestProgress};
+use crate::upstream::{BodyLimits, Limiter, LocalEndpoint, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
 /// A client that gives a request up within this time hardly wanted its answer.
@@ -282,10 +282,17 @@ impl Exchange {
         }
     }
 
-    /// Whether this request is the one that tries out an ejected endpoint of a backend that gets no others.
-    pub(super) fn claims_trial(&self, service: usize, backend: usize) -> bool {
-        let service = self.client.worker.service(&self.view, service);
-        service.backends[backend].endpoints.iter().any(|endpoint| endpoint.claim())
+    /// Whether this request is the one that tries out an ejected endpoint of a backend that gets no others. One that
+    /// can't be sent twice leaves that to others, nearly always, unless nobody would get to see it: a service may have
+    /// no others.
+    pub(super) fn claims_trial(&self, service: usize, backend: usize, is_safe: bool) -> bool {
+        const UNSAFE_ONE_IN: u64 = 64;
+        let worker = &self.client.worker;
+        let endpoints = &worker.service(&self.view, service).backends[backend].endpoints;
+        let may = |endpoint: &LocalEndpoint| {
+            is_safe || endpoint.endpoint.health.refusals() > 0 || worker.draw().is_multiple_of(UNSAFE_ONE_IN)
+        };
+        endpoints.iter().any(|endpoint| endpoint.endpoint.health.is_due() && may(endpoint) && endpoint.claim())
     }
 
     pub(super) fn selected(&mut self, service: usize, selection: Selection) {

@@ -143,8 +143,7 @@ fn find(
         Some(mut selection) => {
             if let Some(backend) = service.on_trial
                 && selection.draw.is_some()
-                && facts.method.is_safe()
-                && exchange.claims_trial(index, backend)
+                && exchange.claims_trial(index, backend, facts.method.is_safe())
             {
                 (selection.backend, selection.is_probe) = (backend, true);
             }
