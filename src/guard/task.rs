@@ -638,3 +638,16 @@ fn tally(totals: &BackendTotals) -> Tally {
         failures: totals.errors().saturating_sub(turned_away),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_found_no_place_at_a_backend_is_none_of_its_failures() {
+        let mut totals = BackendTotals { queue_full: 30, queue_timeouts: 10, ..BackendTotals::default() };
+        totals.codes[CodeClass::Success as usize] = 60;
+        totals.codes[CodeClass::ServerError as usize] = 45;
+        assert_eq!(tally(&totals), Tally { requests: 65, failures: 5 });
+    }
+}

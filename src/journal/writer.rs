@@ -299,6 +299,24 @@ mod tests {
         thread.join().unwrap();
     }
 
+    #[tokio::test]
+    async fn what_must_hold_is_handed_over_however_much_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _, thread) = Journal::open(&folder.path().join("journal.db"), Arc::default()).unwrap();
+        journal.waiting.fetch_add(JOBS_MAX, Ordering::Relaxed);
+        journal.write_later(Entry { by: "told".into(), ..entry() });
+        let ending = crate::journal::Lasting::EndWeights("shop".parse().unwrap());
+        journal.write_later(Entry { by: "kept".into(), ..entry() }.with(ending));
+        assert!(journal.write(entry()).await.is_err());
+        journal.waiting.fetch_sub(JOBS_MAX, Ordering::Relaxed);
+        let page = journal.read(Query { limit: 10, ..Query::default() }).await.unwrap();
+        let by: Vec<_> = page.events.iter().map(|event| event.by.as_str()).collect();
+        assert_eq!(by, ["kept"]);
+        assert_eq!(journal.metrics.dropped.load(Ordering::Relaxed), 1);
+        journal.finish();
+        thread.join().unwrap();
+    }
+
     #[test]
     fn a_backlog_keeps_what_must_hold() {
         let folder = tempfile::tempdir().unwrap();

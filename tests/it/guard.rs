@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Proxy, Ran, Setup, Signal, Upstream, Wire, backend, get, named, tidegate, within};
+use crate::support::{Proxy, Ran, Refusing, Setup, Signal, Upstream, Wire, backend, get, named, tidegate, within};
 
 const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
 const MISSING: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
@@ -173,6 +173,14 @@ async fn a_stable_that_fails_alone_raises_an_alarm_and_nobody_is_moved() {
     assert_eq!(event["detail"]["stable"], "blue");
     assert_eq!(effective(&proxy).await, [50.0, 50.0]);
     assert_eq!(proxy.view("/v1/services/shop").await["stable_alarm"], true);
+    // Whoever turns the guard off doesn't leave its alarm behind.
+    assert_eq!(command(&proxy, &["guard", "off"]).await.code, Some(0));
+    let over = async {
+        while !proxy.view("/v1/services/shop").await["stable_alarm"].is_null() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the alarm to be over", over).await;
 }
 
 #[tokio::test]
@@ -294,6 +302,27 @@ async fn a_person_drains_a_backend_and_never_the_last_one() {
     let unknown = command(&proxy, &["drain", "shop/green"]).await;
     assert!(unknown.err.contains("the service has no backend \"green\"; it has: blue, canary"), "{}", unknown.err);
     assert_eq!(one_event(&proxy, "drained").await["detail"]["reason"], "disk is being replaced");
+}
+
+#[tokio::test]
+async fn nobody_is_drained_in_favour_of_a_stable_that_can_not_answer() {
+    let (nobody, canary) = (Refusing::new(), named("canary").await);
+    let settings = format!(
+        "[services.shop.backends.blue]\nweight = 95\nendpoints = [{:?}]\n\
+         health = {{ kind = \"tcp\", interval = \"50ms\", timeout = \"1s\" }}\n",
+        nobody.url()
+    ) + &backend("canary", 5.0, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    let down = async {
+        while effective(&proxy).await != [0.0, 5.0] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("blue to be out", down).await;
+    let drained = command(&proxy, &["drain", "shop/canary"]).await;
+    assert_eq!(drained.code, Some(1), "{}", drained.out);
+    assert!(drained.err.contains("canary is the last backend that could answer"), "{}", drained.err);
+    assert_eq!(proxy.fetch("/").await.text(), "canary");
 }
 
 #[tokio::test]
