@@ -88,8 +88,7 @@ impl Control {
         let plan = self.plan_drain(service, backend, expected)?;
         let Some(drain) = &plan.drain else { return Ok(()) };
         let entry = undrained(by, drain, "a person said so");
-        let change =
-            Change::Undrain { service: service.to_owned(), backend: backend.to_owned(), drain: Arc::clone(drain) };
+        let change = Change::Undrain(Arc::clone(drain));
         if plan.is_stable {
             self.store.apply(change)?;
             journal.write_later(entry);
@@ -113,12 +112,9 @@ impl Control {
     /// Returns whether it was made; it isn't where the backend is gone, is of another revision now, is drained already, or
     /// has become stable.
     pub fn drain_by_guard(&self, drain: Drain, evidence: serde_json::Value) -> bool {
-        let plan = self.store.plan_drain(drain.service.as_str(), drain.backend.as_str());
-        let holds = |plan: &DrainPlan| {
-            let drained = plan.drain.as_ref().is_some_and(|was| was.probation.is_none());
-            *plan.revision == *drain.revision && !drained && !plan.is_stable && plan.others_answer
-        };
-        if !plan.as_ref().is_ok_and(holds) || self.store.apply(Change::Drain(drain.clone())).is_err() {
+        if !self.may_still(&drain, |was| was.probation.is_some())
+            || self.store.apply(Change::Drain(drain.clone())).is_err()
+        {
             return false;
         }
         let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
@@ -132,11 +128,7 @@ impl Control {
     /// The guard's word for a backend that stands still: it gets nothing until it is resumed. Not written down as
     /// something that must hold: a restart gives it another chance.
     pub fn suspend(&self, drain: Drain, for_ms: u64, evidence: serde_json::Value) -> bool {
-        let plan = self.store.plan_drain(drain.service.as_str(), drain.backend.as_str());
-        let holds = |plan: &DrainPlan| {
-            *plan.revision == *drain.revision && plan.drain.is_none() && !plan.is_stable && plan.others_answer
-        };
-        if !plan.as_ref().is_ok_and(holds) || self.store.apply(Change::Drain(drain.clone())).is_err() {
+        if !self.may_still(&drain, |_| false) || self.store.apply(Change::Drain(drain.clone())).is_err() {
             return false;
         }
         let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
@@ -146,16 +138,21 @@ impl Control {
         true
     }
 
+    /// Whether the guard's word still fits: the same revision is there, somebody else answers, and no drain holds but one
+    /// that it `may_replace`.
+    fn may_still(&self, drain: &Drain, may_replace: impl Fn(&Drain) -> bool) -> bool {
+        let plan = self.store.plan_drain(drain.service.as_str(), drain.backend.as_str());
+        plan.is_ok_and(|plan| {
+            let is_free = plan.drain.as_deref().is_none_or(may_replace);
+            *plan.revision == *drain.revision && is_free && !plan.is_stable && plan.others_answer
+        })
+    }
+
     /// Ends a suspension, if it is still what holds.
     pub fn resume(&self, drain: &Arc<Drain>) {
-        let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
-        let plan = self.store.plan_drain(&service, &backend);
-        if plan.is_ok_and(|plan| plan.drain.as_ref() == Some(drain))
-            && self
-                .store
-                .apply(Change::Undrain { service: service.clone(), backend: backend.clone(), drain: Arc::clone(drain) })
-                .is_ok()
-        {
+        let applied = self.store.apply(Change::Undrain(Arc::clone(drain)));
+        if applied.is_ok_and(|applied| !applied.undrained.is_empty()) {
+            let (service, backend) = (drain.service.to_string(), drain.backend.to_string());
             info!(%service, %backend, "a backend that stood still gets requests again");
             self.note_entry(Entry::now(SELF, Fact::Resumed { service, backend, revision: drain.revision.clone() }));
         }
@@ -200,11 +197,7 @@ impl Control {
         }
         let entry = undrained(SELF, drain, "it did well on probation");
         journal.write(entry).await.map_err(ControlError::Journal)?;
-        self.store.apply(Change::Undrain {
-            service: service.to_owned(),
-            backend: backend.to_owned(),
-            drain: Arc::clone(drain),
-        })?;
+        self.store.apply(Change::Undrain(Arc::clone(drain)))?;
         info!(service, backend, "undrained: it did well on probation");
         Ok(())
     }

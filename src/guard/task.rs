@@ -345,18 +345,9 @@ impl Guard {
             self.convict(service, backend, &format!("it stands still again and again: {reason}"), evidence);
             return;
         };
-        let now = SystemTime::now();
-        let drain = Drain {
-            service: key.0.clone(),
-            backend: key.1.clone(),
-            revision: backend.revision.to_string(),
-            by: None,
-            at: now,
-            reason: format!("it stands still: {reason}"),
-            times: backend.drain.as_ref().map_or(0, |drain| drain.times),
-            probation: None,
-            until: Some(now + pause),
-        };
+        let times = backend.drain.as_ref().map_or(0, |drain| drain.times);
+        let until = Some(SystemTime::now() + pause);
+        let drain = drain(&key, backend, format!("it stands still: {reason}"), times, until);
         if self.control.suspend(drain, pause.as_millis() as u64, evidence) {
             self.metrics.suspensions.fetch_add(1, Ordering::Relaxed);
             self.candidates.remove(&key);
@@ -408,17 +399,7 @@ impl Guard {
             GuardMode::Drain => {
                 let before = backend.drain.as_ref().map_or(0, |drain| drain.times);
                 let times = self.record(&key, &backend.revision).drains.max(before) + 1;
-                let drain = Drain {
-                    service: key.0.clone(),
-                    backend: key.1.clone(),
-                    revision: backend.revision.to_string(),
-                    by: None,
-                    at: SystemTime::now(),
-                    reason: reason.to_owned(),
-                    times,
-                    probation: None,
-                    until: None,
-                };
+                let drain = drain(&key, backend, reason.to_owned(), times, None);
                 if self.control.drain_by_guard(drain, evidence) {
                     self.record(&key, &backend.revision).drains = times;
                     self.metrics.drains.fetch_add(1, Ordering::Relaxed);
@@ -617,6 +598,21 @@ impl Guard {
         view.rescued = now.rescued.saturating_sub(known.began.rescued);
         view.seen_by_clients = now.failures.saturating_sub(known.began.failures).saturating_sub(view.rescued);
         view
+    }
+}
+
+/// The guard's word about what runs in a backend now.
+fn drain((service, name): &Key, backend: &Backend, reason: String, times: u32, until: Option<SystemTime>) -> Drain {
+    Drain {
+        service: service.clone(),
+        backend: name.clone(),
+        revision: backend.revision.to_string(),
+        by: None,
+        at: SystemTime::now(),
+        reason,
+        times,
+        probation: None,
+        until,
     }
 }
 

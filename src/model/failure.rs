@@ -1,6 +1,8 @@
 //! In which ways a request can fail. What each means for whom is decided elsewhere: by `upstream` for an endpoint, by
 //! `guard` for a backend.
 
+use http::HeaderMap;
+
 /// In which way a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -37,4 +39,13 @@ impl FailureKind {
             Self::Abandoned => "abandoned",
         }
     }
+}
+
+/// A gRPC status that says that the server is at fault, in trailers or in a head without a body: UNKNOWN,
+/// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+#[must_use]
+pub fn grpc_blames_server(headers: &HeaderMap) -> bool {
+    headers
+        .get("grpc-status")
+        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }

@@ -24,7 +24,7 @@ pub use attempt::{AttemptFailure, FailureSet};
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
-pub use failure::FailureKind;
+pub use failure::{FailureKind, grpc_blames_server};
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use guarding::{Drain, GuardMode};
 pub use header_changes::HeaderChanges;

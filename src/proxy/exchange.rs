@@ -19,7 +19,7 @@ use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
 use crate::guard::Report;
-use crate::model::{Coding, FailureKind, Format, Weight};
+use crate::model::{Coding, FailureKind, Format, Weight, grpc_blames_server};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
 use crate::upstream::{BodyLimits, Limiter, LocalEndpoint, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
@@ -366,7 +366,7 @@ impl Exchange {
             self.first_attempt_failed(FailureKind::Slow);
         }
         let status = response.status();
-        if status.is_server_error() || (self.is_grpc && blames_server(response.headers())) {
+        if status.is_server_error() || (self.is_grpc && grpc_blames_server(response.headers())) {
             self.first_attempt_failed(FailureKind::Server);
         } else if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
             self.first_attempt_failed(FailureKind::Client);
@@ -382,7 +382,7 @@ impl Exchange {
 
     /// The answer's trailers, where gRPC says how a call ended.
     pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
-        if self.is_grpc && self.trial.is_some() && blames_server(trailers) {
+        if self.is_grpc && self.trial.is_some() && grpc_blames_server(trailers) {
             self.first_attempt_failed(FailureKind::Server);
         }
     }
@@ -725,14 +725,6 @@ fn trace(client: &Client, sample: Option<f64>, request: &Request<RequestBody>) -
             Trace::Started(Box::new(new_trace(random, drawn < share)))
         }
     }
-}
-
-/// A gRPC status that says that the server is at fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
-/// DATA_LOSS.
-fn blames_server(headers: &HeaderMap) -> bool {
-    headers
-        .get("grpc-status")
-        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }
 
 /// To the microsecond: what a person compares, not what a float can hold.

@@ -64,13 +64,8 @@ pub enum Change {
     Availability(HashSet<ServiceName>),
     /// A backend gets no new requests, or only as many as a trial takes.
     Drain(Drain),
-    /// A backend gets what its weight says again.
-    Undrain {
-        service: String,
-        backend: String,
-        /// What is to end; where something else holds by now, that stays.
-        drain: Arc<Drain>,
-    },
+    /// A backend gets what its weight says again; where another drain than this one holds by now, that stays.
+    Undrain(Arc<Drain>),
 }
 
 /// All weights of one service at once.
@@ -397,13 +392,13 @@ impl Store {
                 writer.drains.insert((name.clone(), drain.backend.clone()), Arc::new(drain));
                 writer.with_weights_rebuilt(&current, &name)
             }
-            Change::Undrain { service, backend, drain } => {
-                let found = named_service(&current, &service)?;
-                let key = (found.name().clone(), named_backend(found, &backend)?.name.clone());
+            Change::Undrain(drain) => {
+                named_backend(named_service(&current, drain.service.as_str())?, drain.backend.as_str())?;
+                let key = (drain.service.clone(), drain.backend.clone());
                 if writer.drains.get(&key) == Some(&drain) {
                     undrained.extend(writer.drains.remove(&key).map(|drain| (*drain).clone()));
                 }
-                writer.with_weights_rebuilt(&current, found.name())
+                writer.with_weights_rebuilt(&current, &drain.service)
             }
         };
         let version = next.version;

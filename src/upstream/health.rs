@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::analysis::Attempts;
+use crate::model::grpc_blames_server;
 use crate::observe::Counter;
 
 /// Its checks fail.
@@ -44,9 +45,6 @@ const TRIAL: u32 = DUE | ON_TRIAL | TRIAL_PASSED | TRIAL_FAILED;
 /// What an endpoint's share begins with after a recovery: with less, one of little traffic would hardly be asked.
 const RAMP_MIN: f64 = 0.1;
 
-/// gRPC's statuses that blame the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-const GRPC_SERVER_FAULTS: [&[u8]; 6] = [b"2", b"4", b"12", b"13", b"14", b"15"];
-
 /// How an attempt ended, as its endpoint is judged by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptEnd {
@@ -66,9 +64,8 @@ impl AttemptEnd {
     /// By the head of an answer.
     #[must_use]
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
-        let blames = |value: &http::HeaderValue| GRPC_SERVER_FAULTS.contains(&value.as_bytes());
         // Only in an answer that is all trailers: others tell their status at their end.
-        let failed = status.is_server_error() || headers.get("grpc-status").is_some_and(blames);
+        let failed = status.is_server_error() || grpc_blames_server(headers);
         if failed { Self::BadAnswer } else { Self::Answered }
     }
 }
