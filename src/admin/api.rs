@@ -13,7 +13,7 @@ use super::view::{DrainBody, ErrorView, GuardView, HoldBody, ServiceView, Servic
 use crate::control::{ControlError, HOLD_REQUESTS};
 use crate::journal::WriteError;
 use crate::model::parse_duration;
-use crate::state::Refused;
+use crate::state::{Refused, named_service};
 
 /// A call that failed: its status and what to tell the caller.
 #[derive(Debug)]
@@ -238,8 +238,7 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 
 async fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
     let snapshot = admin.control.store().current();
-    let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
-    let service = snapshot.service(name).ok_or_else(|| Refused::NoService { name: name.to_owned(), known: known() })?;
+    let service = named_service(&snapshot, name)?;
     let mut view = ServiceView::new(service);
     view.trials = admin.trials.trials().await.into_iter().filter(|trial| trial.service == name).collect();
     Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(view)))

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::{Control, ControlError, SELF};
 use crate::journal::{Entry, Fact};
-use crate::state::{Change, Hold, Refused, Snapshot};
+use crate::state::{Change, Hold, Refused, Snapshot, named_service};
 
 /// Clients rarely wait longer than this, and a hold that is forgotten must end.
 const HOLD_TIME_MAX: Duration = Duration::from_secs(300);
@@ -87,11 +87,7 @@ impl Control {
     }
 
     fn held(&self, name: &str) -> Result<Option<Arc<Hold>>, Refused> {
-        let snapshot = self.store.current();
-        let known = || snapshot.services.iter().map(|service| service.name().clone()).collect();
-        let service =
-            snapshot.service(name).ok_or_else(|| Refused::NoService { name: name.to_owned(), known: known() })?;
-        Ok(service.hold.clone())
+        Ok(named_service(&self.store.current(), name)?.hold.clone())
     }
 
     async fn end_in_time(self: Arc<Self>, name: String, hold: Arc<Hold>) {

@@ -14,5 +14,6 @@ pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{
     Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange, WeightsPlan,
+    named_service,
 };
 pub use watch::{BackendWatch, ServiceWatch};

@@ -571,7 +571,11 @@ fn stable_alone(service: &ServiceConfig) -> Vec<Weight> {
     (0..service.backends.len()).map(|index| if index == service.stable { one } else { Weight::ZERO }).collect()
 }
 
-fn named_service<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Service>, Refused> {
+/// The service of this name.
+///
+/// # Errors
+/// When there is none: which there are.
+pub fn named_service<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Service>, Refused> {
     snapshot.service(name).ok_or_else(|| Refused::NoService {
         name: name.to_owned(),
         known: snapshot.services.iter().map(|s| s.name().clone()).collect(),
