@@ -18,6 +18,7 @@ use super::slowness::{Slowness, for_age};
 use super::standstill::{Moments, Standstills};
 use super::trial::{Guilty, Trial};
 use crate::analysis::{Attempts, Side};
+use crate::config::ServiceConfig;
 use crate::control::Control;
 use crate::journal::{Fact, TrialMemory};
 use crate::model::{BackendName, Drain, FailureKind, GuardMode, ServiceName};
@@ -92,6 +93,8 @@ pub struct Guard {
 #[derive(Debug)]
 struct Candidate {
     revision: Arc<str>,
+    /// Whose routes the trial knows.
+    config: Arc<ServiceConfig>,
     trial: Trial,
     /// As its counters stood when the trial began.
     began: Counts,
@@ -247,11 +250,12 @@ impl Guard {
             endpoint: report.endpoint,
             unix_ms,
         };
+        let route = report.route.and_then(|route| report.service.config.route_ids.get(route as usize)).copied();
         let known = self.candidate(service, backend);
         if side == Side::Candidate && report.kind == FailureKind::Slow {
             known.slow.note(unix_ms);
         }
-        let (guilty, alarm) = known.trial.observe(&failure, report.route);
+        let (guilty, alarm) = known.trial.observe(&failure, route);
         backend.watch.set_suspect(known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
         if let Some(alarm) = alarm {
@@ -297,10 +301,11 @@ impl Guard {
         if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
             candidates.remove(&key);
         }
-        candidates.entry(key).or_insert_with_key(|key| {
+        let known = candidates.entry(key).or_insert_with_key(|key| {
             let memory = memories.remove(key).filter(|memory| *memory.revision == *backend.revision);
             Candidate {
                 revision: Arc::clone(&backend.revision),
+                config: Arc::clone(&service.config),
                 trial: Trial::new(
                     level(backend, drains),
                     &service.config.judged_routes,
@@ -314,7 +319,12 @@ impl Guard {
                 row: None,
                 slow: Moments::default(),
             }
-        })
+        });
+        if !Arc::ptr_eq(&known.config, &service.config) {
+            known.trial.take_up(&service.config.route_ids, &service.config.judged_routes);
+            known.config = Arc::clone(&service.config);
+        }
+        known
     }
 
     fn found_guilty(&mut self, service: &Service, backend: &Backend, guilty: Guilty) {
@@ -585,7 +595,7 @@ impl Guard {
                 Guilty::OfAll => heaviest.route,
                 Guilty::OnRoute(route) => Some(route),
             };
-            let text = route.and_then(|route| service.config.routes.get(route as usize));
+            let text = route.and_then(|route| service.config.route(route));
             RouteView {
                 route: text.map_or_else(|| "any".to_owned(), ToString::to_string),
                 candidate: heaviest.candidate,

@@ -483,6 +483,32 @@ async fn a_route_judged_by_itself_isn_t_hidden_by_the_others() {
 }
 
 #[tokio::test]
+async fn a_file_with_its_routes_in_another_order_mixes_up_no_evidence() {
+    let canary = Upstream::responding(|request| if request.target() == "/pay" { FAILING.into() } else { WELL.into() });
+    let (blue, canary) = (answering(WELL).await, canary.await);
+    let settings = |routes: &str| {
+        format!("[services.shop]\nstable = \"blue\"\nroutes = [{routes}]\n")
+            + &backend("blue", 50.0, &blue)
+            + &backend("canary", 50.0, &canary)
+    };
+    let (all, pay) = ("{ path = \"/\" }", "{ path = \"/pay\" }");
+    let mut proxy = Setup::new().settings(&settings(&format!("{all}, {pay}"))).start().await;
+    let mut wire = proxy.connect().await;
+    let failures = |view: &Value| view["trials"][0]["route"].clone();
+    let failing = async {
+        while failures(&proxy.view("/v1/services/shop").await).is_null() {
+            wire.exchange(get("/pay", "")).await;
+        }
+    };
+    within("a failure of the canary", failing).await;
+    let before = failures(&proxy.view("/v1/services/shop").await);
+    assert_eq!(before["route"], "/pay");
+    proxy.rewrite(&settings(&format!("{pay}, {all}")));
+    proxy.reload_well().await;
+    assert_eq!(failures(&proxy.view("/v1/services/shop").await), before);
+}
+
+#[tokio::test]
 async fn probation_lets_a_backend_prove_itself_with_a_few_requests() {
     let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
     let settings = "[services.shop]\nprobation = { after = \"1s\", percent = 10, pass = \"1s\" }\n".to_owned();
