@@ -99,6 +99,19 @@ async fn an_endpoint_that_fails_beside_fine_ones_is_left_and_comes_back_by_one_r
 }
 
 #[tokio::test]
+async fn what_speaks_against_an_endpoint_is_kept_while_other_things_change() {
+    let (fine, bad) = (Fickle::failing(0).await, Fickle::failing(1).await);
+    let proxy = shop("ejection = { time = \"1m\" }", &backend("blue", 1.0, &[fine.url(), bad.url()])).await;
+    // Between two changes there is never enough to decide.
+    for round in 0..60 {
+        proxy.fetch("/").await;
+        proxy.fetch("/").await;
+        proxy.shift(&format!("{{\"blue\": {}}}", round % 2 + 2)).await;
+    }
+    proxy.endpoint_becomes(0, 1, "ejected").await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_refuses_is_left_by_all_workers() {
     let (one, other, dead) = (Fickle::failing(0).await, Fickle::failing(0).await, Refusing::new());
     let urls = [one.url(), dead.url(), other.url()];
