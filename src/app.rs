@@ -132,7 +132,7 @@ impl App {
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
-        let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
+        let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, kept.past_drains);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),

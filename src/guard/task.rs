@@ -20,7 +20,7 @@ use super::trial::{Guilty, Trial};
 use crate::analysis::{Attempts, Side};
 use crate::config::ServiceConfig;
 use crate::control::Control;
-use crate::journal::{Fact, TrialMemory};
+use crate::journal::{Fact, PastDrains, TrialMemory};
 use crate::model::{BackendName, Drain, FailureKind, GuardMode, ServiceName};
 use crate::observe::{BackendTotals, CodeClass, GuardMetrics};
 use crate::state::{Backend, Service, Snapshot};
@@ -127,6 +127,17 @@ struct Record {
     drains: u32,
 }
 
+impl Record {
+    fn new(revision: Arc<str>) -> Self {
+        Self { revision, standstills: Standstills::default(), looks: 0, drains: 0 }
+    }
+
+    fn drained(past: PastDrains) -> (Key, Self) {
+        let record = Self { drains: past.times, ..Self::new(past.revision.into()) };
+        ((past.service, past.backend), record)
+    }
+}
+
 /// What is known of one service.
 #[derive(Debug, Default)]
 struct Watched {
@@ -157,13 +168,14 @@ impl Counts {
 }
 
 impl Guard {
-    /// A guard that takes up the trials of before a restart.
+    /// A guard that takes up the trials of before a restart, and knows how often it has drained whom.
     #[must_use]
     pub fn new(
         control: Arc<Control>,
         metrics: Arc<GuardMetrics>,
         reports: mpsc::Receiver<Report>,
         memories: Vec<TrialMemory>,
+        past: Vec<PastDrains>,
     ) -> (Self, Questions) {
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let key = |memory: &TrialMemory| (memory.service.clone(), memory.backend.clone());
@@ -174,7 +186,7 @@ impl Guard {
             questions,
             candidates: HashMap::new(),
             services: HashMap::new(),
-            records: HashMap::new(),
+            records: past.into_iter().map(Record::drained).collect(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
             remembered: Instant::now(),
         };
@@ -370,9 +382,7 @@ impl Guard {
         if self.records.get(key).is_some_and(|record| record.revision != *revision) {
             self.records.remove(key);
         }
-        let fresh =
-            || Record { revision: Arc::clone(revision), standstills: Standstills::default(), looks: 0, drains: 0 };
-        self.records.entry(key.clone()).or_insert_with(fresh)
+        self.records.entry(key.clone()).or_insert_with(|| Record::new(Arc::clone(revision)))
     }
 
     /// Gives those that stood still their requests back.

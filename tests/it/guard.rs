@@ -219,6 +219,17 @@ async fn the_kill_switch_holds_for_all_services_and_over_a_restart() {
 }
 
 #[tokio::test]
+async fn whoever_stops_the_guard_live_has_nothing_else_take_its_place() {
+    let (blue, canary) = (named("blue").await, answering(FAILING).await);
+    let settings = "[services.shop]\nrescue = \"off\"\n".to_owned() + &shop(&blue, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    assert_eq!(command(&proxy, &["guard", "off"]).await.code, Some(0));
+    ask(&proxy, 600).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(proxy.metric("tidegate_endpoint_ejections_total", "").await, 0);
+}
+
+#[tokio::test]
 async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
     let state = TempDir::new().expect("there is room for temporary files");
     let (blue, canary) = (named("blue").await, Upstream::responding(|_| MISSING.into()).await);
@@ -265,6 +276,23 @@ async fn a_restart_places_no_fresh_stake() {
     // Of four comparisons, the one that has counted 300 failures has next to nothing left; the others haven't begun.
     let e_value = trial["e_value"].as_f64().unwrap();
     assert!((0.75..0.76).contains(&e_value), "{trial:#}");
+}
+
+#[tokio::test]
+async fn a_restart_forgets_no_drain_so_that_each_return_has_less_to_spend() {
+    let state = TempDir::new().expect("there is room for temporary files");
+    let (blue, canary) = (named("blue").await, answering(MISSING).await);
+    let setup = || Setup::new().state_dir(state.path().to_str().unwrap()).settings(&shop(&blue, &canary));
+    for needed in ["10000", "20000", "60000"] {
+        let mut proxy = setup().start().await;
+        ask_until_drained(&proxy, 4_000).await;
+        let view = proxy.view("/v1/services/shop").await;
+        let reason = view["backends"][1]["drain"]["reason"].as_str().expect("a reason");
+        assert!(reason.ends_with(&format!("needed {needed})")), "{reason}");
+        assert_eq!(command(&proxy, &["undrain", "shop/canary"]).await.code, Some(0));
+        proxy.signal(Signal::KILL);
+        proxy.wait().await;
+    }
 }
 
 #[tokio::test]
