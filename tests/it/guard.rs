@@ -1,14 +1,14 @@
 //! A backend that fails more often than stable takes itself out, and what people can do about it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Proxy, Ran, Refusing, Setup, Signal, Upstream, Wire, backend, get, named, tidegate, within};
+use crate::support::{Proxy, Ran, Refusing, Setup, Signal, Upstream, Wire, backend, eventually, get, named, tidegate, within};
 
 const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
 const MISSING: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
@@ -137,6 +137,46 @@ async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_e
     assert!(status.contains("canary is drained by guard at "), "{status}");
     assert_eq!(proxy.metric("tidegate_guard_drains_total", "").await, 1);
     assert_eq!(proxy.metric("tidegate_backend_drained", "canary").await, 1);
+}
+
+#[tokio::test]
+async fn a_verdict_is_in_force_on_every_worker_at_once() {
+    /// A hundred times what it takes, since other tests run beside this one; to look once a second would take longer.
+    const LATEST: Duration = Duration::from_millis(250);
+    let (broken, asked) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(SystemTime::UNIX_EPOCH)));
+    let (told, noted) = (Arc::clone(&broken), Arc::clone(&asked));
+    let canary = Upstream::responding(move |_| {
+        *noted.lock().unwrap() = SystemTime::now();
+        if told.load(Ordering::SeqCst) == 1 { FAILING.into() } else { WELL.into() }
+    })
+    .await;
+    let blue = answering(WELL).await;
+    let settings = backend("blue", 80.0, &blue) + &backend("canary", 20.0, &canary);
+    let proxy = Setup::new().workers(4).settings(&settings).start().await;
+    let over = Arc::new(AtomicU8::new(0));
+    let clients = (0..32).map(|_| {
+        let (address, over) = (proxy.http(), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut wire = Wire::connect(address).await;
+            while over.load(Ordering::SeqCst) == 0 {
+                assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    eventually("all workers to have asked the canary", || canary.connections() >= 4).await;
+    broken.store(1, Ordering::SeqCst);
+    let event = one_event(&proxy, "drained").await;
+    tokio::time::sleep(2 * LATEST).await;
+    over.store(1, Ordering::SeqCst);
+    for client in clients {
+        client.await.expect("every request is answered");
+    }
+    let decided = event["detail"]["evidence"]["last"]["at"].as_str().expect("the failure that decided has a time");
+    let decided = humantime::parse_rfc3339(decided).expect("a time");
+    // Times are told to the millisecond.
+    let late = asked.lock().unwrap().duration_since(decided).unwrap_or_default();
+    assert!(late < LATEST, "{late:?} after the failure that decided");
 }
 
 #[tokio::test]
