@@ -263,12 +263,14 @@ impl Guard {
             unix_ms,
         };
         let route = report.route.and_then(|route| report.service.config.route_ids.get(route as usize)).copied();
+        let mode = self.mode(service);
         let known = self.candidate(service, backend);
         if side == Side::Candidate && report.kind == FailureKind::Slow {
             known.slow.note(unix_ms);
         }
         let (guilty, alarm) = known.trial.observe(&failure, route);
-        backend.watch.set_suspect(known.trial.is_suspect());
+        // A guard that observes has nobody else asked, either.
+        backend.watch.set_suspect(mode == GuardMode::Drain && known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
         if let Some(alarm) = alarm {
             known.trial.restart_alarm();
@@ -465,6 +467,8 @@ impl Guard {
             self.look_at(service);
             if mode == GuardMode::Drain {
                 self.look_at_probation(service);
+            } else {
+                service.backends.iter().for_each(|backend| backend.watch.set_suspect(false));
             }
         }
         if self.remembered.elapsed() >= MEMORY_INTERVAL {
@@ -658,6 +662,41 @@ fn tally(totals: &BackendTotals) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{History, LiveChanges, Store};
+    use crate::tls::ServerTls;
+
+    /// A guard of a shop whose canary gets 5 %.
+    fn guard() -> Guard {
+        let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+                    [services.shop.backends.blue]\nweight = 95\nendpoints = [\"http://127.0.0.1:1\"]\n\
+                    [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://127.0.0.1:2\"]\n";
+        let config = crate::config::parse(file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config;
+        let history = History::Known(LiveChanges::default());
+        let store = Store::new(&Arc::new(config), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
+        let control = Control::new(Arc::new(store), Err("there is none".to_owned()), None);
+        let (_, reports) = mpsc::channel(1);
+        Guard::new(Arc::new(control), Arc::default(), reports, Vec::new(), Vec::new()).0
+    }
+
+    fn shop(guard: &Guard) -> Arc<Service> {
+        Arc::clone(&guard.control.store().current().services[0])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_stood_still_is_no_younger_for_it() {
+        let mut guard = guard();
+        (0..40).for_each(|_| guard.look());
+        let before = shop(&guard);
+        assert_eq!(guard.candidate(&before, &before.backends[1]).looks, 40);
+        guard.suspend(&before, &before.backends[1], "it answers nothing", serde_json::Value::Null);
+        let suspended = shop(&guard);
+        assert!(suspended.backends[1].is_drained() && guard.candidates.is_empty());
+        guard.control.resume(suspended.backends[1].drain.as_ref().unwrap());
+        guard.look();
+        let resumed = shop(&guard);
+        assert!(!resumed.backends[1].is_drained());
+        assert_eq!(guard.candidate(&resumed, &resumed.backends[1]).looks, 41);
+    }
 
     #[test]
     fn what_found_no_place_at_a_backend_is_none_of_its_failures() {
