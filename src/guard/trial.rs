@@ -166,7 +166,8 @@ mod tests {
     fn the_route_that_fails_most_is_named() {
         let mut trial = Trial::new(ALPHA, &[], [0; 4]);
         assert_eq!(trial.weightiest_route(FailureKind::Server), None);
-        for (side, at) in [(Side::Stable, "/"), (Side::Stable, "/"), (Side::Candidate, "/pay"), (Side::Stable, "/pay")] {
+        for (side, at) in [(Side::Stable, "/"), (Side::Stable, "/"), (Side::Candidate, "/pay"), (Side::Stable, "/pay")]
+        {
             trial.observe(&failure(side), Some(route(at)));
         }
         let wanted = Weightiest { route: Some(route("/pay")), candidate: 1, stable: 1 };

@@ -139,8 +139,10 @@ impl Keeper {
             // Only configurations and weights are ever refused.
             drop(store.apply(Change::Availability(changed)));
         }
-        for fact in news {
-            tell(&fact);
+        for News { fact, is_logged } in news {
+            if !is_logged {
+                tell(&fact);
+            }
             self.control.note(fact);
         }
     }
@@ -183,6 +185,12 @@ impl Keeper {
     }
 }
 
+/// Something that changed.
+struct News {
+    fact: Fact,
+    is_logged: bool,
+}
+
 /// One service, in the snapshot's order.
 struct Kept {
     service: Arc<Service>,
@@ -196,7 +204,7 @@ struct Kept {
 
 impl Kept {
     /// Whether requests have to see something new.
-    fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<Fact>) -> bool {
+    fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<News>) -> bool {
         let ejection = self.service.config.ejection;
         for record in self.records.iter_mut().flatten() {
             if occasion == Occasion::Tick {
@@ -376,7 +384,7 @@ impl Record {
         let identity = &self.endpoint.identity;
         let (service, backend, endpoint) = (&identity.service, &identity.backend, self.endpoint.display());
         let kind = cause.label();
-        info!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
+        warn!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
     }
 
     /// Moves an ejection on; whether requests have to see something new.
@@ -434,7 +442,7 @@ impl Record {
     }
 
     /// Tells what has changed, and lets a recovered endpoint's share grow; whether requests have to see something new.
-    fn tell(&mut self, now_ms: u64, news: &mut Vec<Fact>) -> bool {
+    fn tell(&mut self, now_ms: u64, news: &mut Vec<News>) -> bool {
         let available = self.health().is_available();
         if available == self.was_available {
             return self.health().is_recovering() && self.grow();
@@ -448,7 +456,9 @@ impl Record {
             self.was = self.health().availability();
         }
         self.ramp = 0;
-        news.push(self.fact(available));
+        // An ejection has a line of its own in the log, with more in it.
+        let is_logged = !available && self.was == Availability::Ejected;
+        news.push(News { fact: self.fact(available), is_logged });
         true
     }
 

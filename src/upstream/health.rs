@@ -47,6 +47,8 @@ const TRIAL: u32 = DUE | ON_TRIAL | TRIAL_PASSED | TRIAL_FAILED;
 
 /// What an endpoint's share begins with after a recovery: with less, one of little traffic would hardly be asked.
 const RAMP_MIN: f64 = 0.1;
+/// Failures in a row that are told of an endpoint that nobody ejects.
+const FAILING_FROM: u32 = 5;
 
 /// The right to try out an ejected endpoint with one attempt, whose end alone decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +160,8 @@ pub struct Health {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
     Up,
+    /// Its last requests have all failed; it gets more for want of anybody who does better.
+    Failing,
     /// Its share grows to its full size.
     Recovering,
     Drained,
@@ -173,6 +177,7 @@ impl Availability {
     pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Failing => "failing",
             Self::Recovering => "recovering",
             Self::Drained => "drained",
             Self::CheckFailed => "check failed",
@@ -392,6 +397,15 @@ impl Health {
         self.flags() & RECOVERING != 0
     }
 
+    /// So many failures in a row would have it ejected, if others did better.
+    fn is_failing(&self) -> bool {
+        let streak_max = match self.streak_max.load(Ordering::Relaxed) {
+            0 => FAILING_FROM,
+            max => max,
+        };
+        self.failures() >= streak_max
+    }
+
     #[must_use]
     pub fn availability(&self) -> Availability {
         let flags = self.flags();
@@ -401,8 +415,18 @@ impl Health {
             () if holds(CHECK_FAILED) => Availability::CheckFailed,
             () if holds(EJECTED) && holds(TRIAL) => Availability::OnTrial,
             () if holds(EJECTED) => Availability::Ejected,
+            () if self.is_failing() => Availability::Failing,
             () if holds(RECOVERING) => Availability::Recovering,
             () => Availability::Up,
+        }
+    }
+
+    /// How its last requests failed, for people.
+    #[must_use]
+    pub fn streak_told(&self) -> String {
+        match (self.failures(), self.refusals()) {
+            (failures, refusals) if refusals >= failures => format!("the last {refusals} connects failed"),
+            (failures, _) => format!("the last {failures} requests failed"),
         }
     }
 

@@ -150,6 +150,18 @@ async fn without_a_guard_a_candidate_that_fails_yields_its_share_within_a_few_re
 }
 
 #[tokio::test]
+async fn the_request_that_tries_out_a_candidate_in_vain_is_answered_by_stable() {
+    let (blue, canary) = (Fickle::failing(0).await, Fickle::failing(1).await);
+    let backends = backend("blue", 80.0, &[blue.url()]) + &backend("canary", 20.0, &[canary.url()]);
+    let proxy = retrying(&format!("stable = \"blue\"\nguard = \"off\"\n{SHORT}"), &backends).await;
+    while ejections(&proxy).await < 4 {
+        assert_eq!(failures(&proxy, 80).await, 0);
+    }
+    let rescued = proxy.metric("tidegate_rescues_total", "backend=\"canary\",result=\"answered\"").await;
+    assert_eq!(rescued, canary.served() as u64);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_again_and_again_stays_away_longer() {
     let endpoints = [Fickle::failing(0).await, Fickle::failing(1).await];
     let urls: Vec<_> = endpoints.iter().map(Fickle::url).collect();
@@ -168,8 +180,11 @@ async fn the_last_endpoint_is_never_ejected() {
     for urls in [vec![bad.url()], vec![dead.url()], vec![dead.url(), bad.url()]] {
         let proxy = shop(SHORT, &backend("blue", 1.0, &urls)).await;
         assert_eq!(failures(&proxy, 160).await, 160);
-        let last = urls.len() - 1;
-        assert_eq!(proxy.endpoint(0, last).await["state"], "up", "{urls:?}");
+        let (last, last_refuses) = (urls.len() - 1, urls[urls.len() - 1] == dead.url());
+        let shown = proxy.endpoint(0, last).await;
+        assert_eq!(shown["state"], "failing", "{urls:?}");
+        let what = if last_refuses { "connects" } else { "requests" };
+        assert!(shown["reason"].as_str().is_some_and(|reason| reason.contains(what)), "{shown}");
         assert_eq!(proxy.metric("tidegate_service_panicking", "").await, 0);
     }
 }
