@@ -118,11 +118,11 @@ async fn ask(
     drop(in_flight);
     match ended {
         Event::Ended(Ok(response)) => {
-            endpoint.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
+            lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
             Some((response, lease))
         }
         Event::Ended(Err(Broken::Late(_))) => {
-            endpoint.ended(AttemptEnd::TimedOut);
+            lease.ended(AttemptEnd::TimedOut);
             None
         }
         // That its connection had been closed may be nobody's fault, and who asks it is about to ask it again.

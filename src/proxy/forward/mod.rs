@@ -196,7 +196,7 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     endpoint.observe(now - begun, now);
                 }
-                endpoint.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
+                lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
                 exchange.head_received(now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
@@ -211,13 +211,13 @@ pub(super) async fn send(
                     Some(status) => (AttemptFailure::Status(status), Failed::Answered(response, lease)),
                 }
             }
-            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason)),
+            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason, lease)),
             Err(Broken::Connection(mut error)) => {
                 let address = endpoint.endpoint.display();
                 let request_id = exchange.request_id_text();
                 debug!(%error, endpoint = %address, %request_id, "no answer");
                 let (unsent, why) = (error.take_unsent(), error.why());
-                (AttemptFailure::Reset, Failed::Broken { unsent, why, reused: lease.reused() })
+                (AttemptFailure::Reset, Failed::Broken { unsent, why, lease })
             }
         };
         match again(exchange, &mut tries, &endpoint, copy, failure, failed)? {
@@ -231,11 +231,11 @@ pub(super) async fn send(
 enum Failed {
     /// A head, which can still be passed on.
     Answered(Response<AnswerBody>, Lease),
-    Late(Reason),
+    Late(Reason, Lease),
     Broken {
         unsent: Option<Request<RequestBody>>,
         why: Why,
-        reused: bool,
+        lease: Lease,
     },
 }
 
@@ -269,19 +269,21 @@ fn again(
             discard(exchange, response, lease);
             Ok(Again::Send(request, pause))
         }
-        Failed::Late(reason) => {
+        Failed::Late(reason, mut lease) => {
             // A client that hasn't sent all of its request is late itself.
             if exchange.request_read() {
                 tries.failed(exchange);
-                endpoint.ended(AttemptEnd::TimedOut);
+                lease.ended(AttemptEnd::TimedOut);
             }
+            drop(lease);
             let request = copy.zip(tries.next(exchange, endpoint, failure, false));
             let request = request.and_then(|(copy, pause)| Some((copy.request()?, pause)));
             let is_over = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
             let (request, pause) = request.ok_or(if is_over { Reason::RequestTimeout } else { reason })?;
             Ok(Again::Send(request, pause))
         }
-        Failed::Broken { unsent, why, reused } => {
+        Failed::Broken { unsent, why, mut lease } => {
+            let reused = lease.reused();
             let broke = Reason::EndpointBroke;
             let fault = exchange.request_progress().and_then(|progress| progress.fault());
             if let Some(fault) = fault.filter(|_| unsent.is_none()) {
@@ -290,11 +292,13 @@ fn again(
             let is_unseen = unsent.is_some() || why == Why::NotLookedAt;
             let may_be_sent = unsent.is_some() || copy.is_some();
             if may_be_sent && tries.replay(exchange, endpoint, is_unseen, reused && why == Why::Closed) {
+                lease.replay();
                 let request = unsent.or_else(|| copy?.request());
                 return Ok(Again::Send(request.ok_or(broke)?, Duration::ZERO));
             }
             tries.failed(exchange);
-            tries.broke(endpoint);
+            tries.broke(&mut lease);
+            drop(lease);
             if !reused {
                 // It isn't age that breaks its connections: those that idle would only break, too, and be replayed.
                 endpoint.let_go();
@@ -372,6 +376,8 @@ async fn connect(
     freshness: Freshness,
     permit: Option<Permit>,
 ) -> Result<Lease, Reason> {
+    // Before anybody else gets here: it was picked a moment ago.
+    let trial = endpoint.begin_trial();
     let mut limit = exchange.service().service.config.timeouts.connect;
     if let Some(deadline) = exchange.deadline() {
         limit = limit.min(deadline.saturating_duration_since(Instant::now()));
@@ -382,6 +388,7 @@ async fn connect(
     let timers = &exchange.client().worker.timers;
     match Lease::acquire(endpoint, timers, limit, freshness, &exchange.client().ends, permit).await {
         Ok(lease) => {
+            let lease = lease.on_trial(trial);
             if !lease.reused() {
                 endpoint.accepted();
                 exchange.cell_of(backend).connects.add(1);
@@ -390,7 +397,7 @@ async fn connect(
         }
         Err(error) => {
             let now = Instant::now();
-            endpoint.refused(now, &error);
+            endpoint.refused(now, &error, trial);
             if error.is_refusal() {
                 endpoint.nobody_listens(now);
             }

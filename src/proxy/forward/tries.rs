@@ -138,11 +138,11 @@ impl Tries {
         true
     }
 
-    /// An attempt at `endpoint` has broken. Then it wasn't age that broke the one before there, either.
-    pub(super) fn broke(&mut self, endpoint: &Rc<LocalEndpoint>) {
-        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, endpoint));
+    /// An attempt has broken. Then it wasn't age that broke the one before there, either.
+    pub(super) fn broke(&mut self, lease: &mut Lease) {
+        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, lease.endpoint()));
         for _ in 0..=u32::from(twice) {
-            endpoint.ended(AttemptEnd::Broken);
+            lease.ended(AttemptEnd::Broken);
         }
     }
 
