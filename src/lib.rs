@@ -42,7 +42,11 @@ pub mod guard;
 
 pub mod health;
 
+pub mod shadow;
+
 pub mod worker;
+
+pub mod mirror;
 
 pub mod proxy;
 

@@ -53,6 +53,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
         .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
+        .route("/v1/services/{service}/mirror", put(api::put_mirror))
         .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
         .route(
             "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",

@@ -70,6 +70,10 @@ pub(crate) fn told(event: &Event) -> String {
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
+        "mirror_changed" => {
+            format!("{}: {} %  (before: {} %)", text("backend"), number(&detail["to"]), number(&detail["from"]))
+        }
+        "mirror_ended" => format!("{}: no more {} %", text("backend"), number(&detail["percent"])),
         "guard_changed" => format!("{}  (before: {})", guard(&text("to")), guard(&text("from"))),
         _ => detail.to_string(),
     }

@@ -14,6 +14,7 @@ mod networks;
 mod overload;
 mod page;
 mod path;
+mod percent;
 mod preference;
 mod proxy_header;
 mod units;
@@ -34,6 +35,7 @@ pub use networks::{AccessList, NetworkSet, leading_bits, lies_in};
 pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
+pub use percent::{LiveMirror, Percent, PercentError};
 pub use preference::{Coding, Format};
 pub use proxy_header::{
     Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,

@@ -1,12 +1,9 @@
-//! What is kept of a request for sending it again, and the form it has on a connection.
+//! What is kept of a request for sending it again.
 
-use http::header::{CONNECTION, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{Request, Uri, Version};
+use http::Request;
 use hyper::ext::Protocol;
 
-use crate::config::Scheme;
-use crate::upstream::{KeptBody, Lease, RequestBody};
+use crate::upstream::{KeptBody, RequestBody};
 
 /// A request that can be sent again.
 pub(super) struct RequestCopy<'a> {
@@ -69,30 +66,4 @@ pub(super) fn copied(request: &Request<RequestBody>) -> Request<RequestBody> {
         copy.extensions_mut().insert(protocol);
     }
     copy
-}
-
-/// Puts the request into the form of the connection's protocol. HTTP/1 is written from what requests are here.
-pub(super) fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
-    if !lease.is_http2() {
-        return;
-    }
-    let identity = &lease.endpoint().endpoint.identity;
-    *request.version_mut() = Version::HTTP_2;
-    let scheme = match identity.scheme {
-        Scheme::Http => UriScheme::HTTP,
-        Scheme::Https => UriScheme::HTTPS,
-    };
-    let host = request.headers_mut().remove(HOST);
-    request.headers_mut().remove(CONNECTION);
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let authority = authority.or_else(|| request.uri().authority().cloned());
-    let authority = authority.unwrap_or_else(|| {
-        Authority::try_from(identity.authority.as_bytes()).expect("a host and a port are an authority")
-    });
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(scheme);
-    parts.authority = Some(authority);
-    parts.path_and_query =
-        Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
 }
