@@ -66,6 +66,8 @@ pub(crate) fn told(event: &Event) -> String {
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
+        "shadow_verdict" => format!("{} is {}: {}", text("backend"), text("verdict"), text("reason")),
+        "shadow_reset" => "what was known of its shadows is forgotten".to_owned(),
         "guard_changed" => format!("{}  (was {})", text("to"), text("from")),
         _ => detail.to_string(),
     }

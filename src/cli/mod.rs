@@ -8,6 +8,7 @@ mod events;
 mod guard;
 mod hold;
 mod run;
+mod shadow;
 mod status;
 mod weights;
 
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Guard(args) => block_on(guard::run(&args)),
+        Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

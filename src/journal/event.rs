@@ -137,6 +137,21 @@ pub enum Fact {
         from: String,
         to: String,
     },
+    /// It is known whether what runs behind a mirror answers as stable does; or what was known has changed.
+    ShadowVerdict {
+        service: String,
+        backend: String,
+        revision: String,
+        verdict: String,
+        was: String,
+        reason: String,
+        evidence: Value,
+    },
+    /// Somebody has the comparisons of a service's mirrors begin anew.
+    ShadowReset {
+        service: String,
+        comparisons: u64,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
     Held {
         service: String,
@@ -177,6 +192,8 @@ impl Fact {
             | Self::ProbationBegan { service, .. }
             | Self::StableAlarm { service, .. }
             | Self::StableAlarmEnded { service, .. }
+            | Self::ShadowVerdict { service, .. }
+            | Self::ShadowReset { service, .. }
             | Self::Held { service, .. }
             | Self::Released { service, .. } => Some(service),
         }
