@@ -26,7 +26,7 @@ use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
-use crate::shadow::ShadowThread;
+use crate::shadow::{Queue, ShadowThread};
 use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
@@ -133,11 +133,10 @@ impl App {
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
         let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
-        let (shadow, _pairs, shadows) =
+        let (shadow, pairs, shadows) =
             ShadowThread::start(Arc::clone(&control), Arc::clone(&process.shadow)).map_err(StartError::Shadow)?;
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
-        let threads =
-            start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
+        let threads = start_workers(&store, &process, &cookie_key, access_log.as_ref(), &reporter, &pairs, &admission)?;
         let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
@@ -341,7 +340,11 @@ fn open_journal(
     match Journal::open(&state_dir.join(journal::FILE_NAME), Arc::clone(&process.journal)) {
         Ok((journal, kept, thread)) => {
             process.journal.usable.store(true, Ordering::Relaxed);
-            let live = LiveChanges { weights: kept.weights.clone(), drains: kept.drains.clone() };
+            let live = LiveChanges {
+                weights: kept.weights.clone(),
+                drains: kept.drains.clone(),
+                mirrors: kept.mirrors.clone(),
+            };
             (Ok(journal), History::Known(live), kept, Some(thread))
         }
         Err(problem) => {
@@ -370,15 +373,15 @@ fn bind_listeners(
 }
 
 fn start_workers(
-    count: usize,
     store: &Store,
     process: &Arc<ProcessMetrics>,
     cookie_key: &Arc<CookieKey>,
     access_log: Option<&AccessLogWriter>,
     reporter: &Reporter,
+    pairs: &Arc<Queue>,
     admission: &Arc<Admission>,
 ) -> Result<Vec<WorkerThread>, StartError> {
-    (0..count)
+    (0..process.workers.len())
         .map(|index| {
             WorkerThread::start(WorkerThreadConfig {
                 index,
@@ -387,6 +390,7 @@ fn start_workers(
                 cookie_key: Arc::clone(cookie_key),
                 access_log: access_log.map(AccessLogWriter::worker),
                 reporter: reporter.clone(),
+                pairs: Arc::clone(pairs),
                 admission: Arc::clone(admission),
             })
         })

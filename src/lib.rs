@@ -46,6 +46,8 @@ pub mod health;
 
 pub mod worker;
 
+pub mod mirror;
+
 pub mod proxy;
 
 pub mod listener;

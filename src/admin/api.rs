@@ -9,7 +9,9 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
-use super::view::{DrainBody, ErrorView, GuardView, HoldBody, ServiceView, ServicesView, ShadowsView, WeightsBody};
+use super::view::{
+    DrainBody, ErrorView, GuardView, HoldBody, MirrorBody, ServiceView, ServicesView, ShadowsView, WeightsBody,
+};
 use crate::control::{ControlError, HOLD_REQUESTS};
 use crate::journal::WriteError;
 use crate::model::parse_duration;
@@ -174,6 +176,19 @@ async fn drain_endpoint(
     view(admin, &service).await
 }
 
+/// `PUT /v1/services/{service}/mirror`: how much of it is copied to a backend that the file mirrors it to.
+pub(super) async fn put_mirror(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Json<MirrorBody>, JsonRejection>,
+) -> Result<Tagged, ApiError> {
+    let Path(name) = name?;
+    let Json(MirrorBody { backend, percent }) = body?;
+    admin.control.set_mirror(&name, &backend, percent, caller(&headers), expected(&headers)?).await?;
+    view(&admin, &name).await
+}
+
 /// `GET /v1/guard`: the most that the guard may do anywhere.
 pub(super) async fn guard(State(admin): State<Admin>) -> Json<GuardView> {
     Json(GuardView { at_most: *admin.control.guard().borrow() })
@@ -292,7 +307,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
                  PUT and DELETE /v1/services/{service}/weights, PUT and DELETE /v1/services/{service}/hold, \
-                 GET /v1/services/{service}/mirror, POST /v1/services/{service}/mirror/reset, \
+                 GET and PUT /v1/services/{service}/mirror, POST /v1/services/{service}/mirror/reset, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/drain, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/endpoints/{address}/drain, \
                  GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";

@@ -56,7 +56,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
         .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
-        .route("/v1/services/{service}/mirror", get(api::mirror))
+        .route("/v1/services/{service}/mirror", get(api::mirror).put(api::put_mirror))
         .route("/v1/services/{service}/mirror/reset", post(api::reset_mirror))
         .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
         .route(

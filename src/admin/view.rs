@@ -1,5 +1,6 @@
 //! What the API says, as JSON. The command line reads the same types back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,9 +11,9 @@ use tokio::time::Instant;
 use crate::guard::TrialView;
 use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
-use crate::observe::{ProcessMetrics, ReloadOutcome};
+use crate::observe::{MirrorDrop, ProcessMetrics, ReloadOutcome};
 use crate::shadow::ShadowView;
-use crate::state::{Backend, Hold, Service, Snapshot};
+use crate::state::{Backend, Hold, Mirror, Service, Snapshot};
 use crate::upstream::{Availability, Endpoint};
 
 /// All services, with what belongs to the whole process.
@@ -84,6 +85,9 @@ pub struct ServiceView {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stable_alarm: bool,
     pub backends: Vec<BackendView>,
+    /// Copies of its requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<MirrorView>,
     /// How candidates stand against stable; of one service only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<TrialView>,
@@ -104,6 +108,33 @@ pub struct HoldView {
     pub gave_up: u64,
     /// Which found no room.
     pub refused: u64,
+}
+
+/// Copies of a service's requests for one backend; counts are since the mirror was first configured in this process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MirrorView {
+    pub backend: String,
+    /// Of the requests that it is for; what the file says, or what was set live.
+    pub percent: f64,
+    /// What the file says.
+    pub configured_percent: f64,
+    /// Copies whose answers were read.
+    pub answered: u64,
+    /// Copies that weren't sent, or whose answers weren't read to the end, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    pub in_flight: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
+}
+
+/// `{"backend": "green", "percent": 10}`; without a percentage, the file's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorBody {
+    pub backend: String,
+    pub percent: Option<f64>,
 }
 
 /// `{"for": "30s"}`; `requests` is how many may wait at once.
@@ -318,6 +349,25 @@ impl ServiceView {
             stable_alarm: service.watch.is_rescue_suspended(),
             trials: Vec::new(),
             backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
+            mirrors: service.mirrors.iter().flatten().map(MirrorView::new).collect(),
+        }
+    }
+}
+
+impl MirrorView {
+    fn new(mirror: &Mirror) -> Self {
+        let totals = mirror.metrics.totals();
+        let quantile = |q| totals.duration.quantile(q).map(|d| d.as_micros() as f64 / 1000.0);
+        let dropped = MirrorDrop::ALL.iter().zip(totals.dropped).filter(|(_, count)| *count > 0);
+        Self {
+            backend: mirror.backend.to_string(),
+            percent: mirror.percent.value(),
+            configured_percent: mirror.config.percent.value(),
+            answered: totals.answered(),
+            dropped: dropped.map(|(why, count)| (why.label().to_owned(), count)).collect(),
+            in_flight: mirror.places.taken(),
+            p50_ms: quantile(0.5),
+            p99_ms: quantile(0.99),
         }
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum Command {
     Drain(DrainArgs),
     /// Give a drained backend or endpoint what its weight says again
     Undrain(UndrainArgs),
+    /// Show or change how much of a service is copied to a backend that answers nobody
+    Mirror(MirrorArgs),
     /// Show or limit what the guard may do, everywhere at once
     Guard(GuardArgs),
     /// Show whether a mirror's backend answers as stable does, and where it doesn't
@@ -224,6 +226,31 @@ pub(crate) struct UndrainArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct MirrorArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The backend that gets the copies
+    #[arg(requires = "share")]
+    pub(crate) backend: Option<String>,
+    /// Of the requests: 10%, 0.001%, off; file: as the file says
+    #[arg(value_name = "PERCENT", value_parser = parse_share)]
+    pub(crate) share: Option<MirrorShare>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// How much is copied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum MirrorShare {
+    Percent(f64),
+    /// What the file says.
+    File,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct GuardArgs {
     /// The most that it may do: nothing, say what it would do, or what the file says
     pub(crate) mode: Option<GuardLimit>,
@@ -305,6 +332,18 @@ fn parse_weight(text: &str) -> Result<(String, f64), String> {
     Ok((name.to_owned(), weight))
 }
 
+fn parse_share(text: &str) -> Result<MirrorShare, String> {
+    match text {
+        "off" => Ok(MirrorShare::Percent(0.0)),
+        "file" => Ok(MirrorShare::File),
+        _ => {
+            let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+            let percent = number.parse().map_err(|_| "write a percentage like 10% or 0.001%, or off, or file")?;
+            Ok(MirrorShare::Percent(percent))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -325,6 +364,15 @@ mod tests {
         for wrong in ["shop", "/canary", "shop/", "shop/canary/", ""] {
             assert!(parse_backend(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_share_is_a_percentage_or_a_word() {
+        assert_eq!(parse_share("0.001%"), Ok(MirrorShare::Percent(0.001)));
+        assert_eq!(parse_share("10"), Ok(MirrorShare::Percent(10.0)));
+        assert_eq!(parse_share("off"), Ok(MirrorShare::Percent(0.0)));
+        assert_eq!(parse_share("file"), Ok(MirrorShare::File));
+        assert!(parse_share("some").is_err());
     }
 
     #[test]

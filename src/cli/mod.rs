@@ -7,6 +7,7 @@ mod drift;
 mod events;
 mod guard;
 mod hold;
+mod mirror;
 mod run;
 mod shadow;
 mod status;
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Release(args) => block_on(hold::release(&args)),
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
+        Command::Mirror(args) => block_on(mirror::run(&args)),
         Command::Guard(args) => block_on(guard::run(&args)),
         Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),

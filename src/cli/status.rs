@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::client::{Client, segment};
 use super::{CliError, Reader, show};
-use crate::admin::view::{BackendView, EndpointView, ServiceView, ServicesView};
+use crate::admin::view::{BackendView, EndpointView, MirrorView, ServiceView, ServicesView};
 use crate::model::GuardMode;
 
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,6 +109,9 @@ pub(super) fn service(service: &ServiceView) -> String {
             let _ = writeln!(text, "    back: tidegate undrain {}/{name}", service.name);
         }
     }
+    for copies in &service.mirrors {
+        let _ = writeln!(text, "  {}", mirror(copies));
+    }
     if service.stable_alarm {
         let _ = writeln!(
             text,
@@ -118,6 +121,26 @@ pub(super) fn service(service: &ServiceView) -> String {
     }
     for trial in service.trials.iter().filter(|trial| trial.weightiest.is_some()) {
         let _ = writeln!(text, "  {} so far: {}", trial.backend, trial.reason());
+    }
+    text
+}
+
+fn mirror(mirror: &MirrorView) -> String {
+    let is_configured = mirror.percent.to_bits() == mirror.configured_percent.to_bits();
+    let file = if is_configured { String::new() } else { format!(" (file: {} %)", mirror.configured_percent) };
+    let dropped: u64 = mirror.dropped.values().sum();
+    let mut text = format!(
+        "mirrored to {}: {} %{file}, {} copies answered, {dropped} dropped, {} in flight, p50 {}, p99 {}",
+        mirror.backend,
+        mirror.percent,
+        mirror.answered,
+        mirror.in_flight,
+        milliseconds(mirror.p50_ms),
+        milliseconds(mirror.p99_ms),
+    );
+    if dropped > 0 {
+        let reasons: Vec<String> = mirror.dropped.iter().map(|(why, count)| format!("{why} {count}")).collect();
+        text += &format!(" ({})", reasons.join(", "));
     }
     text
 }

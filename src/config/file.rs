@@ -213,6 +213,8 @@ pub(super) struct LimitsFile {
     pub(super) body_pace: SizeText,
     /// Memory of the whole process, like "2GiB"; 80 % of what the machine or the cgroup has when left out.
     pub(super) memory: Option<SizeText>,
+    /// Bodies of requests and answers that mirrors hold at a time, of all services together, like "64MiB".
+    pub(super) mirror_memory: SizeText,
 }
 
 /// How long clients and endpoints may take.
@@ -319,6 +321,8 @@ pub(super) struct ServiceFile {
     /// How long an endpoint's share of requests grows after it has recovered, like "30s"; "0s": not at all.
     #[serde(default = "slow_start")]
     pub(super) slow_start: DurationText,
+    /// Copies of its requests for a backend that answers nobody: { backend = "NAME" } and others, or a list of such tables.
+    pub(super) mirror: Option<MirrorsFile>,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
 }
@@ -663,6 +667,142 @@ pub(super) struct BackendFile {
     pub(super) limits: Option<BackendLimitsFile>,
 }
 
+/// A table that says which requests are copied, and where to, or a list of such tables.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum MirrorsFile {
+    One(Box<MirrorFile>),
+    Several(Vec<MirrorFile>),
+}
+
+/// Which requests are copied, and where to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MirrorFile {
+    /// The backend of this service that gets the copies; its weight may be 0.
+    pub(super) backend: String,
+    /// How many of the requests are copied, in percent, from 0 to 100; fractions are fine.
+    #[serde(default = "mirror_percent")]
+    pub(super) percent: f64,
+    /// What is drawn: each "request", or each "client" with all of its requests.
+    #[serde(default)]
+    pub(super) by: MirrorByFile,
+    /// Methods of requests that are copied, like ["GET", "HEAD"], which they are when left out.
+    pub(super) methods: Option<Vec<String>>,
+    /// Copies only what one of these routes would take: [{ path = "/api" }]; everything when left out.
+    #[schemars(length(min = 1))]
+    pub(super) routes: Option<Vec<RouteFile>>,
+    /// Copies only requests for which all of it holds: { headers = { x-tenant = "acme" } }; everything when left out.
+    #[serde(rename = "match")]
+    pub(super) conditions: Option<MirrorMatchFile>,
+    /// For a copy, from the request's last byte to the end of the answer, like "5s".
+    #[serde(default = "mirror_timeout")]
+    pub(super) timeout: DurationText,
+    /// Copies under way at a time, of all workers together; those beyond are dropped.
+    #[serde(default = "mirror_requests")]
+    #[schemars(range(min = 1, max = 1000000))]
+    pub(super) max_requests: u32,
+    /// Copies that wait for others to end; 0: those beyond max_requests are dropped at once.
+    #[serde(default)]
+    #[schemars(range(max = 1000000))]
+    pub(super) queue: u32,
+    /// How much of a request's body is held for a copy, like "64KiB".
+    #[serde(default = "mirror_body_max")]
+    pub(super) body_max: SizeText,
+    /// Requests with a larger body: "skip" them, or "stream" theirs to the backend as it comes, as long as that keeps up.
+    #[serde(default)]
+    pub(super) large_body: LargeBodyFile,
+    /// How much of an answer is read, like "1MiB"; the connection of a larger one is closed.
+    #[serde(default = "mirror_answer_max")]
+    pub(super) answer_max: SizeText,
+    /// Added to the host that copies ask for, before its port, like "-shadow".
+    pub(super) host_suffix: Option<String>,
+    /// What copies lack: { headers = ["authorization"], cookies = ["session"] }.
+    #[serde(default)]
+    pub(super) redact: RedactFile,
+    /// Compares the answers with the clients' own: true, or { body_max = "256KiB" } and others; not when left out.
+    pub(super) compare: Option<CompareFile>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum MirrorByFile {
+    #[default]
+    Request,
+    Client,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum LargeBodyFile {
+    #[default]
+    Skip,
+    Stream,
+}
+
+/// Requests that are copied: every condition given must hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MirrorMatchFile {
+    /// Headers by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) headers: Table<ValueFile>,
+    /// Query parameters by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) query: Table<ValueFile>,
+    /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) cookies: Table<ValueFile>,
+    /// Client addresses: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
+    #[schemars(length(min = 1))]
+    pub(super) networks: Option<Vec<String>>,
+}
+
+/// What is taken out of copies.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RedactFile {
+    /// Names of headers, like ["authorization"].
+    pub(super) headers: Vec<String>,
+    /// Names of cookies, like ["session"].
+    pub(super) cookies: Vec<String>,
+}
+
+/// true, or a table that says what of the answers is compared.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum CompareFile {
+    Switch(bool),
+    Table(CompareTableFile),
+}
+
+/// What of the answers is compared, and how.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CompareTableFile {
+    /// Headers that must be the same, like ["content-type", "location"].
+    pub(super) headers: Vec<String>,
+    /// How much of a body is compared, like "256KiB".
+    pub(super) body_max: SizeText,
+    /// true: a second copy goes to the backend that answers the client, to find out what differs by itself.
+    pub(super) noise: bool,
+    /// Places in JSON bodies that may differ, with all below them, like ["$.timestamp", "$.items[*].id"].
+    pub(super) ignore: Vec<String>,
+    /// More names of fields, headers and parameters whose values are never kept in examples, like ["tax_id"].
+    pub(super) redact: Vec<String>,
+    /// Requests that are kept as examples, each of another difference.
+    #[schemars(range(max = 100))]
+    pub(super) examples: u32,
+    /// Part of the answers that may really differ of a shadow that is the same, like 0.01.
+    pub(super) tolerated: f64,
+    /// How often, at most, a verdict is wrong, either way, like 0.001.
+    pub(super) alpha: f64,
+}
+
 /// "off", or a table that says when and for how long.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -831,6 +971,26 @@ fn queue_timeout() -> DurationText {
     duration("1s")
 }
 
+fn mirror_percent() -> f64 {
+    100.0
+}
+
+fn mirror_timeout() -> DurationText {
+    duration("5s")
+}
+
+fn mirror_requests() -> u32 {
+    100
+}
+
+fn mirror_body_max() -> SizeText {
+    size("64KiB")
+}
+
+fn mirror_answer_max() -> SizeText {
+    size("1MiB")
+}
+
 fn maintenance_status() -> u16 {
     503
 }
@@ -850,6 +1010,21 @@ impl Default for RescueTableFile {
     fn default() -> Self {
         let on = words(&["connect", "reset", "timeout", "500", "502", "503", "504"]);
         Self { on, idempotency_key: false }
+    }
+}
+
+impl Default for CompareTableFile {
+    fn default() -> Self {
+        Self {
+            headers: words(&["content-type", "location"]),
+            body_max: size("256KiB"),
+            noise: false,
+            ignore: Vec::new(),
+            redact: Vec::new(),
+            examples: 5,
+            tolerated: 0.01,
+            alpha: 0.001,
+        }
     }
 }
 
@@ -880,6 +1055,7 @@ impl Default for LimitsFile {
             uri_bytes: size("8KiB"),
             body_pace: size("1KiB"),
             memory: None,
+            mirror_memory: size("64MiB"),
         }
     }
 }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page,
-    ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
+    Percent, ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -180,6 +180,86 @@ pub struct ServiceConfig {
     pub ejection: Option<EjectionConfig>,
     /// How long the share of an endpoint grows after it has recovered.
     pub slow_start: Duration,
+    /// Each for a backend of its own; at most [`MIRRORS_MAX`].
+    pub mirrors: Vec<Arc<MirrorConfig>>,
+}
+
+/// Mirrors of one service.
+pub const MIRRORS_MAX: usize = 8;
+
+/// Which requests are copied, and where to.
+#[derive(Debug, Clone)]
+pub struct MirrorConfig {
+    /// Index in the service's `backends`.
+    pub backend: usize,
+    pub percent: Percent,
+    pub by: MirrorBy,
+    /// Sorted; at least one.
+    pub methods: Vec<Method>,
+    /// One of them must hold; empty: all requests.
+    pub routes: Vec<RouteMatch>,
+    /// All of it must hold; `None`: all requests.
+    pub conditions: Option<RuleMatch>,
+    /// From the request's last byte to the end of the answer.
+    pub timeout: Duration,
+    /// Over all workers.
+    pub requests_max: u32,
+    /// Copies that wait.
+    pub queue: u32,
+    /// Bytes of a request's body that are held for one copy.
+    pub body_max: usize,
+    pub large_body: LargeBody,
+    /// Bytes of an answer that are read.
+    pub answer_max: u64,
+    /// Made of what a host name can have.
+    pub host_suffix: Option<String>,
+    pub redact: RedactConfig,
+    /// `None`: nobody looks at the answers.
+    pub compare: Option<Arc<CompareConfig>>,
+}
+
+/// What is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorBy {
+    Request,
+    /// A client with all of its requests.
+    Client,
+}
+
+/// What becomes of the copy of a request whose body is larger than what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LargeBody {
+    /// There is none: copies are sent once the body has come.
+    Skip,
+    /// It is sent as it comes, unless its backend is slower than the client.
+    Stream,
+}
+
+/// What copies lack.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RedactConfig {
+    pub headers: Vec<HeaderName>,
+    pub cookies: Vec<String>,
+}
+
+/// What of the answers is compared, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareConfig {
+    /// Without `content-type`, which is always looked at.
+    pub headers: Vec<HeaderName>,
+    pub body_max: usize,
+    /// A second copy goes to the backend that answers the client.
+    pub noise: bool,
+    /// Places in JSON bodies that may differ, with all below them.
+    pub ignore: Vec<JsonPath>,
+    /// More names whose values are never kept.
+    pub redact: Vec<String>,
+    /// Kept in all, each of another difference.
+    pub examples: usize,
+    /// Part of the answers that may really differ of what is the same, above 0 and at most 0.5.
+    pub tolerated: f64,
+    /// Of a wrong verdict, either way; above 0 and at most 0.5.
+    pub alpha: f64,
 }
 
 /// How a backend that the guard has drained may prove itself again.
@@ -466,6 +546,8 @@ pub struct ClientLimits {
     pub body_pace: u64,
     /// Bytes of the whole process; `None`: what the machine has, less a fifth.
     pub memory: Option<u64>,
+    /// Bytes of bodies that mirrors hold.
+    pub mirror_memory: u64,
 }
 
 /// How long a client may take.

@@ -7,6 +7,7 @@
 mod drains;
 mod endpoints;
 mod hold;
+mod mirrors;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -166,14 +167,16 @@ impl Control {
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
         let _turn = self.turn.lock().await;
         let before = self.store.current();
-        let Applied { version, ended, undrained } = self.store.apply(Change::Config { config, resolved })?;
-        self.note_ended(&LiveChanges { weights: ended, drains: undrained });
+        let Applied { version, ended, undrained, unmirrored } =
+            self.store.apply(Change::Config { config, resolved })?;
+        self.note_ended(&LiveChanges { weights: ended, drains: undrained, mirrors: unmirrored });
         self.note_orphaned_holds(&before);
         Ok(version)
     }
 
     /// Writes down that live changes ended because the file changed.
     pub fn note_ended(&self, ended: &LiveChanges) {
+        ended.mirrors.iter().for_each(|live| self.note_unmirrored(live));
         for drain in &ended.drains {
             let (service, backend) = (&drain.service, &drain.backend);
             info!(%service, %backend, "a drain ended: the backend is of another revision, or gone");

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::event::{Entry, Event, Lasting, TrialMemory};
-use crate::model::{Drain, GuardMode, LiveWeights, Weight};
+use crate::model::{BackendName, Drain, GuardMode, LiveMirror, LiveWeights, Percent, ServiceName, Weight};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
 const SCHEMA_VERSION: i64 = 2;
@@ -137,6 +137,7 @@ pub struct Kept {
     pub trials: Vec<TrialMemory>,
     /// What the guard may do, whatever the file says.
     pub guard: Option<GuardMode>,
+    pub mirrors: Vec<LiveMirror>,
 }
 
 /// An open journal file.
@@ -203,6 +204,8 @@ impl Database {
                 transaction.execute(sql, [service.as_str(), backend.as_str()])?;
             }
             Some(Lasting::SetGuard(mode)) => set_guard(&transaction, *mode)?,
+            Some(Lasting::SetMirror(live)) => set_mirror(&transaction, live)?,
+            Some(Lasting::EndMirror(service, backend)) => end_mirror(&transaction, service, backend)?,
             None => {}
         }
         if id.is_multiple_of(PRUNE_EVERY) {
@@ -214,7 +217,8 @@ impl Database {
 
     /// All that must hold after a restart.
     pub(super) fn kept(&self) -> rusqlite::Result<Kept> {
-        Ok(Kept { weights: self.overrides()?, drains: self.drains()?, trials: self.trials()?, guard: self.guard()? })
+        let (weights, drains, trials) = (self.overrides()?, self.drains()?, self.trials()?);
+        Ok(Kept { weights, drains, trials, guard: self.guard()?, mirrors: self.mirrors()? })
     }
 
     fn drains(&self) -> rusqlite::Result<Vec<Drain>> {
@@ -257,6 +261,23 @@ impl Database {
         said.map(|said| serde_json::from_value(said.into()).map_err(invalid)).transpose()
     }
 
+    /// Every share of a mirror that was set live.
+    fn mirrors(&self) -> rusqlite::Result<Vec<LiveMirror>> {
+        let mut statement = self.connection.prepare("SELECT name, value FROM settings WHERE name LIKE 'mirror %'")?;
+        let found = statement.query_map([], |row| {
+            let (name, value) = (row.get::<_, String>(0)?, row.get::<_, String>(1)?);
+            let [percent, replaced] = serde_json::from_str::<[f64; 2]>(&value).map_err(invalid)?;
+            let of = name.strip_prefix(MIRROR_SETTING).and_then(|of| of.split_once('/')).unwrap_or_default();
+            Ok(LiveMirror {
+                service: of.0.parse().map_err(invalid)?,
+                backend: of.1.parse().map_err(invalid)?,
+                percent: Percent::new(percent).map_err(invalid)?,
+                replaced: Percent::new(replaced).map_err(invalid)?,
+            })
+        })?;
+        found.collect()
+    }
+
     /// Remembers trials in place of all that were remembered.
     pub(super) fn remember(&mut self, trials: &[TrialMemory]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
@@ -283,7 +304,7 @@ impl Database {
             let parsed = |index: usize| row.get::<_, String>(index);
             let weight = |index: usize| Weight::new(row.get(index)?).map_err(invalid);
             let service = parsed(0)?.parse().map_err(invalid)?;
-            let backend: crate::model::BackendName = parsed(1)?.parse().map_err(invalid)?;
+            let backend: BackendName = parsed(1)?.parse().map_err(invalid)?;
             let (weight, replaced) = ((backend.clone(), weight(2)?), (backend, weight(3)?));
             match found.last_mut().filter(|last| last.service == service) {
                 Some(last) => {
@@ -413,6 +434,20 @@ fn set_guard(transaction: &Transaction<'_>, mode: Option<GuardMode>) -> rusqlite
     Ok(())
 }
 
+/// What the name of a mirror's setting begins with; a service and a backend follow, whose names have no slash.
+const MIRROR_SETTING: &str = "mirror ";
+
+fn set_mirror(transaction: &Transaction<'_>, live: &LiveMirror) -> rusqlite::Result<()> {
+    let name = format!("{MIRROR_SETTING}{}/{}", live.service, live.backend);
+    let value = format!("[{}, {}]", live.percent, live.replaced);
+    transaction.execute("INSERT OR REPLACE INTO settings VALUES (?1, ?2)", [name, value]).map(|_| ())
+}
+
+fn end_mirror(transaction: &Transaction<'_>, service: &ServiceName, backend: &BackendName) -> rusqlite::Result<()> {
+    let name = format!("{MIRROR_SETTING}{service}/{backend}");
+    transaction.execute("DELETE FROM settings WHERE name = ?1", [name]).map(|_| ())
+}
+
 fn end_override(transaction: &Transaction<'_>, service: &str) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM overrides WHERE service = ?1", [service]).map(|_| ())
 }
@@ -517,18 +552,25 @@ mod tests {
         database.write(&changed("shop").with(Lasting::SetDrain(Drain { times: 1, ..drain.clone() }))).unwrap();
         database.write(&changed("shop").with(Lasting::SetDrain(drain.clone()))).unwrap();
         database.write(&changed("shop").with(Lasting::SetGuard(Some(GuardMode::Observe)))).unwrap();
+        let percent = |value| Percent::new(value).unwrap();
+        let (service, backend) = ("shop".parse().unwrap(), "canary".parse().unwrap());
+        let mirror = LiveMirror { service, backend, percent: percent(0.001), replaced: percent(100.0) };
+        database.write(&changed("shop").with(Lasting::SetMirror(mirror.clone()))).unwrap();
         database.remember(&[trial("1", [1, 2, 3, 4])]).unwrap();
         database.remember(&[trial("2", [5, 6, 7, 8])]).unwrap();
         drop(database);
         let mut database = open(&folder);
         let kept = database.kept().unwrap();
         assert_eq!((kept.drains, kept.guard), (vec![drain], Some(GuardMode::Observe)));
+        assert_eq!(kept.mirrors, [mirror]);
         assert_eq!(kept.trials, [trial("2", [5, 6, 7, 8])]);
         let end = Lasting::EndDrain("shop".parse().unwrap(), "canary".parse().unwrap());
         database.write(&changed("shop").with(end)).unwrap();
         database.write(&changed("shop").with(Lasting::SetGuard(None))).unwrap();
+        let end = Lasting::EndMirror("shop".parse().unwrap(), "canary".parse().unwrap());
+        database.write(&changed("shop").with(end)).unwrap();
         let kept = database.kept().unwrap();
-        assert_eq!((kept.drains, kept.guard), (vec![], None));
+        assert_eq!((kept.drains, kept.guard, kept.mirrors), (vec![], None, vec![]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{BackendName, Drain, GuardMode, LiveWeights, ServiceName};
+use crate::model::{BackendName, Drain, GuardMode, LiveMirror, LiveWeights, ServiceName};
 
 /// Backends and their weights, as events tell them.
 type WeightsTold = BTreeMap<String, f64>;
@@ -152,6 +152,19 @@ pub enum Fact {
         service: String,
         comparisons: u64,
     },
+    /// Somebody changed how much of a service is mirrored to a backend, in percent.
+    MirrorChanged {
+        service: String,
+        backend: String,
+        from: f64,
+        to: f64,
+    },
+    /// A live share of a mirror ended, because the file's own changed, or the mirror is gone.
+    MirrorEnded {
+        service: String,
+        backend: String,
+        percent: f64,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
     Held {
         service: String,
@@ -194,6 +207,8 @@ impl Fact {
             | Self::StableAlarmEnded { service, .. }
             | Self::ShadowVerdict { service, .. }
             | Self::ShadowReset { service, .. }
+            | Self::MirrorChanged { service, .. }
+            | Self::MirrorEnded { service, .. }
             | Self::Held { service, .. }
             | Self::Released { service, .. } => Some(service),
         }
@@ -225,6 +240,8 @@ pub enum Lasting {
     EndDrain(ServiceName, BackendName),
     /// What the guard may do, whatever the file says; `None`: what the file says.
     SetGuard(Option<GuardMode>),
+    SetMirror(LiveMirror),
+    EndMirror(ServiceName, BackendName),
 }
 
 /// What is remembered of the trial of one backend's revision, so that a restart doesn't give the judge another stake.

@@ -15,6 +15,7 @@ use super::accept;
 use super::admission::Admission;
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics};
+use crate::shadow::Queue;
 use crate::state::{ListenerKey, Snapshot};
 use crate::timers::TICK;
 use crate::worker::{CookieKey, Signal, Worker};
@@ -52,6 +53,7 @@ pub struct WorkerThreadConfig {
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
     pub reporter: Reporter,
+    pub pairs: Arc<Queue>,
     pub admission: Arc<Admission>,
 }
 
@@ -133,6 +135,7 @@ async fn run(config: WorkerThreadConfig, mut inbox: mpsc::Receiver<Command>) {
         config.cookie_key,
         config.access_log,
         config.reporter,
+        config.pairs,
     );
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
     let timers = Rc::clone(&worker.timers);

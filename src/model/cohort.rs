@@ -42,6 +42,12 @@ impl ClientKey {
     pub fn value(self) -> u64 {
         self.0
     }
+
+    /// What this client draws, once and for all, for a purpose that has nothing to do with its backend.
+    #[must_use]
+    pub fn draw(self, purpose: &str) -> u64 {
+        mix(self.0 ^ hash(b"draw", purpose.as_bytes()))
+    }
 }
 
 /// One backend in the race: the hash of its name, and its weight.

@@ -15,6 +15,7 @@ mod networks;
 mod overload;
 mod page;
 mod path;
+mod percent;
 mod preference;
 mod proxy_header;
 mod units;
@@ -25,7 +26,7 @@ pub use attempt::{AttemptFailure, FailureSet};
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use facts::RequestFacts;
-pub use failure::{FailureKind, grpc_blames_server};
+pub use failure::{FailureKind, grpc_blames_server, grpc_status_blames_server};
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use guarding::{Drain, GuardMode};
 pub use header_changes::HeaderChanges;
@@ -36,6 +37,7 @@ pub use networks::{AccessList, NetworkSet, leading_bits, lies_in};
 pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
+pub use percent::{LiveMirror, Percent, PercentError};
 pub use preference::{Coding, Format};
 pub use proxy_header::{
     Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,

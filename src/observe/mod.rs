@@ -6,6 +6,7 @@ mod causes;
 mod counter;
 mod histogram;
 mod memory;
+mod mirror;
 mod process;
 mod reason;
 mod render;
@@ -17,6 +18,7 @@ pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
 pub use counter::{Counter, Gauge, SharedGauge};
 pub use histogram::{Histogram, HistogramTotals};
 pub use memory::{Memory, default_limit, resident};
+pub use mirror::{MirrorCell, MirrorDrop, MirrorMemory, MirrorMetrics, MirrorShare, MirrorTotals, PairDrop};
 pub use process::{
     ConnectionError, ConnectionLimit, GuardMetrics, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics,
     ReloadOutcome, WorkerCell,

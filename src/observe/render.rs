@@ -14,10 +14,11 @@ use metrics::{Label, counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::{
-    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, ProcessMetrics, Reason,
+    BackendTotals, CodeClass, ConnectionError, ConnectionLimit, HandshakeError, HistogramTotals, MirrorDrop,
+    MirrorTotals, PairDrop, ProcessMetrics, Reason,
 };
 use crate::model::Weight;
-use crate::state::{Backend, Service, Snapshot};
+use crate::state::{Backend, Mirror, Service, Snapshot};
 use crate::upstream::Endpoint;
 
 /// Renders everything that is counted.
@@ -47,6 +48,11 @@ impl Renderer {
                     record_backend(service, backend, &totals);
                     histograms.add(service, backend, &totals);
                 }
+                for mirror in service.mirrors.iter().flatten() {
+                    let totals = mirror.metrics.totals();
+                    record_mirror(service, mirror, &totals);
+                    histograms.add_mirror(service, mirror, &totals);
+                }
             }
         });
         let mut page = recorder.handle().render();
@@ -62,6 +68,7 @@ impl Renderer {
         gauge!("tidegate_workers").set(process.workers.len() as f64);
         gauge!("tidegate_memory_bytes").set(process.memory.used() as f64);
         gauge!("tidegate_memory_limit_bytes").set(process.memory.limit() as f64);
+        gauge!("tidegate_mirror_memory_bytes").set(process.mirror_memory.used() as f64);
         gauge!("tidegate_overload").set(f64::from(process.memory.overload() as u8));
         gauge!("tidegate_snapshot_version").set(snapshot.version as f64);
         gauge!("tidegate_connections_open").set(totals.connections_open as f64);
@@ -226,6 +233,32 @@ fn record_backend(service: &Service, backend: &Backend, totals: &BackendTotals) 
     }
 }
 
+fn record_mirror(service: &Service, mirror: &Mirror, totals: &MirrorTotals) {
+    let labels = || {
+        let service = Label::new("service", service.name().as_str().to_owned());
+        vec![service, Label::new("mirror", mirror.backend.as_str().to_owned())]
+    };
+    let with = |name, value| labels().into_iter().chain([Label::from_static_parts(name, value)]).collect::<Vec<_>>();
+    for (class, count) in CodeClass::ALL.iter().zip(totals.codes) {
+        // As for requests.
+        if count > 0 || *class == CodeClass::Success {
+            counter!("tidegate_mirror_copies_total", with("code", class.label())).absolute(count);
+        }
+    }
+    for (why, count) in MirrorDrop::ALL.iter().zip(totals.dropped) {
+        counter!("tidegate_mirror_dropped_total", with("reason", why.label())).absolute(count);
+    }
+    gauge!("tidegate_mirror_in_flight", labels()).set(mirror.places.taken() as f64);
+    gauge!("tidegate_mirror_percent", labels()).set(mirror.percent.value());
+    if mirror.config.compare.is_some() {
+        counter!("tidegate_mirror_noise_total", labels()).absolute(totals.noise);
+        counter!("tidegate_mirror_pairs_total", labels()).absolute(totals.pairs);
+        for (why, count) in PairDrop::ALL.iter().zip(totals.pairs_dropped) {
+            counter!("tidegate_mirror_pairs_dropped_total", with("reason", why.label())).absolute(count);
+        }
+    }
+}
+
 fn record_endpoint(endpoint: &Endpoint, checked: bool, labels: &[Label]) {
     let labels = || labels.to_vec();
     let notes = endpoint.health.notes();
@@ -303,6 +336,14 @@ fn describe() {
         "Part of the answers that really differs at most, as far as is known."
     );
     gauge!("tidegate_shadow_verdict", "Always 1; whether a mirror's backend is the same as stable is in the label.");
+    counter!("tidegate_mirror_copies_total", "Copies of requests whose answers were read, by class of status code.");
+    counter!("tidegate_mirror_dropped_total", "Copies not sent, or whose answers weren't read to the end, by reason.");
+    gauge!("tidegate_mirror_in_flight", "Copies of requests under way.");
+    gauge!("tidegate_mirror_percent", "Share of the requests that is copied, in percent.");
+    counter!("tidegate_mirror_noise_total", "Second copies sent to the backends that answered.");
+    counter!("tidegate_mirror_pairs_total", "Pairs of answers handed on to be compared.");
+    counter!("tidegate_mirror_pairs_dropped_total", "Pairs of answers that weren't compared, by reason.");
+    gauge!("tidegate_mirror_memory_bytes", "Bytes of bodies that mirrors hold.");
     gauge!("tidegate_memory_bytes", "Memory in use.");
     gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
     gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");
@@ -338,10 +379,12 @@ fn describe() {
 struct Histograms {
     duration: String,
     first_byte: String,
+    mirror: String,
 }
 
 const DURATION: &str = "tidegate_request_duration_seconds";
 const FIRST_BYTE: &str = "tidegate_time_to_first_byte_seconds";
+const MIRROR: &str = "tidegate_mirror_duration_seconds";
 
 impl Histograms {
     fn add(&mut self, service: &Service, backend: &Backend, totals: &BackendTotals) {
@@ -351,10 +394,16 @@ impl Histograms {
         write_histogram(&mut self.first_byte, FIRST_BYTE, &labels, &totals.first_byte);
     }
 
+    fn add_mirror(&mut self, service: &Service, mirror: &Mirror, totals: &MirrorTotals) {
+        let labels = format!("service=\"{}\",mirror=\"{}\"", service.name(), mirror.backend);
+        write_histogram(&mut self.mirror, MIRROR, &labels, &totals.duration);
+    }
+
     fn write(&self, page: &mut String) {
         let families = [
             (DURATION, "Requests begun to responses ended, without tunnels.", &self.duration),
             (FIRST_BYTE, "Requests begun to response heads received.", &self.first_byte),
+            (MIRROR, "Copies of requests sent to their answers read.", &self.mirror),
         ];
         for (name, help, samples) in families {
             if !samples.is_empty() {

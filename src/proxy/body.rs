@@ -58,9 +58,14 @@ impl ResponseBody {
         exchange.client().activity.turn(Turn::Client(deadline));
     }
 
-    fn sent(&mut self, bytes: usize) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.sent(bytes);
+    fn sent(&mut self, data: &Bytes) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.sent(data.len());
+        // What is compressed is captured before.
+        if matches!(self.source, Source::Endpoint { .. })
+            && let Some(primary) = exchange.captured()
+        {
+            primary.data(data);
         }
     }
 
@@ -123,6 +128,9 @@ impl ResponseBody {
             Source::Compressed(compressed) => compressed.lease,
             Source::Whole(_) | Source::Ended => return,
         };
+        if let Some(primary) = self.exchange.as_mut().and_then(Exchange::captured) {
+            primary.ended();
+        }
         if self.exchange.as_ref().is_some_and(Exchange::request_read) {
             lease.give_back();
         }
@@ -139,11 +147,18 @@ impl Body for ResponseBody {
             Source::Endpoint { incoming, .. } => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http)))
             }
-            Source::Compressed(compressed) => compressed.poll_frame(cx),
+            Source::Compressed(compressed) => {
+                let mut primary = this.exchange.as_mut().and_then(Exchange::captured);
+                compressed.poll_frame(cx, |data| {
+                    if let Some(primary) = &mut primary {
+                        primary.data(data);
+                    }
+                })
+            }
             Source::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Ended;
-                this.sent(bytes.len());
+                this.sent(&bytes);
                 // It may wait for the client's window as an endpoint's answer may.
                 this.waits_for_client();
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
@@ -162,10 +177,13 @@ impl Body for ResponseBody {
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.sent(data.len());
+                    this.sent(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     if let Some(exchange) = &mut this.exchange {
                         exchange.trailers(trailers);
+                        if let Some(primary) = exchange.captured() {
+                            primary.trailers(trailers);
+                        }
                     }
                     trailers::clean_response(trailers);
                     if trailers.is_empty() {

@@ -19,8 +19,10 @@ use super::select::{Draw, Selection};
 use super::{Client, compress, target};
 use crate::config::{BackendLimits, CompressionConfig, ErrorPages, ServiceConfig, UpstreamProtocol};
 use crate::guard::Report;
+use crate::mirror::{Chosen, Primary};
 use crate::model::{Coding, FailureKind, Format, Weight, grpc_blames_server};
 use crate::observe::{AccessLine, BackendCell, CodeClass};
+use crate::shadow::AnswerEnd;
 use crate::upstream::{BodyLimits, Limiter, LocalEndpoint, RequestBody, RequestProgress};
 use crate::worker::{BackendView, ServiceView, View};
 
@@ -74,6 +76,10 @@ pub(crate) struct Exchange {
     cookie: Option<Box<HeaderValue>>,
     endpoint: Option<SocketAddr>,
     logged: Option<Box<Logged>>,
+    /// Mirrors that get a copy.
+    mirrors: Chosen,
+    /// The answer is compared with those to copies. Boxed: rare.
+    primary: Option<Box<Primary>>,
 }
 
 /// A judged request: what was decided about it when its backend was drawn, and what became of its first attempt.
@@ -170,6 +176,8 @@ impl Exchange {
             cookie: None,
             endpoint: None,
             logged,
+            mirrors: Chosen::default(),
+            primary: None,
         }
     }
 
@@ -201,8 +209,42 @@ impl Exchange {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));
     }
 
+    /// These mirrors get a copy of it.
+    pub(super) fn mirrored(&mut self, chosen: Chosen) {
+        self.mirrors = chosen;
+    }
+
+    pub(super) fn chosen_mirrors(&self) -> Chosen {
+        self.mirrors
+    }
+
+    /// Its answer is compared with those to its copies.
+    pub(super) fn captures(&mut self, primary: Option<Primary>) {
+        self.primary = primary.map(Box::new);
+    }
+
+    /// The capture of its answer, where that is compared.
+    pub(super) fn captured(&mut self) -> Option<&mut Primary> {
+        self.primary.as_deref_mut()
+    }
+
+    /// Indices of its service and of the backend that is asked, once known.
+    pub(super) fn target(&self) -> Option<(usize, usize)> {
+        self.target
+    }
+
+    /// Index of the service's route that it took.
+    pub(super) fn route(&self) -> Option<u32> {
+        self.route
+    }
+
+    pub(super) fn shared_view(&self) -> &Rc<View> {
+        &self.view
+    }
+
     /// It has been waiting, and what it looked at may have changed.
     pub(super) fn look_again(&mut self) {
+        self.mirrors = Chosen::default();
         self.view = self.client.worker.view();
         self.routed = None;
     }
@@ -584,8 +626,12 @@ impl Exchange {
         self.endpoint = Some(endpoint);
     }
 
-    /// An endpoint's head has come.
-    pub(super) fn head_received(&mut self, now: Instant) {
+    /// An endpoint's head has come, to what was sent at `begun`.
+    pub(super) fn head_received(&mut self, begun: Instant, now: Instant) {
+        let read_at = self.request_read_at();
+        if let Some(primary) = &mut self.primary {
+            primary.answered(read_at.map_or(now, |read_at| read_at.max(begun)), now);
+        }
         self.first_byte = Some(now.saturating_duration_since(self.started()));
     }
 
@@ -708,7 +754,28 @@ impl Drop for Exchange {
             self.client.activity.request_cut();
         }
         self.client.activity.request_ended(self.request_read());
+        if let Some(primary) = self.primary.take() {
+            primary.tell(self.status, unfinished(self.reason), self.target.map_or(0, |(_, backend)| backend));
+        }
         self.record();
+    }
+}
+
+/// How an answer ended that wasn't passed on whole.
+fn unfinished(reason: Option<Reason>) -> AnswerEnd {
+    match reason {
+        Some(Reason::RequestTimeout | Reason::ResponseTimeout | Reason::ResponseStalled) => AnswerEnd::TimedOut,
+        // For what the client did, or we did to it.
+        None
+        | Some(
+            Reason::ClientLeft
+            | Reason::ClientStalled
+            | Reason::Shutdown
+            | Reason::RequestBroken
+            | Reason::RequestStalled
+            | Reason::BodyTooLarge,
+        ) => AnswerEnd::Aborted,
+        Some(reason) => AnswerEnd::Failed(reason.label()),
     }
 }
 

@@ -4,6 +4,7 @@
 mod body;
 mod client;
 mod compress;
+mod copies;
 mod exchange;
 mod forward;
 mod headers;
@@ -39,13 +40,14 @@ pub use names::RequestNames;
 pub use origin::Origin;
 pub use tunnel::Tunnel;
 
+use crate::mirror;
 use crate::model::{RequestFacts, ServiceName, decide_path, is_loop};
 use crate::state::Hold;
 use crate::upstream::RequestBody;
 use exchange::Exchange;
 use forward::Need;
 use reply::{Failure, Reason};
-use select::Selection;
+use select::{Draw, Selection};
 use upgrade::Upgrade;
 
 /// Answers one request.
@@ -64,9 +66,14 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     }
     let upgrade = reached.and_then(|_| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
-        Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
-            .await
-            .and_then(|(response, lease)| forward::answer(&mut exchange, response, lease)),
+        Ok(None) => {
+            if !exchange.chosen_mirrors().is_none() {
+                copies::send(&mut exchange, &request);
+            }
+            forward::send(&mut exchange, request, &mut Need::Nothing)
+                .await
+                .and_then(|(response, lease)| forward::answer(&mut exchange, response, lease))
+        }
         // Boxed: rare, and large.
         Ok(Some(upgrade)) => Box::pin(upgrade::forward(&mut exchange, upgrade, request)).await,
         Err(failure) => Err(failure),
@@ -147,7 +154,15 @@ fn find(
             {
                 (selection.backend, selection.is_probe) = (backend, true);
             }
+            let chosen = service.mirrors.as_ref().map(|mirrors| {
+                let client = selection.draw.and_then(Draw::client);
+                let worker = &exchange.client().worker;
+                mirror::choose(service, mirrors, selection.backend, &facts, client, || worker.draw())
+            });
             exchange.selected(index, selection);
+            if let Some(chosen) = chosen {
+                exchange.mirrored(chosen);
+            }
             exchange.negotiate(request);
             Ok(Reached::Backend)
         }

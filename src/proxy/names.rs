@@ -128,6 +128,8 @@ impl Kind {
             13 if name == b"authorization" => Self::Kept,
             14 if name == b"http2-settings" => Self::Dropped,
             14 if is(name, b"content-length") => Self::Kept.unless_alias(name, b"content-length"),
+            // An application that knows copies by it must not be told so by strangers.
+            15 if is(name, b"tidegate-mirror") => Self::Claim.unless_alias(name, b"tidegate-mirror"),
             15 if is(name, b"x-forwarded-for") => Self::Replaced.unless_alias(name, b"x-forwarded-for"),
             16 if is(name, b"x-forwarded-host") => Self::Replaced.unless_alias(name, b"x-forwarded-host"),
             16 if is(name, b"x-forwarded-port") => Self::Replaced.unless_alias(name, b"x-forwarded-port"),

@@ -31,6 +31,16 @@ pub(super) enum Draw {
     Client(ClientKey),
 }
 
+impl Draw {
+    /// The client that was drawn.
+    pub(super) fn client(self) -> Option<ClientKey> {
+        match self {
+            Self::Request => None,
+            Self::Client(key) => Some(key),
+        }
+    }
+}
+
 /// `None` when no backend can take anything.
 pub(super) fn select(worker: &Worker, service: &Service, facts: &RequestFacts<'_>, secure: bool) -> Option<Selection> {
     if let Some(backend) = service.forced(facts) {

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::compare::Rules;
 use super::examples::Examples;
 use super::judge::{Finding, Judge, Level, Sight};
 use super::pair::Pair;
+use super::redact::Redaction;
 use super::report::{Outcome, ShadowView, Subject, Verdict};
 use super::sight;
+use crate::config::CompareConfig;
 use crate::observe::ShadowTotals;
 
 /// How a mirror's pairs are compared. A change of it begins anew.
@@ -19,6 +21,17 @@ pub struct Settings {
     pub rules: Rules,
     /// How many are kept.
     pub examples: usize,
+}
+
+impl Settings {
+    #[must_use]
+    pub fn of(config: &CompareConfig) -> Self {
+        Self {
+            level: Level { alpha: config.alpha, tolerated: config.tolerated, noise: config.noise },
+            rules: Rules { ignore: config.ignore.clone(), redaction: Redaction::new(&config.redact) },
+            examples: config.examples,
+        }
+    }
 }
 
 /// A mirror as it is now.
@@ -31,6 +44,11 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// The same revisions, compared in the same way.
+    fn is_same(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.settings == other.settings
+    }
+
     /// Why a pair isn't looked at.
     fn refusal(&self, pair: &Pair) -> Option<Refusal> {
         if *pair.revision != *self.subject.revision {
@@ -69,6 +87,8 @@ pub struct Board(BTreeMap<(String, String), Record>);
 struct Record {
     mirror: Arc<Mirror>,
     since: SystemTime,
+    /// The same moment.
+    began: Instant,
     judge: Judge,
     examples: Examples,
     not_stable: u64,
@@ -84,6 +104,7 @@ impl Record {
         let finding = judge.look();
         Self {
             since: SystemTime::now(),
+            began: Instant::now(),
             judge,
             examples: Examples::new(mirror.settings.examples),
             mirror,
@@ -116,9 +137,7 @@ impl Board {
         let mut before = std::mem::take(&mut self.0);
         for mirror in mirrors {
             let key = (mirror.subject.service.clone(), mirror.subject.backend.clone());
-            let known = before
-                .remove(&key)
-                .filter(|record| record.mirror.subject == mirror.subject && record.mirror.settings == mirror.settings);
+            let known = before.remove(&key).filter(|record| record.mirror.is_same(&mirror));
             let mirror = Arc::new(mirror);
             let record = match known {
                 Some(record) => Record { mirror, ..record },
@@ -135,13 +154,15 @@ impl Board {
         self.0.get(&key).map(|record| Arc::clone(&record.mirror))
     }
 
-    /// Takes note of what a pair showed to a mirror that is still the same.
-    pub fn observe(&mut self, mirror: &Mirror, pair: &Pair, seen: &Result<Sight, Refusal>) {
+    /// Takes note of what a pair showed to a mirror that is still the same. Those that came before all began anew are of
+    /// no use any more.
+    pub fn observe(&mut self, mirror: &Mirror, pair: &Pair, came: Instant, seen: &Result<Sight, Refusal>) {
         let key = (mirror.subject.service.clone(), mirror.subject.backend.clone());
-        let Some(record) = self.0.get_mut(&key).filter(|record| record.mirror.subject == mirror.subject) else {
+        let Some(record) = self.0.get_mut(&key).filter(|record| record.mirror.is_same(mirror)) else {
             return;
         };
         match seen {
+            _ if came < record.began => record.outdated += 1,
             Err(Refusal::Outdated) => record.outdated += 1,
             Err(Refusal::NotStable) => record.not_stable += 1,
             Ok(sight) => {
@@ -235,7 +256,7 @@ mod tests {
     fn show(board: &mut Board, pair: &Pair) {
         let mirror = board.mirror(pair).unwrap();
         let seen = mirror.look(pair);
-        board.observe(&mirror, pair, &seen);
+        board.observe(&mirror, pair, Instant::now(), &seen);
     }
 
     fn different() -> Pair {
@@ -305,7 +326,11 @@ mod tests {
         (0..20).for_each(|_| show(&mut board, &different()));
         assert_eq!(board.look().len(), 1);
         assert_eq!(board.reset("other"), 0);
+        let (before, late) = (Instant::now(), different());
+        let mirror = board.mirror(&late).unwrap();
         assert_eq!(board.reset("shop"), 1);
+        board.observe(&mirror, &late, before, &mirror.look(&late));
+        assert_eq!((seen(&board).seen, seen(&board).outdated), (0, 1), "what waited is of before");
         assert_eq!(board.verdict("shop", "green").unwrap().outcome, Outcome::Inconclusive);
         assert!(board.verdict("shop", "green").unwrap().reason.starts_with("nothing was compared yet"));
     }

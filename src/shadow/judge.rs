@@ -470,12 +470,12 @@ mod tests {
     #[test]
     fn a_shadow_that_is_the_same_is_hardly_ever_called_different() {
         const RUNS: u64 = 2_100;
-        let fields: Vec<(Field, f64)> = (0..8).map(|n| (field(n), [0.002, 0.02, 0.1, 0.3, 0.5, 0.9][n % 6])).collect();
+        let fields: Vec<(Field, f64)> = (0..6).map(|n| (field(n), [0.002, 0.02, 0.1, 0.3, 0.5, 0.9][n % 6])).collect();
         let mut wrong = 0;
         for seed in 0..RUNS {
             let mut random = StdRng::seed_from_u64(seed);
             let mut judge = Judge::new(NOISE);
-            for _ in 0..120 {
+            for _ in 0..80 {
                 let (shadow, noise) = (Some(noisy(&mut random, &fields)), Some(noisy(&mut random, &fields)));
                 let slow = Some(Sides { shadow: random.random_bool(0.05), primary: random.random_bool(0.05) });
                 judge.observe(&Sight { shadow, noise, slow, ..Sight::default() });
@@ -488,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_shadow_that_differs_more_than_tolerated_is_hardly_ever_called_the_same() {
-        const RUNS: u64 = 150;
+        const RUNS: u64 = 120;
         let mut wrong = [0, 0];
         for seed in 0..RUNS {
             let mut random = StdRng::seed_from_u64(seed);
@@ -507,6 +507,6 @@ mod tests {
                 }
             }
         }
-        assert!(wrong[0] <= 3 && wrong[1] <= 3, "{wrong:?} of {RUNS}");
+        assert!(wrong[0] <= 2 && wrong[1] <= 2, "{wrong:?} of {RUNS}");
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::pair::{Answer, Pair};
 
@@ -33,7 +33,8 @@ pub struct Pairs {
 
 #[derive(Debug)]
 enum Message {
-    Pair(Box<Pair>),
+    /// And when it came.
+    Pair(Box<Pair>, Instant),
     /// The process is about to end, and nobody wants to know any more.
     Stop,
 }
@@ -41,7 +42,8 @@ enum Message {
 /// What came of waiting.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Pair(Box<Pair>),
+    /// And when it came.
+    Pair(Box<Pair>, Instant),
     /// Nothing came in time.
     Nothing,
     /// Nothing will.
@@ -64,7 +66,7 @@ impl Queue {
     pub fn offer(&self, pair: Pair) -> Result<(), Full> {
         let bytes = held(&pair);
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > BYTES_MAX
-            || self.pairs.try_send(Message::Pair(Box::new(pair))).is_err()
+            || self.pairs.try_send(Message::Pair(Box::new(pair), Instant::now())).is_err()
         {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Full);
@@ -83,9 +85,9 @@ impl Pairs {
     /// The next pair, if one comes in `time`.
     pub(super) fn take(&self, time: Duration) -> Taken {
         match self.pairs.recv_timeout(time) {
-            Ok(Message::Pair(pair)) => {
+            Ok(Message::Pair(pair, came)) => {
                 self.bytes.fetch_sub(held(&pair), Ordering::Relaxed);
-                Taken::Pair(pair)
+                Taken::Pair(pair, came)
             }
             Err(RecvTimeoutError::Timeout) => Taken::Nothing,
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => Taken::Stopped,
@@ -111,9 +113,9 @@ mod tests {
             assert_eq!(queue.offer(small()), Ok(()));
         }
         assert_eq!(queue.offer(small()), Err(Full));
-        assert!(matches!(pairs.take(Duration::ZERO), Taken::Pair(_)));
+        assert!(matches!(pairs.take(Duration::ZERO), Taken::Pair(..)));
         assert_eq!(queue.offer(small()), Ok(()));
-        while let Taken::Pair(_) = pairs.take(Duration::ZERO) {}
+        while let Taken::Pair(..) = pairs.take(Duration::ZERO) {}
         assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
     }
 
@@ -124,7 +126,7 @@ mod tests {
         let large = || pair(answer(&body), answer(&body), Some(answer(&body)));
         let taken = (0..100).take_while(|_| queue.offer(large()).is_ok()).count();
         assert_eq!(taken, BYTES_MAX / (3 << 20));
-        assert!(matches!(pairs.take(Duration::ZERO), Taken::Pair(_)));
+        assert!(matches!(pairs.take(Duration::ZERO), Taken::Pair(..)));
         assert_eq!(queue.offer(large()), Ok(()));
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::compare::{Primary, Rules, is_failure};
+use super::compare::{Primary, Rules, is_comparable, is_failure};
 use super::judge::{Sides, Sight};
 use super::pair::{Answer, AnswerEnd, Pair};
 
@@ -18,7 +18,7 @@ pub(super) fn look(pair: &Pair, rules: &Rules, slow_after: Option<Duration>) -> 
     if pair.primary.end == AnswerEnd::Whole && is_failure(&pair.primary) == Some(false) {
         let primary = Primary::new(&pair.primary);
         let differences = |other: Option<&Answer>| {
-            other.filter(|other| other.end == AnswerEnd::Whole).map(|other| primary.differences(other, rules))
+            other.filter(|other| is_comparable(other)).map(|other| primary.differences(other, rules))
         };
         sight.shadow = differences(Some(&pair.shadow));
         sight.noise = differences(pair.noise.as_ref());

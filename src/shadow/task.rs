@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{error, info};
 
-use super::board::{Board, Mirror, Turn};
+use super::board::{Board, Mirror, Settings, Turn};
+use super::pair::Pair;
 use super::queue::{Pairs, Queue, Taken};
-use super::report::{Outcome, ShadowView, Verdict};
+use super::report::{Outcome, ShadowView, Subject, Verdict};
 use crate::control::Control;
 use crate::journal::Fact;
 use crate::observe::ShadowMetrics;
+use crate::state::{self, Service, Snapshot};
 
 /// Between two looks at what is known by now.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,30 +27,58 @@ const NICENESS: i32 = 10;
 
 /// What comparing has come to, for whoever wants to know or to begin anew. The lock is held for one pair's evidence, or
 /// for one view.
-#[derive(Debug, Clone, Default)]
-pub struct Results(Arc<Mutex<Board>>);
+#[derive(Debug, Clone)]
+pub struct Results {
+    control: Arc<Control>,
+    followed: Arc<Mutex<Followed>>,
+}
+
+/// The comparisons, and the version of the snapshot whose mirrors they are of.
+#[derive(Debug, Default)]
+struct Followed {
+    board: Board,
+    version: Option<u64>,
+}
 
 impl Results {
+    fn new(control: Arc<Control>) -> Self {
+        Self { control, followed: Arc::default() }
+    }
+
     /// All comparisons of a service.
     #[must_use]
     pub fn of(&self, service: &str) -> Vec<ShadowView> {
-        self.board().views(service)
+        self.followed().board.views(service)
     }
 
     /// Whether what runs behind a mirror is the same as stable; `None`: nobody compares it.
     #[must_use]
     pub fn verdict(&self, service: &str, backend: &str) -> Option<Verdict> {
-        self.board().verdict(service, backend)
+        self.followed().board.verdict(service, backend)
     }
 
     /// Begins anew with what is known of a service; answers how many comparisons that were.
     #[must_use]
     pub fn reset(&self, service: &str) -> usize {
-        self.board().reset(service)
+        self.followed().board.reset(service)
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.0.lock().expect("no holder of this lock panics")
+    /// As the mirrors are that requests see now.
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        let snapshot = self.control.store().current();
+        let mut followed = self.followed.lock().expect("no holder of this lock panics");
+        // Somebody may have followed a later one already.
+        if followed.version.is_none_or(|version| version < snapshot.version) {
+            followed.version = Some(snapshot.version);
+            followed.board.follow(mirrors(&snapshot));
+        }
+        followed
+    }
+
+    /// From when on an answer is slow changes with no snapshot.
+    fn follow_anew(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().expect("no holder of this lock panics").version = None;
+        self.followed()
     }
 }
 
@@ -68,8 +98,8 @@ impl ShadowThread {
     pub fn start(control: Arc<Control>, metrics: Arc<ShadowMetrics>) -> io::Result<(Self, Arc<Queue>, Results)> {
         let (queue, pairs) = Queue::new();
         let queue = Arc::new(queue);
-        let (stopping, results) = (Arc::new(AtomicBool::new(false)), Results::default());
-        let comparer = Comparer { control, metrics, pairs, results: results.clone(), followed: None };
+        let (stopping, results) = (Arc::new(AtomicBool::new(false)), Results::new(Arc::clone(&control)));
+        let comparer = Comparer { control, metrics, pairs, results: results.clone() };
         let stops = Arc::clone(&stopping);
         let thread =
             std::thread::Builder::new().name("tidegate-shadow".to_owned()).spawn(move || comparer.run(&stops))?;
@@ -81,7 +111,7 @@ impl ShadowThread {
         self.stopping.store(true, Ordering::Relaxed);
         self.queue.stop();
         if self.thread.join().is_err() {
-            tracing::error!("the thread that compares shadows ended in a panic");
+            error!("the thread that compares shadows ended in a panic");
         }
     }
 }
@@ -91,12 +121,10 @@ struct Comparer {
     metrics: Arc<ShadowMetrics>,
     pairs: Pairs,
     results: Results,
-    /// Version of the snapshot whose mirrors are followed.
-    followed: Option<u64>,
 }
 
 impl Comparer {
-    fn run(mut self, stopping: &AtomicBool) {
+    fn run(self, stopping: &AtomicBool) {
         // Linux gives each thread a niceness of its own; elsewhere this does nothing worse than fail.
         #[cfg(target_os = "linux")]
         let _ = rustix::process::setpriority_process(None, NICENESS);
@@ -106,10 +134,9 @@ impl Comparer {
             match self.pairs.take(LOOK_INTERVAL.saturating_sub(looked.elapsed())) {
                 Taken::Stopped => return,
                 Taken::Nothing => {}
-                Taken::Pair(pair) => {
+                Taken::Pair(pair, came) => {
                     let began = Instant::now();
-                    self.follow();
-                    self.compare(&pair);
+                    self.compare(&pair, came);
                     drop(pair);
                     worked += began.elapsed();
                 }
@@ -124,29 +151,18 @@ impl Comparer {
         }
     }
 
-    fn compare(&self, pair: &super::Pair) {
+    fn compare(&self, pair: &Pair, came: Instant) {
         // The lock isn't held while bodies are read.
-        let mirror = self.results.board().mirror(pair);
+        let mirror = self.results.followed().board.mirror(pair);
         if let Some(mirror) = mirror {
             let seen = mirror.look(pair);
-            self.results.board().observe(&mirror, pair, &seen);
+            self.results.followed().board.observe(&mirror, pair, came, &seen);
         }
     }
 
-    /// Goes on with the mirrors that are there now, if something has changed.
-    fn follow(&mut self) {
-        let snapshot = self.control.store().current();
-        if self.followed.replace(snapshot.version) != Some(snapshot.version) {
-            self.results.board().follow(mirrors(&snapshot));
-        }
-    }
-
-    fn look(&mut self) {
-        // From when on an answer is slow changes with no snapshot.
-        self.followed = None;
-        self.follow();
+    fn look(&self) {
         let (turns, totals) = {
-            let mut board = self.results.board();
+            let board = &mut self.results.follow_anew().board;
             (board.look(), board.totals())
         };
         *self.metrics.mirrors.lock().expect("no holder of this lock panics") = totals;
@@ -160,7 +176,7 @@ impl Comparer {
         let (service, backend, revision) = (now.service.clone(), now.backend.clone(), now.revision.clone());
         let Verdict { outcome, reason, .. } = now.verdict.clone();
         match outcome {
-            Outcome::Different => warn!(%service, %backend, %revision, %reason, "a shadow answers differently"),
+            Outcome::Different => info!(%service, %backend, %revision, %reason, "a shadow answers differently"),
             Outcome::Same => info!(%service, %backend, %revision, %reason, "a shadow answers the same"),
             Outcome::Inconclusive => {}
         }
@@ -178,6 +194,25 @@ impl Comparer {
 }
 
 /// All mirrors that compare.
-fn mirrors(_snapshot: &crate::state::Snapshot) -> Vec<Mirror> {
-    Vec::new()
+fn mirrors(snapshot: &Snapshot) -> Vec<Mirror> {
+    let of = |service: &Service| -> Vec<Mirror> {
+        let stable = service.stable();
+        let followed = |mirror: &state::Mirror| {
+            let compare = mirror.config.compare.as_ref()?;
+            let backend = &service.backends[mirror.config.backend];
+            Some(Mirror {
+                subject: Subject {
+                    service: service.name().to_string(),
+                    backend: backend.name.to_string(),
+                    revision: backend.revision.to_string(),
+                    stable: stable.name.to_string(),
+                    stable_revision: stable.revision.to_string(),
+                },
+                settings: Settings::of(compare),
+                slow_after: service.watch.slow_after(),
+            })
+        };
+        service.mirrors.iter().flatten().filter_map(followed).collect()
+    };
+    snapshot.services.iter().flat_map(|service| of(service)).collect()
 }

@@ -9,11 +9,12 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::availability::set_effective;
-use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, RouteTable, Service, ServiceWatch};
+use super::mirror::KeptMirror;
+use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, Mirror, RouteTable, Service, ServiceWatch};
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
-use crate::model::{BackendName, Drain, ServiceName, Weight};
+use crate::model::{BackendName, Drain, LiveMirror, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
@@ -25,6 +26,20 @@ pub(super) type Resolved = HashMap<String, Vec<IpAddr>>;
 /// Backends that get no new requests.
 pub(super) type Drains = HashMap<(ServiceName, BackendName), Arc<Drain>>;
 
+/// Mirrors whose share was set live.
+pub(super) type LiveMirrors = HashMap<(ServiceName, BackendName), LiveMirror>;
+
+/// What was changed live and concerns one service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Live<'a> {
+    /// In place of the file's.
+    pub(super) weights: Option<&'a [Weight]>,
+    pub(super) drains: &'a Drains,
+    /// What its requests wait for.
+    pub(super) hold: Option<&'a Arc<Hold>>,
+    pub(super) mirrors: &'a LiveMirrors,
+}
+
 /// What outlives a snapshot.
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -34,6 +49,7 @@ pub(super) struct Registry {
     backends: HashMap<(ServiceName, BackendName), KeptBackend>,
     services: HashMap<ServiceName, (Arc<ServiceMetrics>, Arc<ServiceWatch>)>,
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
+    mirrors: HashMap<(ServiceName, BackendName), KeptMirror>,
     server_tls: ServerTls,
     open: HashMap<ListenerKey, Arc<SharedGauge>>,
     pub(super) alarm: Arc<Alarm>,
@@ -56,22 +72,22 @@ impl Registry {
             backends: HashMap::new(),
             services: HashMap::new(),
             rate_limits: HashMap::new(),
+            mirrors: HashMap::new(),
             server_tls,
             open: HashMap::new(),
             alarm: Arc::default(),
         }
     }
 
-    /// A service with its live backends; `weights` is an override of the file's, `hold` what its requests wait for.
+    /// A service with its live backends.
     pub(super) fn service(
         &mut self,
         config: &Arc<ServiceConfig>,
-        weights: Option<&[Weight]>,
-        drains: &Drains,
-        hold: Option<&Arc<Hold>>,
+        live: Live<'_>,
         revision: u64,
         resolved: &Resolved,
     ) -> Arc<Service> {
+        let Live { weights, drains, hold, mirrors: shares } = live;
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let mut backends: Box<[Backend]> =
@@ -84,9 +100,17 @@ impl Registry {
         let known = self.services.entry(config.name.clone());
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
+        let mirrors = config.mirrors.iter();
+        let mirrors = mirrors.map(|mirror| {
+            let key = (config.name.clone(), config.backends[mirror.backend].name.clone());
+            let live = shares.get(&key).map(|live| live.percent);
+            let kept = self.mirrors.entry(key).or_insert_with(|| KeptMirror::new(self.workers)).clone();
+            Mirror::new(config, mirror, live, kept)
+        });
+        let mirrors = mirrors.collect();
         let config = Arc::clone(config);
         let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
-        let service = service.panicking(panicking);
+        let service = service.panicking(panicking).mirrored(mirrors);
         Arc::new(match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
@@ -198,6 +222,9 @@ impl Registry {
         });
         let names: HashSet<_> = backends().map(|(service, b)| (service, &b.name)).collect();
         self.backends.retain(|(service, backend), _| names.contains(&(service, backend)));
+        let mirrors = services.iter().flat_map(|s| s.mirrors.iter().flatten().map(move |m| (s.name(), &m.backend)));
+        let mirrors: HashSet<_> = mirrors.collect();
+        self.mirrors.retain(|(service, backend), _| mirrors.contains(&(service, backend)));
         let configs: HashMap<_, _> = services.iter().map(|s| (s.name(), &s.config)).collect();
         self.services.retain(|service, _| configs.contains_key(service));
         self.rate_limits.retain(|(service, limit), _| {

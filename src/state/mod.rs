@@ -4,16 +4,18 @@ mod availability;
 mod build;
 mod effective;
 mod hold;
+mod mirror;
 mod routes;
 mod snapshot;
 mod store;
 mod watch;
 
 pub use hold::{Held, Hold, HoldCounts};
+pub use mirror::{InLine, Mirror, Place, Places, mark};
 pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{
-    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange, WeightsPlan,
-    named_service,
+    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, MirrorPlan, Refused, Store, WeightsChange,
+    WeightsPlan, named_service,
 };
 pub use watch::{BackendWatch, ServiceWatch};

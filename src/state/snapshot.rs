@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::{BackendWatch, Hold, ListenerKey, RouteTable, ServiceWatch};
+use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch};
 use crate::config::{
     BackendLimits, ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig,
 };
@@ -70,6 +70,8 @@ pub struct Service {
     pub watch: Arc<ServiceWatch>,
     /// New requests wait.
     pub hold: Option<Arc<Hold>>,
+    /// Some of its requests are copied; `None`: none are.
+    pub mirrors: Option<Box<[Mirror]>>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
     /// Version of the snapshot in which its configuration or its weights last changed.
@@ -152,6 +154,7 @@ impl Service {
             metrics,
             watch,
             hold: None,
+            mirrors: None,
             overridden,
             panicking: false,
             on_trial,
@@ -168,6 +171,12 @@ impl Service {
     #[must_use]
     pub fn held(self, hold: Arc<Hold>) -> Self {
         Self { guarded: true, hold: Some(hold), ..self }
+    }
+
+    /// The same, of whose requests some are copied.
+    #[must_use]
+    pub fn mirrored(self, mirrors: Box<[Mirror]>) -> Self {
+        Self { mirrors: (!mirrors.is_empty()).then_some(mirrors), ..self }
     }
 
     #[must_use]

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 
-use super::build::{Drains, Registry, Resolved, routes};
-use super::{Backend, Hold, Service, Snapshot};
+use super::build::{Drains, Live, LiveMirrors, Registry, Resolved, routes};
+use super::{Backend, Hold, Mirror, Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
-use crate::model::{BackendName, Drain, LiveWeights, NamedWeights, ServiceName, Weight};
+use crate::model::{BackendName, Drain, LiveMirror, LiveWeights, NamedWeights, Percent, ServiceName, Weight};
 use crate::tls::ServerTls;
 use crate::upstream::{Alarm, host_names};
 
@@ -66,6 +66,12 @@ pub enum Change {
     Drain(Drain),
     /// A backend gets what its weight says again; where another drain than this one holds by now, that stays.
     Undrain(Arc<Drain>),
+    /// How much of a service is mirrored to a backend; `None`: what the file says.
+    Mirror {
+        service: ServiceName,
+        backend: BackendName,
+        percent: Option<Percent>,
+    },
 }
 
 /// All weights of one service at once.
@@ -84,6 +90,21 @@ pub struct Applied {
     pub ended: Vec<LiveWeights>,
     /// Drains that the change ended.
     pub undrained: Vec<Drain>,
+    /// Live shares of mirrors that the change ended.
+    pub unmirrored: Vec<LiveMirror>,
+}
+
+/// What setting a mirror's share would do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MirrorPlan {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    /// What the file or an override says now.
+    pub from: Percent,
+    /// What the file says.
+    pub configured: Percent,
+    /// Version of the service, as [`Service::revision`].
+    pub revision: u64,
 }
 
 /// What draining or undraining a backend is about.
@@ -144,6 +165,7 @@ pub enum History {
 pub struct LiveChanges {
     pub weights: Vec<LiveWeights>,
     pub drains: Vec<Drain>,
+    pub mirrors: Vec<LiveMirror>,
 }
 
 /// Why a change was not applied. Nothing of it was.
@@ -161,6 +183,11 @@ pub enum Refused {
         name: String,
         known: Vec<String>,
     },
+    NoMirror {
+        name: String,
+        known: Vec<BackendName>,
+    },
+    Percent(String),
     Twice {
         name: String,
     },
@@ -192,6 +219,12 @@ impl fmt::Display for Refused {
             Self::NoEndpoint { name, known } => {
                 write!(f, "the backend has no endpoint {name:?}; it has: {}", list(known))
             }
+            Self::NoMirror { name, known } => write!(
+                f,
+                "the service has no mirror to {name:?} in the file; it mirrors to: {} (percent = 0 prepares one)",
+                list(known)
+            ),
+            Self::Percent(reason) => f.write_str(reason),
             Self::Twice { name } => write!(f, "backend {name:?} is given two weights"),
             Self::Missing { names } => {
                 write!(f, "weights are set all at once; still missing: {} (0 takes a backend out)", list(names))
@@ -233,6 +266,7 @@ struct Writer {
     /// By service.
     holds: HashMap<ServiceName, Arc<Hold>>,
     drains: Drains,
+    mirrors: LiveMirrors,
     /// See [`History::Unknown`].
     stable_only: bool,
     resolved: Resolved,
@@ -262,6 +296,7 @@ impl Store {
         let mut writer = Writer {
             overrides: kept.weights.into_iter().map(|live| (live.service.clone(), live)).collect(),
             drains: kept.drains.into_iter().map(|drain| (key(&drain), Arc::new(drain))).collect(),
+            mirrors: kept.mirrors.into_iter().map(|m| ((m.service.clone(), m.backend.clone()), m)).collect(),
             holds: HashMap::new(),
             stable_only,
             resolved,
@@ -269,7 +304,11 @@ impl Store {
             retired: Vec::new(),
             config: Arc::clone(config),
         };
-        let ended = LiveChanges { weights: writer.end_overrides(config), drains: writer.end_drains(config) };
+        let ended = LiveChanges {
+            weights: writer.end_overrides(config),
+            drains: writer.end_drains(config),
+            mirrors: writer.end_mirrors(config),
+        };
         let snapshot = Snapshot {
             version: 1,
             routes: Arc::new(routes(config)),
@@ -353,6 +392,23 @@ impl Store {
         })
     }
 
+    /// What setting the share of a service's mirror would do.
+    ///
+    /// # Errors
+    /// When there is no such service, or it has no such mirror.
+    pub fn plan_mirror(&self, service: &str, backend: &str) -> Result<MirrorPlan, Refused> {
+        let current = self.current();
+        let service = named_service(&current, service)?;
+        let mirror = named_mirror(service, backend)?;
+        Ok(MirrorPlan {
+            service: service.name().clone(),
+            backend: mirror.backend.clone(),
+            from: mirror.percent,
+            configured: mirror.config.percent,
+            revision: service.revision,
+        })
+    }
+
     /// Changes what requests see, whole or not at all.
     ///
     /// # Errors
@@ -360,9 +416,10 @@ impl Store {
     pub fn apply(&self, change: Change) -> Result<Applied, Refused> {
         let mut writer = self.writer();
         let current = self.current.load_full();
-        let (mut ended, mut undrained, mut released) = (Vec::new(), Vec::new(), None);
+        let (mut ended, mut undrained, mut unmirrored, mut released) = (Vec::new(), Vec::new(), Vec::new(), None);
         let next = match change {
             Change::Config { config, resolved } => {
+                unmirrored.extend(writer.end_mirrors(&config));
                 writer.with_config(&current, &config, resolved, &mut ended, &mut undrained)?
             }
             Change::Weights(change) => writer.with_weights(&current, &change)?,
@@ -384,7 +441,7 @@ impl Store {
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
             Change::Availability(services) => match writer.with_availability(&current, &services) {
                 Some(next) => next,
-                None => return Ok(Applied { version: current.version, ended, undrained }),
+                None => return Ok(Applied { version: current.version, ended, undrained, unmirrored }),
             },
             Change::Drain(drain) => {
                 let name = drain.service.clone();
@@ -400,6 +457,19 @@ impl Store {
                 }
                 writer.with_weights_rebuilt(&current, &drain.service)
             }
+            Change::Mirror { service, backend, percent } => {
+                let configured =
+                    named_mirror(named_service(&current, service.as_str())?, backend.as_str())?.config.percent;
+                let key = (service.clone(), backend.clone());
+                match percent.filter(|percent| *percent != configured) {
+                    Some(percent) => {
+                        let live = LiveMirror { service: service.clone(), backend, percent, replaced: configured };
+                        writer.mirrors.insert(key, live);
+                    }
+                    None => drop(writer.mirrors.remove(&key)),
+                }
+                writer.with_weights_rebuilt(&current, &service)
+            }
         };
         let version = next.version;
         let old = self.current.swap(Arc::new(next));
@@ -408,7 +478,7 @@ impl Store {
         writer.retired.push(old);
         writer.sweep();
         self.alarm.ring();
-        Ok(Applied { version, ended, undrained })
+        Ok(Applied { version, ended, undrained, unmirrored })
     }
 
     /// Frees snapshots that no worker holds any more, and what rate limits know of clients that are gone. Call it
@@ -482,6 +552,18 @@ impl Writer {
         self.drains.extract_if(|_, drain| !holds(drain)).map(|(_, drain)| (*drain).clone()).collect()
     }
 
+    /// Lets go of live shares of mirrors that are gone, or whose share in the file is another than the one they replaced.
+    fn end_mirrors(&mut self, config: &Config) -> Vec<LiveMirror> {
+        let holds = |live: &LiveMirror| {
+            let service = config.services.iter().find(|s| s.name == live.service);
+            let of = |s: &ServiceConfig| {
+                s.mirrors.iter().any(|m| s.backends[m.backend].name == live.backend && m.percent == live.replaced)
+            };
+            service.is_some_and(of)
+        };
+        self.mirrors.extract_if(|_, live| !holds(live)).map(|(_, live)| live).collect()
+    }
+
     fn with_weights(&mut self, current: &Snapshot, change: &WeightsChange) -> Result<Snapshot, Refused> {
         let config = Arc::clone(&named_service(current, &change.service)?.config);
         let weights = named(&config, checked_weights(&config, &change.weights)?);
@@ -549,8 +631,13 @@ impl Writer {
             None if self.stable_only => Some(stable_alone(config)),
             None => None,
         };
-        let hold = self.holds.get(&config.name);
-        self.registry.service(config, weights.as_deref(), &self.drains, hold, revision, &self.resolved)
+        let live = Live {
+            weights: weights.as_deref(),
+            drains: &self.drains,
+            hold: self.holds.get(&config.name),
+            mirrors: &self.mirrors,
+        };
+        self.registry.service(config, live, revision, &self.resolved)
     }
 
     fn sweep(&mut self) {
@@ -586,6 +673,14 @@ fn named_backend<'a>(service: &'a Service, name: &str) -> Result<&'a Backend, Re
     service.backend(name).ok_or_else(|| Refused::NoBackend {
         name: name.to_owned(),
         known: service.backends.iter().map(|b| b.name.clone()).collect(),
+    })
+}
+
+fn named_mirror<'a>(service: &'a Service, name: &str) -> Result<&'a Mirror, Refused> {
+    let mirrors = || service.mirrors.iter().flatten();
+    mirrors().find(|mirror| mirror.backend.as_str() == name).ok_or_else(|| Refused::NoMirror {
+        name: name.to_owned(),
+        known: mirrors().map(|mirror| mirror.backend.clone()).collect(),
     })
 }
 

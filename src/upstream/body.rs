@@ -14,7 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::copied::{CopiedBody, CopiedReader, Copies};
 use super::kept::{KeptBody, KeptReader};
+use crate::config::LargeBody;
+use crate::observe::MirrorShare;
 use crate::timers::{Timer, Timers};
 
 /// Why a body was broken off before its end.
@@ -86,6 +89,7 @@ pub struct RequestProgress {
     fault: Cell<Option<BodyFault>>,
     limits: Cell<BodyLimits>,
     wait: Wait,
+    copies: Copies,
 }
 
 impl Default for RequestProgress {
@@ -96,6 +100,7 @@ impl Default for RequestProgress {
             fault: Cell::default(),
             limits: Cell::new(BodyLimits::NONE),
             wait: Wait::default(),
+            copies: Copies::default(),
         }
     }
 }
@@ -136,6 +141,22 @@ impl RequestProgress {
     #[must_use]
     pub fn fault(&self) -> Option<BodyFault> {
         self.fault.get()
+    }
+
+    /// From here on, what comes is kept for a copy, too: `max` bytes at a time.
+    #[must_use]
+    pub fn copy(&self, max: usize, large_body: LargeBody, share: MirrorShare) -> CopiedBody {
+        self.copies.add(max, large_body, share)
+    }
+
+    fn fail(&self, fault: BodyFault) {
+        self.fault.set(Some(fault));
+        self.copies.ended(false);
+    }
+
+    fn end(&self) {
+        self.ended_at.set(Some(Instant::now()));
+        self.copies.ended(true);
     }
 
     /// `count` bytes came; false when that is more than may come.
@@ -209,6 +230,8 @@ pub enum RequestBody {
     },
     /// Streamed, too, and kept meanwhile, in case it must be sent again.
     Kept(KeptReader),
+    /// Of a copy of a request.
+    Copied(CopiedReader),
 }
 
 impl RequestBody {
@@ -222,7 +245,7 @@ impl RequestBody {
     #[must_use]
     pub fn progress(&self) -> Option<Rc<RequestProgress>> {
         match self {
-            Self::Empty => None,
+            Self::Empty | Self::Copied(_) => None,
             Self::Stream { progress, .. } => Some(Rc::clone(progress)),
             Self::Kept(reader) => Some(Rc::clone(&reader.kept.progress)),
         }
@@ -264,6 +287,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Stream { incoming, progress, clean } => poll_client(incoming, progress, *clean, cx),
             Self::Kept(reader) => reader.poll_frame(cx),
+            Self::Copied(reader) => reader.poll_frame(cx),
         }
     }
 
@@ -272,6 +296,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Stream { incoming, .. } => incoming.is_end_stream(),
             Self::Kept(reader) => reader.is_end_stream(),
+            Self::Copied(reader) => reader.is_end_stream(),
         }
     }
 
@@ -280,6 +305,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream { incoming, .. } => incoming.size_hint(),
             Self::Kept(reader) => reader.size_hint(),
+            Self::Copied(reader) => reader.size_hint(),
         }
     }
 }
@@ -293,7 +319,7 @@ pub(super) fn poll_client(
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     let Poll::Ready(mut polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
         std::task::ready!(progress.wait.poll(cx));
-        progress.fault.set(Some(BodyFault::Stalled));
+        progress.fail(BodyFault::Stalled);
         return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::Stalled))));
     };
     match &mut polled {
@@ -301,23 +327,28 @@ pub(super) fn poll_client(
             if let Some(data) = frame.data_ref()
                 && !progress.came(data.len())
             {
-                progress.fault.set(Some(BodyFault::TooLarge));
+                progress.fail(BodyFault::TooLarge);
                 return Poll::Ready(Some(Err(BodyError::Fault(BodyFault::TooLarge))));
             }
-            if frame.is_trailers() || incoming.is_end_stream() {
-                progress.ended_at.set(Some(Instant::now()));
-            }
+            let is_last = frame.is_trailers() || incoming.is_end_stream();
             if let Some(trailers) = frame.trailers_mut() {
                 clean(trailers);
-                if trailers.is_empty() {
-                    return Poll::Ready(None);
-                }
+            }
+            let is_nothing = frame.trailers_ref().is_some_and(HeaderMap::is_empty);
+            if !is_nothing {
+                progress.copies.came(frame);
+            }
+            if is_last {
+                progress.end();
+            }
+            if is_nothing {
+                return Poll::Ready(None);
             }
         }
-        Some(Err(_)) => progress.fault.set(Some(BodyFault::Broken)),
+        Some(Err(_)) => progress.fail(BodyFault::Broken),
         None => {
             if !progress.ended() {
-                progress.ended_at.set(Some(Instant::now()));
+                progress.end();
             }
         }
     }

@@ -88,6 +88,12 @@ pub enum NoRoom {
 }
 
 impl Limiter {
+    /// Requests that are counted.
+    #[must_use]
+    pub fn in_use(&self) -> u32 {
+        self.in_use.0.load(Ordering::Relaxed)
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn queued(&self) -> u32 {

@@ -157,9 +157,19 @@ impl LocalEndpoint {
             let (service, backend) = (&identity.service, &identity.backend);
             warn!(%service, %backend, endpoint = %self.endpoint.display(), %reason, "an endpoint can't be connected to");
         }
+        self.hold_back(now);
+    }
+
+    /// It is asked last for a second, and twice as long each time it happens again.
+    pub fn hold_back(&self, now: Instant) {
         let before = self.held_back.get().map_or(HOLD_BACK_MIN / 2, |(_, time)| time);
         let time = (before * 2).min(HOLD_BACK_MAX);
         self.held_back.set(Some((now + time, time)));
+    }
+
+    /// It takes connections again.
+    pub fn trust(&self) {
+        self.held_back.set(None);
     }
 
     /// Nobody listens there.

@@ -26,6 +26,7 @@ pub use view::{BackendView, ServiceView, View};
 
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
+use crate::shadow::Queue;
 use crate::state::{Service, Snapshot};
 use crate::timers::Timers;
 
@@ -42,6 +43,8 @@ pub struct Worker {
     pub cookie_key: Arc<CookieKey>,
     pub access_log: Option<AccessLog>,
     pub reporter: Reporter,
+    /// Where answers go that are compared.
+    pub pairs: Arc<Queue>,
     /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -64,6 +67,7 @@ impl Worker {
         cookie_key: Arc<CookieKey>,
         access_log: Option<AccessLog>,
         reporter: Reporter,
+        pairs: Arc<Queue>,
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
         let endpoints = view::Endpoints::new(index);
@@ -75,6 +79,7 @@ impl Worker {
             cookie_key,
             access_log,
             reporter,
+            pairs,
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,

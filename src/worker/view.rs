@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use http::HeaderValue;
 
 use crate::model::{HeaderChanges, Via};
-use crate::state::{Service, Snapshot};
+use crate::state::{Service, Snapshot, mark};
 use crate::upstream::{Endpoint, LocalEndpoint, Restart};
 
 /// What a request holds from its start to its end.
@@ -33,6 +33,8 @@ pub struct ServiceView {
     pub response_headers: Option<HeaderChanges>,
     /// The value of `Strict-Transport-Security`, this worker's copy: sharing one would share its counter.
     pub hsts: Option<HeaderValue>,
+    /// What copies for each backend carry, if there are mirrors.
+    pub marks: Box<[HeaderValue]>,
 }
 
 /// One backend's endpoints, as this worker sees them.
@@ -41,6 +43,9 @@ pub struct BackendView {
     pub endpoints: Box<[Rc<LocalEndpoint>]>,
     /// Requests that wait for the endpoints to listen again.
     pub restart: Rc<Restart>,
+    /// The same endpoints for copies, if the service has mirrors: with connections of their own, and with load and
+    /// latency that say nothing about clients' requests.
+    pub copies: Box<[Rc<LocalEndpoint>]>,
 }
 
 impl View {
@@ -53,18 +58,25 @@ impl View {
     pub(super) fn service(&self, index: usize, endpoints: &Endpoints) -> &ServiceView {
         self.services[index].get_or_init(|| {
             let service = Arc::clone(&self.snapshot.services[index]);
+            let mirrored = || service.backends.iter().filter(|_| service.mirrors.is_some());
+            let marks = mirrored().map(|b| mark(service.name(), &b.name));
+            let marks = marks.filter_map(|mark| HeaderValue::try_from(mark).ok()).collect();
             let backends = service.backends.iter();
             let backends = backends
                 .map(|b| BackendView {
                     endpoints: b.endpoints.iter().map(|e| endpoints.local(e)).collect(),
                     restart: Rc::default(),
+                    copies: match service.mirrors {
+                        Some(_) => b.endpoints.iter().map(|e| endpoints.for_copies(e)).collect(),
+                        None => Box::default(),
+                    },
                 })
                 .collect();
             let request_headers = service.config.request_headers.as_ref().map(HeaderChanges::unshared);
             let response_headers = service.config.response_headers.as_ref().map(HeaderChanges::unshared);
             let hsts = service.config.hsts.as_ref();
             let hsts = hsts.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-            ServiceView { service, backends, request_headers, response_headers, hsts }
+            ServiceView { service, backends, request_headers, response_headers, hsts, marks }
         })
     }
 }
@@ -75,30 +87,45 @@ impl View {
 pub(super) struct Endpoints {
     /// The worker's index.
     worker: usize,
-    known: RefCell<HashMap<u64, Rc<LocalEndpoint>, RandomState>>,
+    known: RefCell<Known>,
+    for_copies: RefCell<Known>,
 }
+
+type Known = HashMap<u64, Rc<LocalEndpoint>, RandomState>;
 
 impl Endpoints {
     pub(super) fn new(worker: usize) -> Self {
-        Self { worker, known: RefCell::default() }
+        Self { worker, known: RefCell::default(), for_copies: RefCell::default() }
     }
 
     fn local(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
-        let mut known = self.known.borrow_mut();
+        self.known_in(&self.known, endpoint)
+    }
+
+    fn for_copies(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
+        self.known_in(&self.for_copies, endpoint)
+    }
+
+    fn known_in(&self, known: &RefCell<Known>, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
+        let mut known = known.borrow_mut();
         let new = || Rc::new(LocalEndpoint::new(Arc::clone(endpoint), self.worker));
         Rc::clone(known.entry(endpoint.id).or_insert_with(new))
     }
 
     /// Closes all that idles.
     pub(super) fn let_go(&self) {
-        self.known.borrow().values().for_each(|endpoint| endpoint.let_go());
+        for known in [&self.known, &self.for_copies] {
+            known.borrow().values().for_each(|endpoint| endpoint.let_go());
+        }
     }
 
     /// Closes what has idled too long.
     pub(super) fn sweep(&self, now_ms: u64) {
-        self.known.borrow_mut().retain(|_, endpoint| {
-            endpoint.sweep(now_ms);
-            Rc::strong_count(endpoint) > 1 || endpoint.has_connections()
-        });
+        for known in [&self.known, &self.for_copies] {
+            known.borrow_mut().retain(|_, endpoint| {
+                endpoint.sweep(now_ms);
+                Rc::strong_count(endpoint) > 1 || endpoint.has_connections()
+            });
+        }
     }
 }

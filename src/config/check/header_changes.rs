@@ -25,11 +25,12 @@ const FRAMING: [&str; 11] = [
 ];
 
 /// Said by tidegate in requests; endpoints rely on it.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
     "proxy",
+    "tidegate-mirror",
     "traceparent",
     "tracestate",
     "via",
@@ -125,7 +126,7 @@ fn request_name(name: &str) -> Result<HeaderName, Fault> {
     Ok(parsed)
 }
 
-fn response_name(name: &str) -> Result<HeaderName, Fault> {
+pub(super) fn response_name(name: &str) -> Result<HeaderName, Fault> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| Fault::new(format!("{name:?} is no header name"), "header names are letters, digits and -"))?;
     if FRAMING.contains(&parsed.as_str()) {

@@ -19,6 +19,7 @@ impl Check<'_, '_> {
         let uri_bytes = self.positive_size(&at.key("uri_bytes"), &file.uri_bytes);
         let body_pace = self.positive_size(&at.key("body_pace"), &file.body_pace);
         let memory = file.memory.as_ref().map(|size| self.positive_size(&at.key("memory"), size));
+        let mirror_memory = self.positive_size(&at.key("mirror_memory"), &file.mirror_memory);
         let (stream_window, connection_window) = (stream_window?, connection_window?);
         if connection_window < stream_window {
             let message = "the window of a connection is smaller than that of one of its requests";
@@ -37,6 +38,7 @@ impl Check<'_, '_> {
             uri_bytes: usize::try_from(uri_bytes?).unwrap_or(usize::MAX),
             body_pace: body_pace?,
             memory: unless_reported(memory)?,
+            mirror_memory: mirror_memory?,
         })
     }
 

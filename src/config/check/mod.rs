@@ -18,6 +18,7 @@ mod health;
 mod host;
 mod limits;
 mod listeners;
+mod mirror;
 mod outputs;
 mod pages;
 mod policy;

@@ -50,7 +50,7 @@ impl Check<'_, '_> {
     }
 
     /// Sorted and without repetitions; empty: every method.
-    fn methods(&mut self, at: &KeyPath, texts: Option<&[String]>) -> Option<Vec<Method>> {
+    pub(super) fn methods(&mut self, at: &KeyPath, texts: Option<&[String]>) -> Option<Vec<Method>> {
         let Some(texts) = texts else { return Some(Vec::new()) };
         if texts.is_empty() {
             self.report.problem(

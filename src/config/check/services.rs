@@ -68,6 +68,7 @@ impl Check<'_, '_> {
         let response_headers =
             file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         let probation = file.probation.as_ref().map(|file| self.probation(&at.key("probation"), file));
+        let mirrors = self.mirrors(at, file);
         let judged_routes = file.routes.iter().flatten().enumerate().filter(|(_, route)| route.judged);
         Some(ServiceConfig {
             guard: guard(file),
@@ -91,6 +92,7 @@ impl Check<'_, '_> {
             compression: unless_reported(compression)?,
             ejection: unless_reported(ejection)?,
             slow_start: slow_start?,
+            mirrors: mirrors?,
             request_headers: unless_reported(request_headers)?,
             response_headers: unless_reported(response_headers)?,
         })
@@ -187,7 +189,13 @@ impl Check<'_, '_> {
     }
 
     /// `at`: where the backend is named.
-    fn backend_index(&mut self, service: &KeyPath, at: &KeyPath, name: &str, file: &ServiceFile) -> Option<usize> {
+    pub(super) fn backend_index(
+        &mut self,
+        service: &KeyPath,
+        at: &KeyPath,
+        name: &str,
+        file: &ServiceFile,
+    ) -> Option<usize> {
         let names = || file.backends.0.iter().map(|(name, _)| name.as_str());
         if let Some(index) = names().position(|known| known == name) {
             return Some(index);

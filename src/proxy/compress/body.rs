@@ -74,9 +74,11 @@ impl Compressed {
         self.encoder.is_none() && self.trailers.is_none()
     }
 
+    /// What comes from the endpoint is shown to `captured` before it is compressed.
     pub(in crate::proxy) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
+        mut captured: impl FnMut(&Bytes),
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             let Some(encoder) = &mut self.encoder else {
@@ -96,6 +98,7 @@ impl Compressed {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
+                        captured(&data);
                         self.unread = data;
                         self.lingered = false;
                         continue;

@@ -12,11 +12,10 @@ use hyper::client::conn::TrySendError;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::copy::adapt;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::reply::Reason;
 use crate::timers::Timer;
-use crate::upstream::{Lease, RequestBody};
+use crate::upstream::{Lease, RequestBody, adapt};
 
 /// How often is asked, at first, whether a slow attempt's backend has become suspect; with time, as often as is
 /// proportionate to the time that has passed.

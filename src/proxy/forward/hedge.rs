@@ -46,7 +46,7 @@ impl Second {
         self.lease.endpoint().observe(now - self.asked, now);
         exchange.hand_over(stable, self.first_code.unwrap_or(CodeClass::None), self.asked);
         exchange.answers(self.lease.endpoint().endpoint.identity.address);
-        exchange.head_received(now);
+        exchange.head_received(self.asked, now);
         (self.response, self.lease)
     }
 }

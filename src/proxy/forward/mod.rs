@@ -50,6 +50,9 @@ pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, leas
     if !is_unambiguous(&response) {
         return Err(Reason::EndpointBroke.into());
     }
+    if let Some(primary) = exchange.captured() {
+        primary.head(response.status(), response.headers());
+    }
     let received = response.version();
     let mut response = response.map(|incoming| Source::Endpoint { incoming, lease });
     // hyper answers in the client's version.
@@ -191,7 +194,7 @@ pub(super) async fn send(
                     endpoint.observe(now - begun, now);
                 }
                 endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
-                exchange.head_received(now);
+                exchange.head_received(begun, now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
                     let latency = exchange.request_read_at().map(|read_at| now - begun.max(read_at));

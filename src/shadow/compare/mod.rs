@@ -14,7 +14,7 @@ use super::document::{Node, Unread, read};
 use super::fields::{Change, Differences, Field, Values};
 use super::pair::{Answer, AnswerEnd};
 use super::redact::Redaction;
-use crate::model::JsonPath;
+use crate::model::{JsonPath, grpc_status_blames_server};
 
 /// What is compared, and what of it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,7 +58,8 @@ impl<'a> Primary<'a> {
             found.add(Field::new("header content-encoding", change), values);
             return;
         }
-        if primary.body_length == shadow.body_length && primary.body == shadow.body {
+        let is_whole = shadow.end == AnswerEnd::Whole;
+        if is_whole && primary.body_length == shadow.body_length && primary.body == shadow.body {
             return;
         }
         if !is_json(primary) || !is_json(shadow) {
@@ -88,16 +89,27 @@ fn is_json(answer: &Answer) -> bool {
         kind.eq_ignore_ascii_case(b"application/json")
             || kind.len() > 5 && kind[kind.len() - 5..].eq_ignore_ascii_case(b"+json")
     });
-    says_so && !answer.truncated && !answer.encoding
+    says_so && answer.end == AnswerEnd::Whole && !answer.truncated && !answer.encoding
 }
 
 /// Whether an answer is a failure of whoever gave it; `None` where it says nothing about them.
 pub(super) fn is_failure(answer: &Answer) -> Option<bool> {
     match answer.end {
-        AnswerEnd::Whole => Some(answer.status >= 500),
+        AnswerEnd::Whole => Some(answer.status >= 500 || is_grpc_failure(answer)),
         AnswerEnd::Failed(_) | AnswerEnd::TimedOut => Some(true),
         AnswerEnd::Aborted => None,
     }
+}
+
+/// Its trailers are among its headers.
+fn is_grpc_failure(answer: &Answer) -> bool {
+    let status = answer.headers.iter().find(|(name, _)| name.as_str() == "grpc-status");
+    status.is_some_and(|(_, status)| grpc_status_blames_server(status))
+}
+
+/// Enough of it is known to be compared: all, or the beginning of one that was too long to be read to its end.
+pub(super) fn is_comparable(copy: &Answer) -> bool {
+    copy.end == AnswerEnd::Whole || copy.end == AnswerEnd::Aborted && copy.status != 0
 }
 
 #[cfg(test)]
@@ -212,6 +224,11 @@ mod tests {
         let cut = |length| Answer { body_length: length, truncated: true, ..plain("abcd") };
         assert_eq!(values(&cut(10_000_000_000), &cut(9)), ["body length: 10000000000 bytes / 9 bytes"]);
         assert!(found(&cut(9), &cut(9)).is_empty());
+        // One that was too long to be read on is at least as long as that.
+        let endless = Answer { end: AnswerEnd::Aborted, ..cut(1_000) };
+        assert_eq!(values(&cut(9), &endless), ["body length: 9 bytes / over 1000 bytes"]);
+        assert!(found(&cut(2_000), &endless).is_empty());
+        assert_eq!(found(&json("{}"), &Answer { headers: json("").headers, ..endless }), ["body changed"]);
         let zipped = |text: &str| Answer { encoding: true, ..json(text) };
         assert_eq!(found(&zipped("{\"a\":1}"), &zipped("{\"a\":2}")), ["body changed"]);
         assert_eq!(found(&zipped("{}"), &json("{}")), ["header content-encoding missing"]);
@@ -247,6 +264,11 @@ mod tests {
         let ended = |end, status| is_failure(&Answer { end, status, ..answer("") });
         assert_eq!(ended(AnswerEnd::Whole, 404), Some(false));
         assert_eq!(ended(AnswerEnd::Whole, 503), Some(true));
+        let grpc = |status| {
+            let headers = vec![(HeaderName::from_static("grpc-status"), HeaderValue::from_static(status))];
+            is_failure(&Answer { headers, ..answer("") })
+        };
+        assert_eq!((grpc("0"), grpc("5"), grpc("14")), (Some(false), Some(false), Some(true)));
         assert_eq!(ended(AnswerEnd::Failed("reset"), 200), Some(true));
         assert_eq!(ended(AnswerEnd::TimedOut, 0), Some(true));
         assert_eq!(ended(AnswerEnd::Aborted, 200), None);

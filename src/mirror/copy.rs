@@ -1,0 +1,319 @@
+//! One copy of a request: from its place among the others to the pair of answers that are compared.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request};
+use http_body::Body;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::leg::{Leg, Read, takes_copies};
+use super::meeting::{Meeting, Told};
+use super::{Capture, Chosen, CopiedHead, Primary};
+use crate::config::{LargeBody, MirrorConfig};
+use crate::model::Ends;
+use crate::observe::{CodeClass, MirrorCell, MirrorDrop, MirrorShare, PairDrop};
+use crate::shadow::{Answer, AnswerEnd, Pair};
+use crate::state::{InLine, Mirror, Place, Service};
+use crate::upstream::{CopiedBody, RequestBody};
+use crate::worker::{ServiceView, View, Worker};
+
+/// How long a shadow's answer waits for the primary's to end.
+const PRIMARY_WAIT: Duration = Duration::from_secs(60);
+/// What is told of a path.
+const PATH_BYTES_MAX: usize = 512;
+
+/// A request of which copies are made.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub view: &'a Rc<View>,
+    /// Indices of its service, its route and the backend that was selected for it.
+    pub service: usize,
+    pub route: Option<u32>,
+    pub backend: usize,
+    pub ends: &'a Ends,
+    pub request_id: &'a HeaderValue,
+    /// Fit for any endpoint.
+    pub request: &'a Request<RequestBody>,
+}
+
+/// Sends copies to the mirrors that were `chosen`. Where answers are compared, the client's must be captured.
+pub fn begin(asked: &Asked<'_>, chosen: Chosen) -> Option<Primary> {
+    let service = &asked.view.snapshot.services[asked.service];
+    let mut meeting = None;
+    let mut compared = Vec::new();
+    for index in chosen.indices() {
+        let Some(mirror) = service.mirrors.as_ref().and_then(|mirrors| mirrors.get(index)) else { continue };
+        match Copy::new(asked, mirror, index, &mut meeting) {
+            Ok(copy) => {
+                compared.extend(mirror.config.compare.clone());
+                tokio::task::spawn_local(copy.run());
+            }
+            Err(why) => mirror.metrics.cell(asked.worker.index).dropped(why),
+        }
+    }
+    let meeting = meeting?;
+    Some(Primary::new(meeting, compared, asked.share()))
+}
+
+impl Asked<'_> {
+    /// Of the memory that all mirrors have.
+    fn share(&self) -> MirrorShare {
+        MirrorShare::new(&self.worker.process.mirror_memory, self.view.snapshot.limits.mirror_memory)
+    }
+
+    /// A copy of the body, from here on.
+    fn body(&self, config: &MirrorConfig) -> Result<Option<CopiedBody>, MirrorDrop> {
+        let body = self.request.body();
+        let Some(progress) = body.progress() else { return Ok(None) };
+        if config.large_body == LargeBody::Skip && body.size_hint().lower() > config.body_max as u64 {
+            return Err(MirrorDrop::BodyTooLarge);
+        }
+        Ok(Some(progress.copy(config.body_max, config.large_body, self.share())))
+    }
+}
+
+/// A copy on its way.
+struct Copy {
+    worker: Rc<Worker>,
+    view: Rc<View>,
+    service: usize,
+    mirror: usize,
+    ends: Ends,
+    place: Result<Place, InLine>,
+    head: CopiedHead,
+    body: Option<CopiedBody>,
+    comparison: Option<Box<Comparison>>,
+}
+
+/// What a copy needs where its answer is compared.
+struct Comparison {
+    meeting: Rc<Meeting>,
+    capture: Capture,
+    noise: Option<Noise>,
+    route: Option<u32>,
+    request_id: HeaderValue,
+}
+
+/// A second copy, for the backend that answers the client.
+struct Noise {
+    backend: usize,
+    head: CopiedHead,
+    body: Option<CopiedBody>,
+    capture: Capture,
+}
+
+impl Copy {
+    fn new(
+        asked: &Asked<'_>,
+        mirror: &Mirror,
+        index: usize,
+        meeting: &mut Option<Rc<Meeting>>,
+    ) -> Result<Self, MirrorDrop> {
+        let config = &mirror.config;
+        let view = asked.worker.service(asked.view, asked.service);
+        takes_copies(&view.service.backends[config.backend], &view.backends[config.backend])?;
+        let place = match mirror.places.take(config.requests_max) {
+            Some(place) => Ok(place),
+            None => Err(mirror.places.line_up(config.queue).ok_or(MirrorDrop::Full)?),
+        };
+        let body = asked.body(config)?;
+        let head =
+            |backend: usize, suffix| CopiedHead::of(asked.request, view.marks[backend].clone(), &config.redact, suffix);
+        let comparison = match &config.compare {
+            None => None,
+            Some(compare) => {
+                let capture = || Capture::new(compare.body_max, asked.share());
+                let noise = compare.noise && takes_noise(view, asked.backend);
+                let noise = match noise.then(|| asked.body(config)) {
+                    Some(Ok(body)) => Some(Noise {
+                        backend: asked.backend,
+                        head: head(asked.backend, None),
+                        body,
+                        capture: capture(),
+                    }),
+                    Some(Err(_)) | None => None,
+                };
+                let meeting = Rc::clone(meeting.get_or_insert_default());
+                let request_id = asked.request_id.clone();
+                Some(Box::new(Comparison { meeting, capture: capture(), noise, route: asked.route, request_id }))
+            }
+        };
+        Ok(Self {
+            worker: Rc::clone(asked.worker),
+            view: Rc::clone(asked.view),
+            service: asked.service,
+            mirror: index,
+            ends: *asked.ends,
+            place,
+            head: head(config.backend, config.host_suffix.as_deref()),
+            body,
+            comparison,
+        })
+    }
+
+    async fn run(self) {
+        let Self { worker, view, service, mirror, ends, place, head, body, comparison } = self;
+        let view = worker.service(&view, service);
+        let Some(mirror) = view.service.mirrors.as_ref().and_then(|mirrors| mirrors.get(mirror)) else { return };
+        let cell = mirror.metrics.cell(worker.index);
+        let config = &*mirror.config;
+        let place = match place {
+            Ok(place) => place,
+            Err(line) => match line.wait(config.requests_max, config.timeout, &worker.timers).await {
+                Some(place) => place,
+                None => return cell.dropped(MirrorDrop::QueueTimeout),
+            },
+        };
+        if config.large_body == LargeBody::Skip
+            && let Some(body) = &body
+            && let Err(why) = poll_fn(|cx| body.poll_end(cx)).await
+        {
+            return cell.dropped(why);
+        }
+        let leg = |backend: usize| Leg {
+            worker: &worker,
+            view: &view.backends[backend],
+            config,
+            connect: view.service.config.timeouts.connect,
+            ends: &ends,
+        };
+        let began = Instant::now();
+        let Some(mut comparison) = comparison else {
+            let read = leg(config.backend).ask(&head, body.as_ref(), None).await;
+            return count(cell, read, began);
+        };
+        let mut noise = comparison.noise.take();
+        let shadow = leg(config.backend);
+        let (read, noise_read) = tokio::join!(
+            async {
+                let read = shadow.ask(&head, body.as_ref(), Some(&mut comparison.capture)).await;
+                (read, began.elapsed())
+            },
+            async {
+                let noise = noise.as_mut()?;
+                cell.noise.add(1);
+                let read = leg(noise.backend).ask(&noise.head, noise.body.as_ref(), Some(&mut noise.capture)).await;
+                Some((read, began.elapsed()))
+            }
+        );
+        count(cell, read.0, began);
+        // Whoever is waited for from here on isn't the shadow.
+        drop((place, body));
+        let Some(end) = ended(read.0) else { return };
+        let noise = noise
+            .zip(noise_read)
+            .and_then(|(noise, (read, after))| Some((noise.backend, noise.capture, ended(read)?, after)));
+        let Comparison { meeting, capture, route, request_id, .. } = *comparison;
+        let Ok(told) = worker.timers.timeout(PRIMARY_WAIT, meeting.primary()).await else {
+            return cell.pair_dropped(PairDrop::Late);
+        };
+        let shadow = capture.finish(end, read.1);
+        let noise = match noise {
+            // Another backend has answered in the end: the second copy tells nothing about that one.
+            Some((backend, ..)) if backend != told.backend => None,
+            Some((_, capture, end, after)) => capture.finish(end, after),
+            None => None,
+        };
+        let (Some(primary), Some((shadow, _share))) = (primary(&told, config), shadow) else {
+            return cell.pair_dropped(PairDrop::Memory);
+        };
+        let (noise, _share) = noise.unzip();
+        debug!(
+            service = %view.service.name(),
+            mirror = %mirror.backend,
+            request_id = request_id.to_str().unwrap_or_default(),
+            primary_backend = %view.service.backends[told.backend].name,
+            primary = %Shown(&primary),
+            shadow = %Shown(&shadow),
+            noise = noise.as_ref().map(|noise| tracing::field::display(Shown(noise))),
+            "a pair of answers"
+        );
+        let pair = pair(&view.service, mirror, &told, &head, route, &request_id, (primary, shadow, noise));
+        match worker.pairs.offer(pair) {
+            Ok(()) => cell.pairs.add(1),
+            Err(_) => cell.pair_dropped(PairDrop::Full),
+        }
+    }
+}
+
+/// Whether the backend that answers is what shadows are compared with, and can take a second copy.
+fn takes_noise(view: &ServiceView, backend: usize) -> bool {
+    backend == view.service.config.stable
+        && takes_copies(&view.service.backends[backend], &view.backends[backend]).is_ok()
+}
+
+fn count(cell: &MirrorCell, read: Result<Read, MirrorDrop>, began: Instant) {
+    match read {
+        Ok(Read { status }) => {
+            cell.answered(CodeClass::of(status));
+            cell.duration.record(began.elapsed());
+        }
+        Err(why) => cell.dropped(why),
+    }
+}
+
+/// How a shadow's answer ended; `None` where the shadow didn't get what the primary got.
+fn ended(read: Result<Read, MirrorDrop>) -> Option<AnswerEnd> {
+    match read {
+        Ok(_) => Some(AnswerEnd::Whole),
+        Err(MirrorDrop::Timeout) => Some(AnswerEnd::TimedOut),
+        Err(why @ (MirrorDrop::Connect | MirrorDrop::Broken)) => Some(AnswerEnd::Failed(why.label())),
+        Err(MirrorDrop::AnswerTooLarge) => Some(AnswerEnd::Aborted),
+        Err(_) => None,
+    }
+}
+
+/// An answer in a line, without what it says.
+struct Shown<'a>(&'a Answer);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Answer { end, status, headers, body, body_length, .. } = self.0;
+        write!(f, "{end:?} {status}, {} headers, {} of {body_length} bytes", headers.len(), body.len())
+    }
+}
+
+/// What this mirror compares of the answer that the client got.
+fn primary(told: &Told, config: &MirrorConfig) -> Option<Answer> {
+    let mut answer = told.answer.clone()?;
+    let compare = config.compare.as_ref()?;
+    if answer.body.len() > compare.body_max {
+        answer.body = answer.body.slice(..compare.body_max);
+        answer.truncated = true;
+    }
+    let is_always = |name: &http::HeaderName| name == http::header::CONTENT_TYPE || name == "grpc-status";
+    answer.headers.retain(|(name, _)| is_always(name) || compare.headers.contains(name));
+    Some(answer)
+}
+
+fn pair(
+    service: &Service,
+    mirror: &Mirror,
+    told: &Told,
+    head: &CopiedHead,
+    route: Option<u32>,
+    request_id: &HeaderValue,
+    (primary, shadow, noise): (Answer, Answer, Option<Answer>),
+) -> Pair {
+    let route = route.and_then(|route| service.config.routes.get(route as usize));
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    Pair {
+        service: service.name().as_str().into(),
+        mirror: mirror.backend.as_str().into(),
+        revision: Arc::clone(&service.backends[mirror.config.backend].revision),
+        primary_backend: service.backends[told.backend].name.as_str().into(),
+        route: route.map(|route| route.to_string().into()),
+        method: head.method.clone(),
+        path: path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned(),
+        request_id: request_id.to_str().unwrap_or_default().to_owned(),
+        primary,
+        shadow,
+        noise,
+    }
+}

@@ -1,0 +1,208 @@
+//! Asking one backend for the sake of a mirror: a connection of the mirrors' own, the request, and the answer, read as
+//! far as it may be.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{Capture, CopiedHead};
+use crate::config::MirrorConfig;
+use crate::model::Ends;
+use crate::observe::MirrorDrop;
+use crate::state::Backend;
+use crate::timers::Timer;
+use crate::upstream::{CopiedBody, Freshness, Lease, LocalEndpoint, RequestBody, adapt};
+use crate::worker::{BackendView, Worker};
+
+/// Whom, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leg<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) view: &'a BackendView,
+    pub(super) config: &'a MirrorConfig,
+    pub(super) connect: Duration,
+    pub(super) ends: &'a Ends,
+}
+
+/// An answer that was read to its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Read {
+    pub(super) status: StatusCode,
+}
+
+/// Whether a backend takes copies now. One that has as many requests as it may must not get more: those that its
+/// clients wait for go first.
+pub(super) fn takes_copies(backend: &Backend, view: &BackendView) -> Result<(), MirrorDrop> {
+    if backend.is_drained() {
+        return Err(MirrorDrop::Drained);
+    }
+    if let Some(max) = backend.limits.and_then(|limits| limits.requests) {
+        let copies: u32 = view.copies.iter().map(|endpoint| endpoint.in_flight()).sum();
+        if backend.limiter.queued() > 0 || backend.limiter.in_use().saturating_add(copies) >= max {
+            return Err(MirrorDrop::BackendFull);
+        }
+    }
+    let now = Instant::now();
+    let mut available = view.copies.iter().filter(|endpoint| is_available(endpoint, now)).peekable();
+    if available.peek().is_none() {
+        return Err(MirrorDrop::Unavailable);
+    }
+    if available.any(|endpoint| endpoint.has_room()) { Ok(()) } else { Err(MirrorDrop::BackendFull) }
+}
+
+fn is_available(endpoint: &LocalEndpoint, now: Instant) -> bool {
+    endpoint.endpoint.health.is_available() && !endpoint.is_held_back(now)
+}
+
+impl Leg<'_> {
+    /// Sends the request and reads the answer; `capture` keeps of it what is compared.
+    pub(super) async fn ask(
+        &self,
+        head: &CopiedHead,
+        body: Option<&CopiedBody>,
+        mut capture: Option<&mut Capture>,
+    ) -> Result<Read, MirrorDrop> {
+        let mut freshness = Freshness::Any;
+        loop {
+            let mut lease = self.lease(freshness).await?;
+            let mut request = head.request(body.map_or(RequestBody::Empty, CopiedBody::reader));
+            adapt(&mut request, &lease);
+            let clock = Clock::start(self.worker.timers.timer(), self.config.timeout, body);
+            let response = match clock.within(lease.send(request)).await? {
+                Ok(response) => response,
+                // Its other end may just have closed it, which says nothing about anybody.
+                Err(_) if lease.reused() && body.is_none() && freshness == Freshness::Any => {
+                    freshness = Freshness::New;
+                    continue;
+                }
+                Err(_) => return Err(clock.fault().unwrap_or(MirrorDrop::Broken)),
+            };
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(MirrorDrop::Broken);
+            }
+            if let Some(capture) = &mut capture {
+                capture.head_after(clock.elapsed());
+                let names = self.config.compare.iter().flat_map(|compare| &compare.headers);
+                capture.head(status, response.headers(), names);
+            }
+            self.read(response.into_body(), &clock, capture).await?;
+            // One that answers early may still be reading.
+            if body.is_none_or(CopiedBody::is_passed_on) {
+                lease.give_back();
+            }
+            return Ok(Read { status });
+        }
+    }
+
+    async fn read(
+        &self,
+        mut incoming: hyper::body::Incoming,
+        clock: &Clock<'_>,
+        mut capture: Option<&mut Capture>,
+    ) -> Result<(), MirrorDrop> {
+        let mut length = 0;
+        while let Some(frame) = clock.within(poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx))).await? {
+            let frame = frame.map_err(|_| clock.fault().unwrap_or(MirrorDrop::Broken))?;
+            if let Some(data) = frame.data_ref() {
+                length += data.len() as u64;
+                if let Some(capture) = &mut capture {
+                    capture.data(data);
+                }
+                if length > self.config.answer_max {
+                    return Err(MirrorDrop::AnswerTooLarge);
+                }
+            } else if let (Some(trailers), Some(capture)) = (frame.trailers_ref(), &mut capture) {
+                let names = self.config.compare.iter().flat_map(|compare| &compare.headers);
+                capture.trailers(trailers, names);
+            }
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, freshness: Freshness) -> Result<Lease, MirrorDrop> {
+        let endpoint = self.pick().ok_or(MirrorDrop::Unavailable)?;
+        let limit = self.connect.min(self.config.timeout);
+        let timers = &self.worker.timers;
+        let lease = Lease::acquire(endpoint, timers, limit, freshness, self.ends, None).await.map_err(|_| {
+            endpoint.hold_back(Instant::now());
+            MirrorDrop::Connect
+        })?;
+        if !lease.reused() {
+            endpoint.trust();
+        }
+        Ok(lease)
+    }
+
+    /// The one with fewer copies of two random ones that are available.
+    fn pick(&self) -> Option<&Rc<LocalEndpoint>> {
+        let now = Instant::now();
+        let available = || self.view.copies.iter().filter(|e| is_available(e, now) && e.has_room());
+        let count = available().count() as u64;
+        let random = || available().nth((self.worker.draw() % count.max(1)) as usize);
+        let (first, second) = (random()?, random()?);
+        Some(if second.in_flight() < first.in_flight() { second } else { first })
+    }
+}
+
+/// Runs from the end of the request.
+struct Clock<'a> {
+    timer: Timer,
+    limit: Duration,
+    begun: Instant,
+    body: Option<&'a CopiedBody>,
+}
+
+impl<'a> Clock<'a> {
+    fn start(timer: Timer, limit: Duration, body: Option<&'a CopiedBody>) -> Self {
+        timer.set(limit);
+        Self { timer, limit, begun: Instant::now(), body }
+    }
+
+    /// Since the request was sent; `None` while its body comes.
+    fn since_sent(&self) -> Option<Duration> {
+        match self.body.map(CopiedBody::end) {
+            None => Some(self.begun.elapsed()),
+            Some(Ok(Some(at))) => Some(at.max(self.begun).elapsed()),
+            Some(Ok(None) | Err(_)) => None,
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.since_sent().unwrap_or_default()
+    }
+
+    /// Why the body won't be whole.
+    fn fault(&self) -> Option<MirrorDrop> {
+        self.body?.end().err()
+    }
+
+    /// What `future` comes to, unless the time is over or the body broken before.
+    async fn within<F: Future>(&self, future: F) -> Result<F::Output, MirrorDrop> {
+        let mut future = pin!(future);
+        poll_fn(|cx: &mut Context<'_>| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if let Some(Poll::Ready(Err(fault))) = self.body.map(|body| body.poll_end(cx)) {
+                return Poll::Ready(Err(fault));
+            }
+            while self.timer.poll(cx).is_ready() {
+                // While the client sends, it is the client's time.
+                let left = self.since_sent().map_or(self.limit, |since| self.limit.saturating_sub(since));
+                if left.is_zero() {
+                    return Poll::Ready(Err(MirrorDrop::Timeout));
+                }
+                self.timer.set(left);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
