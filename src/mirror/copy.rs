@@ -158,7 +158,7 @@ impl Copy {
     }
 
     async fn run(self) {
-        let Self { worker, view, service, mirror, ends, place, head, body, comparison } = self;
+        let Self { worker, view, service, mirror, ends, place, mut head, body, comparison } = self;
         let view = worker.service(&view, service);
         let Some(mirror) = view.service.mirrors.as_ref().and_then(|mirrors| mirrors.get(mirror)) else { return };
         let cell = mirror.metrics.cell(worker.index);
@@ -185,20 +185,20 @@ impl Copy {
         };
         let began = Instant::now();
         let Some(mut comparison) = comparison else {
-            let read = leg(config.backend).ask(&head, body.as_ref(), None).await;
+            let read = leg(config.backend).ask(&mut head, body.as_ref(), None).await;
             return count(cell, read, began);
         };
         let mut noise = comparison.noise.take();
         let shadow = leg(config.backend);
         let (read, noise_read) = tokio::join!(
             async {
-                let read = shadow.ask(&head, body.as_ref(), Some(&mut comparison.capture)).await;
+                let read = shadow.ask(&mut head, body.as_ref(), Some(&mut comparison.capture)).await;
                 (read, began.elapsed())
             },
             async {
                 let noise = noise.as_mut()?;
                 cell.noise.add(1);
-                let read = leg(noise.backend).ask(&noise.head, noise.body.as_ref(), Some(&mut noise.capture)).await;
+                let read = leg(noise.backend).ask(&mut noise.head, noise.body.as_ref(), Some(&mut noise.capture)).await;
                 Some((read, began.elapsed()))
             }
         );
@@ -302,14 +302,14 @@ fn pair(
     (primary, shadow, noise): (Answer, Answer, Option<Answer>),
 ) -> Pair {
     let route = route.and_then(|route| service.config.routes.get(route as usize));
-    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = head.uri().path_and_query().map_or("/", |path| path.as_str());
     Pair {
         service: service.name().as_str().into(),
         mirror: mirror.backend.as_str().into(),
         revision: Arc::clone(&service.backends[mirror.config.backend].revision),
         primary_backend: service.backends[told.backend].name.as_str().into(),
         route: route.map(|route| route.to_string().into()),
-        method: head.method.clone(),
+        method: head.method().clone(),
         path: path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned(),
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         primary,

@@ -1,51 +1,69 @@
 //! The head of a copy: what the request's own endpoint sees, marked, and without what is to stay here.
 
 use http::header::{COOKIE, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 
 use crate::config::RedactConfig;
-use crate::upstream::RequestBody;
+use crate::upstream::{AnswerBody, Lease, RequestBody, SendError, adapt};
 
 /// Says that a request is a copy, and for whom: `shop/green`.
 pub const MARK: HeaderName = HeaderName::from_static("tidegate-mirror");
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct CopiedHead {
-    pub method: Method,
-    pub uri: Uri,
-    /// What HTTP/1.0 may do without is added for the endpoint.
-    version: Version,
-    headers: HeaderMap,
-}
+pub struct CopiedHead(Request<RequestBody>);
 
 impl CopiedHead {
     /// Of a request that is fit for any endpoint.
     #[must_use]
     pub fn of<B>(request: &Request<B>, mark: HeaderValue, redact: &RedactConfig, host_suffix: Option<&str>) -> Self {
-        let mut headers = request.headers().clone();
+        let mut copy = head(request, RequestBody::Empty);
+        let headers = copy.headers_mut();
         headers.insert(MARK, mark);
         for name in &redact.headers {
             headers.remove(name);
         }
         if !redact.cookies.is_empty() {
-            redact_cookies(&mut headers, &redact.cookies);
+            redact_cookies(headers, &redact.cookies);
         }
         if let Some(suffix) = host_suffix {
-            add_suffix(&mut headers, suffix);
+            add_suffix(headers, suffix);
         }
-        Self { method: request.method().clone(), uri: request.uri().clone(), version: request.version(), headers }
+        Self(copy)
     }
 
-    #[must_use]
-    pub fn request(&self, body: RequestBody) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
-        request
+    /// Sends it with a body; it can be sent again.
+    pub(super) fn send(
+        &mut self,
+        lease: &mut Lease,
+        body: RequestBody,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, Box<SendError>>> + use<> {
+        if lease.is_http2() {
+            let mut request = head(&self.0, body);
+            adapt(&mut request, lease);
+            return lease.send(&mut request);
+        }
+        // HTTP/1 leaves the head where it is.
+        *self.0.body_mut() = body;
+        lease.send(&mut self.0)
     }
+
+    pub(super) fn method(&self) -> &Method {
+        self.0.method()
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        self.0.uri()
+    }
+}
+
+fn head<B>(request: &Request<B>, body: RequestBody) -> Request<RequestBody> {
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 fn redact_cookies(headers: &mut HeaderMap, names: &[String]) {
@@ -81,23 +99,23 @@ fn add_suffix(headers: &mut HeaderMap, suffix: &str) {
 mod tests {
     use super::*;
 
-    fn head(fields: &[(&'static str, &'static str)], redact: &RedactConfig, suffix: Option<&str>) -> HeaderMap {
+    fn copied(fields: &[(&'static str, &'static str)], redact: &RedactConfig, suffix: Option<&str>) -> HeaderMap {
         let mut request = Request::new(());
         for (name, value) in fields {
             request.headers_mut().append(*name, HeaderValue::from_static(value));
         }
-        CopiedHead::of(&request, HeaderValue::from_static("shop/green"), redact, suffix).headers
+        CopiedHead::of(&request, HeaderValue::from_static("shop/green"), redact, suffix).0.headers().clone()
     }
 
     #[test]
     fn a_suffix_comes_before_the_port_and_never_after_an_address() {
-        for (host, copied) in [
+        for (host, wanted) in [
             ("shop.test", "shop.test-shadow"),
             ("shop.test:8080", "shop.test-shadow:8080"),
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("[::1]:80", "[::1]:80"),
         ] {
-            assert_eq!(head(&[("host", host)], &RedactConfig::default(), Some("-shadow"))[HOST], copied);
+            assert_eq!(copied(&[("host", host)], &RedactConfig::default(), Some("-shadow"))[HOST], wanted);
         }
     }
 
@@ -108,10 +126,10 @@ mod tests {
             cookies: vec!["session".into(), "s".into()],
         };
         let fields = [("authorization", "secret"), ("cookie", "a=1; session=x;s=2"), ("cookie", "session = y; b=3")];
-        let headers = head(&fields, &redact, None);
+        let headers = copied(&fields, &redact, None);
         assert!(!headers.contains_key("authorization"));
         assert_eq!(headers[COOKIE], "a=1; b=3");
         assert_eq!(headers[MARK], "shop/green");
-        assert!(!head(&[("cookie", "session=x; s")], &redact, None).contains_key(COOKIE));
+        assert!(!copied(&[("cookie", "session=x; s")], &redact, None).contains_key(COOKIE));
     }
 }

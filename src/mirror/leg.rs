@@ -17,7 +17,7 @@ use crate::model::Ends;
 use crate::observe::MirrorDrop;
 use crate::state::Backend;
 use crate::timers::Timer;
-use crate::upstream::{CopiedBody, Freshness, Lease, LocalEndpoint, RequestBody, adapt};
+use crate::upstream::{AnswerBody, CopiedBody, Freshness, Lease, LocalEndpoint, RequestBody, Why};
 use crate::worker::{BackendView, Worker};
 
 /// Whom, and how long.
@@ -64,20 +64,23 @@ impl Leg<'_> {
     /// Sends the request and reads the answer; `capture` keeps of it what is compared.
     pub(super) async fn ask(
         &self,
-        head: &CopiedHead,
+        head: &mut CopiedHead,
         body: Option<&CopiedBody>,
         mut capture: Option<&mut Capture>,
     ) -> Result<Read, MirrorDrop> {
         let mut freshness = Freshness::Any;
         loop {
             let mut lease = self.lease(freshness).await?;
-            let mut request = head.request(body.map_or(RequestBody::Empty, CopiedBody::reader));
-            adapt(&mut request, &lease);
             let clock = Clock::start(self.worker.timers.timer(), self.config.timeout, body);
-            let response = match clock.within(lease.send(request)).await? {
+            let response = match clock
+                .within(head.send(&mut lease, body.map_or(RequestBody::Empty, CopiedBody::reader)))
+                .await?
+            {
                 Ok(response) => response,
-                // Its other end may just have closed it, which says nothing about anybody.
-                Err(_) if lease.reused() && body.is_none() && freshness == Freshness::Any => {
+                // Its other end has just closed it, which says nothing about anybody.
+                Err(error)
+                    if lease.reused() && body.is_none() && freshness == Freshness::Any && error.why() != Why::Other =>
+                {
                     freshness = Freshness::New;
                     continue;
                 }
@@ -103,7 +106,7 @@ impl Leg<'_> {
 
     async fn read(
         &self,
-        mut incoming: hyper::body::Incoming,
+        mut incoming: AnswerBody,
         clock: &Clock<'_>,
         mut capture: Option<&mut Capture>,
     ) -> Result<(), MirrorDrop> {

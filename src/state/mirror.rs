@@ -21,8 +21,6 @@ pub struct Mirror {
     pub backend: BackendName,
     /// What the file says, or what was set live.
     pub percent: Percent,
-    /// `percent` was set live and differs from the file's.
-    pub overridden: bool,
     /// `None`: all of the service's.
     pub routes: Option<RouteTable>,
     pub metrics: Arc<MirrorMetrics>,
@@ -53,7 +51,6 @@ impl Mirror {
         let routes = config.routes.iter().map(|route| (0, route.clone()));
         Self {
             percent: live.unwrap_or(config.percent),
-            overridden: live.is_some(),
             routes: (!config.routes.is_empty()).then(|| RouteTable::new(routes, None)),
             metrics: kept.metrics,
             places: kept.places,

@@ -304,11 +304,7 @@ impl Store {
             retired: Vec::new(),
             config: Arc::clone(config),
         };
-        let ended = LiveChanges {
-            weights: writer.end_overrides(config),
-            drains: writer.end_drains(config),
-            mirrors: writer.end_mirrors(config),
-        };
+        let ended = writer.end_live(config);
         let snapshot = Snapshot {
             version: 1,
             routes: Arc::new(routes(config)),
@@ -419,8 +415,9 @@ impl Store {
         let (mut ended, mut undrained, mut unmirrored, mut released) = (Vec::new(), Vec::new(), Vec::new(), None);
         let next = match change {
             Change::Config { config, resolved } => {
-                unmirrored.extend(writer.end_mirrors(&config));
-                writer.with_config(&current, &config, resolved, &mut ended, &mut undrained)?
+                let (next, over) = writer.with_config(&current, &config, resolved)?;
+                (ended, undrained, unmirrored) = (over.weights, over.drains, over.mirrors);
+                next
             }
             Change::Weights(change) => writer.with_weights(&current, &change)?,
             Change::Reset { service } => {
@@ -502,21 +499,18 @@ impl Writer {
         current: &Snapshot,
         config: &Arc<Config>,
         resolved: Resolved,
-        ended: &mut Vec<LiveWeights>,
-        undrained: &mut Vec<Drain>,
-    ) -> Result<Snapshot, Refused> {
+    ) -> Result<(Snapshot, LiveChanges), Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
         let names = host_names(config);
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
-        ended.extend(self.end_overrides(config));
-        undrained.extend(self.end_drains(config));
+        let ended = self.end_live(config);
         self.config = Arc::clone(config);
         let version = current.version + 1;
         let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()), version)).collect();
         self.registry.prune(&services);
-        Ok(Snapshot {
-            version: current.version + 1,
+        let snapshot = Snapshot {
+            version,
             routes: Arc::new(routes(config)),
             services,
             listeners,
@@ -524,7 +518,8 @@ impl Writer {
             timeouts: config.timeouts,
             errors: Arc::new(config.errors.clone()),
             forwarding: Arc::clone(&config.forwarding),
-        })
+        };
+        Ok((snapshot, ended))
     }
 
     /// Holds of services that there are no more.
@@ -532,6 +527,15 @@ impl Writer {
         let config = Arc::clone(&self.config);
         let is_there = |name: &ServiceName| config.services.iter().any(|service| service.name == *name);
         self.holds.extract_if(|name, _| !is_there(name)).map(|(_, hold)| hold).collect()
+    }
+
+    /// Lets go of what was changed live and doesn't fit the file any more.
+    fn end_live(&mut self, config: &Config) -> LiveChanges {
+        LiveChanges {
+            weights: self.end_overrides(config),
+            drains: self.end_drains(config),
+            mirrors: self.end_mirrors(config),
+        }
     }
 
     /// Lets go of live weights whose service is gone, or whose file's weights are others than those they replaced.

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::copied::{CopiedBody, CopiedReader, Copies};
+use super::http1::Http1Error;
 use super::kept::{KeptBody, KeptReader};
 use crate::config::LargeBody;
 use crate::observe::MirrorShare;
@@ -37,6 +38,7 @@ pub enum BodyFault {
 #[derive(Debug)]
 pub enum BodyError {
     Http(hyper::Error),
+    Http1(Http1Error),
     Fault(BodyFault),
     /// Compression failed, which takes a lack of memory.
     Encoder(io::Error),
@@ -48,6 +50,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(error) => error.fmt(f),
+            Self::Http1(error) => error.fmt(f),
             Self::Fault(BodyFault::Broken) => f.write_str("the body broke off"),
             Self::Fault(BodyFault::Stalled) => f.write_str("the body stands still"),
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
@@ -62,6 +65,7 @@ impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Http(error) => Some(error),
+            Self::Http1(error) => Some(error),
             Self::Fault(_) | Self::Superseded => None,
             Self::Encoder(error) => Some(error),
         }

@@ -1,27 +1,18 @@
 //! The form that a request has on a connection.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderValue, Request, Uri, Version};
+use http::{Request, Uri, Version};
 
 use super::{Lease, RequestBody};
 use crate::config::Scheme;
 
-/// Puts the request into the form of the connection's protocol. Can be done again for another connection.
+/// Puts the request into the form of the connection's protocol. HTTP/1 is written from what requests are here.
 pub fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
-    let identity = &lease.endpoint().endpoint.identity;
     if !lease.is_http2() {
-        // Only HTTP/1.0 may do without a `Host`, and what we send on is HTTP/1.1.
-        if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, identity.authority.clone());
-        }
-        // hyper takes a GET or HEAD of unknown length for one without a body, unless told.
-        if !request.body().is_empty() && !request.headers().contains_key(CONTENT_LENGTH) {
-            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        *request.version_mut() = Version::HTTP_11;
         return;
     }
+    let identity = &lease.endpoint().endpoint.identity;
     *request.version_mut() = Version::HTTP_2;
     let scheme = match identity.scheme {
         Scheme::Http => UriScheme::HTTP,

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::support::http2::{Http2, http2_endpoint};
-use crate::support::{Proxy, Refusing, Setup, Upstream, Wire, backend, eventually, get, mirrored, named};
+use crate::support::{Proxy, Refusing, Setup, Upstream, Wire, backend, eventually, get, mirrored, named, within};
 
 /// What a client notices. Far less than any shadow here takes.
 const NOTICED: Duration = Duration::from_secs(1);
@@ -132,6 +134,69 @@ async fn one_that_speaks_http2_badly_is_broken_or_given_up() {
 }
 
 #[tokio::test]
+async fn one_that_sends_an_infinite_stream_is_cut_off() {
+    let blue = named("blue").await;
+    let green = http2_endpoint(None, |mut stream| async move {
+        let mut body = stream.respond.send_response(http::Response::new(()), false).expect("the stream is open");
+        body.reserve_capacity(usize::MAX >> 33);
+        while let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await {
+            if body.send_data(vec![b'x'; room].into(), false).is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let proxy = mirrored(&blue, &green, "answer_max = \"256KiB\"", "protocol = \"h2\"\n").start().await;
+    ask(&proxy).await;
+    proxy.copies_dropped("answer_too_large", REQUESTS).await;
+    assert_eq!(proxy.all_copies_dropped().await, REQUESTS);
+    // One stream's end is not the connection's.
+    assert_eq!(green.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_streams_both_ways_notices_no_shadow_whether_it_answers_or_hangs() {
+    let echo = || {
+        http2_endpoint(None, |mut stream| async move {
+            let mut send = stream.respond.send_response(http::Response::new(()), false).expect("the stream is open");
+            let mut receive = stream.request.into_body();
+            while let Some(Ok(data)) = receive.data().await {
+                receive.flow_control().release_capacity(data.len()).expect("it was received");
+                send.send_data(data, false).expect("the stream is open");
+            }
+            drop(send.send_data(Bytes::new(), true));
+        })
+    };
+    let (blue, answering) = (echo().await, echo().await);
+    let hanging = Upstream::scripted(silence).await;
+    for (green, dropped) in [(&answering, 0), (&hanging, 1)] {
+        let settings = format!(
+            "[services.shop.mirror]\nbackend = \"green\"\nmethods = [\"POST\"]\nlarge_body = \"stream\"\ntimeout = \"300ms\"\n\
+             {}protocol = \"h2\"\n{}protocol = \"h2\"\n",
+            backend("blue", 1.0, &blue),
+            backend("green", 0.0, green)
+        );
+        let proxy = Setup::new().settings(&settings).start().await;
+        let client = Http2::over(TcpStream::connect(proxy.http()).await.expect("it listens")).await;
+        let mut request = Request::post("http://shop.test/shop.Chat/Talk").body(()).expect("it is one");
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let (response, mut send) = client.begin(request).await;
+        let mut receive = within("the head", response).await.expect("it comes").into_body();
+        for message in ["one", "two", "three"] {
+            send.send_data(message.into(), false).expect("the stream is open");
+            let echoed = within("an echo", receive.data()).await.expect("the stream goes on").expect("it is open");
+            assert_eq!(echoed, message);
+        }
+        send.send_data(Bytes::new(), true).expect("the stream is open");
+        while within("the end", receive.data()).await.is_some() {}
+        proxy.copies_answered(1 - dropped).await;
+        proxy.copies_dropped("timeout", dropped).await;
+        assert_eq!(proxy.all_copies_dropped().await, dropped);
+        proxy.copies_are_over().await;
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_not_there_is_asked_once_a_second() {
     let (blue, nobody) = (named("blue").await, Refusing::new());
     let settings = format!(
@@ -225,9 +290,9 @@ async fn a_client_that_leaves_within_its_body_takes_its_copy_with_it() {
         let mut http1 = proxy.connect().await;
         http1.send(head).await;
         let http2 = Http2::over(TcpStream::connect(proxy.http()).await.expect("it listens")).await;
-        let request = http::Request::post("http://shop.test/").body(()).expect("it is one");
+        let request = Request::post("http://shop.test/").body(()).expect("it is one");
         let (_response, mut stream) = http2.begin(request).await;
-        stream.send_data(bytes::Bytes::from_static(b"half"), false).expect("the stream is open");
+        stream.send_data(Bytes::from_static(b"half"), false).expect("the stream is open");
         proxy.metric_becomes("tidegate_mirror_in_flight", "", 2).await;
         drop(http1);
         stream.send_reset(h2::Reason::CANCEL);
