@@ -26,7 +26,7 @@ use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
-use crate::shadow::Queue;
+use crate::shadow::{Queue, ShadowThread};
 use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
@@ -54,6 +54,7 @@ pub enum StartError {
     Tls(String),
     Worker(io::Error),
     Health(io::Error),
+    Shadow(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -74,6 +75,7 @@ impl fmt::Display for StartError {
             Self::Refused(refused) => refused.fmt(f),
             Self::Tls(reason) => write!(f, "TLS can't be set up: {reason}"),
             Self::Worker(error) => write!(f, "a worker thread can't be started: {error}"),
+            Self::Shadow(error) => write!(f, "the thread that compares shadows can't be started: {error}"),
             Self::Health(error) => write!(f, "the thread that watches endpoints can't be started: {error}"),
         }
     }
@@ -88,6 +90,7 @@ pub struct App {
     control: Arc<Control>,
     journal: Option<JoinHandle<()>>,
     health: Option<HealthThread>,
+    shadow: Option<ShadowThread>,
     process: Arc<ProcessMetrics>,
     ready: watch::Sender<bool>,
     workers: Vec<WorkerThread>,
@@ -130,8 +133,9 @@ impl App {
         };
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
         let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
+        let (shadow, pairs, shadows) =
+            ShadowThread::start(Arc::clone(&control), Arc::clone(&process.shadow)).map_err(StartError::Shadow)?;
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
-        let pairs = Arc::default();
         let threads = start_workers(&store, &process, &cookie_key, access_log.as_ref(), &reporter, &pairs, &admission)?;
         let (guard, questions) =
             Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, kept.past_drains);
@@ -141,6 +145,7 @@ impl App {
             control: Arc::clone(&control),
             journal: journal_thread,
             health: Some(health),
+            shadow: Some(shadow),
             process: Arc::clone(&process),
             ready,
             workers: threads,
@@ -165,7 +170,7 @@ impl App {
         tokio::spawn(guard.run());
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(control, process, questions, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, questions, shadows, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -279,6 +284,9 @@ impl App {
         }
         if let Some(health) = self.health.take() {
             health.stop();
+        }
+        if let Some(shadow) = self.shadow.take() {
+            shadow.stop();
         }
         if let Some(log) = self.access_log.take() {
             log.finish();

@@ -40,9 +40,9 @@ pub mod control;
 
 pub mod guard;
 
-pub mod health;
-
 pub mod shadow;
+
+pub mod health;
 
 pub mod worker;
 

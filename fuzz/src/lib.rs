@@ -10,6 +10,7 @@ mod preference;
 mod proxy_header;
 mod request_head;
 mod response_head;
+mod shadow;
 
 pub use config::config;
 pub use cookie::cookie;
@@ -19,3 +20,4 @@ pub use preference::preference;
 pub use proxy_header::proxy_header;
 pub use request_head::request_head;
 pub use response_head::response_head;
+pub use shadow::shadow;

@@ -9,7 +9,9 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
-use super::view::{DrainBody, ErrorView, GuardView, HoldBody, MirrorBody, ServiceView, ServicesView, WeightsBody};
+use super::view::{
+    DrainBody, ErrorView, GuardView, HoldBody, MirrorBody, ServiceView, ServicesView, ShadowsView, WeightsBody,
+};
 use crate::control::{ControlError, HOLD_REQUESTS};
 use crate::journal::WriteError;
 use crate::model::parse_duration;
@@ -214,6 +216,35 @@ pub(super) async fn put_guard(
     Ok(guard(State(admin)).await)
 }
 
+/// `GET /v1/services/{service}/mirror`: where the comparisons of its mirrors stand.
+pub(super) async fn mirror(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<ShadowsView>, ApiError> {
+    let Path(name) = name?;
+    shadows(&admin, &name)
+}
+
+/// `POST /v1/services/{service}/mirror/reset`: what was known of its mirrors is forgotten.
+pub(super) async fn reset_mirror(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Json<ShadowsView>, ApiError> {
+    let Path(name) = name?;
+    named_service(&admin.control.store().current(), &name)?;
+    let comparisons = admin.shadows.reset(&name);
+    if comparisons > 0 {
+        admin.control.note_shadow_reset(&name, comparisons, caller(&headers));
+    }
+    shadows(&admin, &name)
+}
+
+fn shadows(admin: &Admin, name: &str) -> Result<Json<ShadowsView>, ApiError> {
+    named_service(&admin.control.store().current(), name)?;
+    Ok(Json(ShadowsView { service: name.to_owned(), mirrors: admin.shadows.of(name) }))
+}
+
 /// `PUT /v1/services/{service}/hold`: new requests wait, once this has answered, for as long as the body says.
 pub(super) async fn put_hold(
     State(admin): State<Admin>,
@@ -288,7 +319,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static 
 pub(super) async fn not_found() -> ApiError {
     let error = "there is no such call; see GET /v1/services, GET /v1/services/{service}, \
                  PUT and DELETE /v1/services/{service}/weights, PUT and DELETE /v1/services/{service}/hold, \
-                 PUT /v1/services/{service}/mirror, \
+                 GET and PUT /v1/services/{service}/mirror, POST /v1/services/{service}/mirror/reset, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/drain, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/endpoints/{address}/drain, \
                  GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use tokio::sync::watch;
 use tracing::error;
 
@@ -17,6 +17,7 @@ use crate::config::Secret;
 use crate::control::Control;
 use crate::guard::Questions;
 use crate::observe::{ProcessMetrics, Renderer};
+use crate::shadow::Results;
 
 /// The largest body of a call: a thousand backends' weights fit many times.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -28,6 +29,7 @@ pub struct Admin {
     pub(super) process: Arc<ProcessMetrics>,
     pub(super) renderer: Arc<Renderer>,
     pub(super) trials: Questions,
+    pub(super) shadows: Results,
     pub(super) ready: watch::Receiver<bool>,
     token: Option<Secret>,
 }
@@ -38,11 +40,12 @@ impl Admin {
         control: Arc<Control>,
         process: Arc<ProcessMetrics>,
         trials: Questions,
+        shadows: Results,
         ready: watch::Receiver<bool>,
         token: Option<Secret>,
     ) -> Self {
         let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
-        Self { control, process, renderer, trials, ready, token }
+        Self { control, process, renderer, trials, shadows, ready, token }
     }
 }
 
@@ -53,7 +56,8 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services/{service}", get(api::service))
         .route("/v1/services/{service}/weights", put(api::put_weights).delete(api::delete_weights))
         .route("/v1/services/{service}/hold", put(api::put_hold).delete(api::delete_hold))
-        .route("/v1/services/{service}/mirror", put(api::put_mirror))
+        .route("/v1/services/{service}/mirror", get(api::mirror).put(api::put_mirror))
+        .route("/v1/services/{service}/mirror/reset", post(api::reset_mirror))
         .route("/v1/services/{service}/backends/{backend}/drain", put(api::put_drain).delete(api::delete_drain))
         .route(
             "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",

@@ -12,6 +12,7 @@ use crate::guard::TrialView;
 use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
 use crate::observe::{MirrorDrop, ProcessMetrics, ReloadOutcome};
+use crate::shadow::ShadowView;
 use crate::state::{Backend, Hold, Mirror, Service, Snapshot};
 use crate::upstream::{Availability, Endpoint};
 
@@ -237,6 +238,14 @@ pub struct EventsView {
     pub events: Vec<Event>,
     /// There are more: after the last when `after` was given, else before the first.
     pub more: bool,
+}
+
+/// Where the comparisons of a service's mirrors stand.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShadowsView {
+    pub service: String,
+    /// One for each mirror that compares.
+    pub mirrors: Vec<ShadowView>,
 }
 
 /// Why a call was refused.

@@ -7,12 +7,14 @@
 mod alike;
 mod bound;
 mod comparison;
+mod discordant;
 mod gamma;
 mod ratio;
 
 pub use alike::{Attempts, chance_if_alike};
 pub use bound::ProportionBound;
 pub use comparison::{Comparison, Side, average};
+pub use discordant::Discordance;
 pub use ratio::RatioTally;
 
 /// Alternatives that a comparison is prepared for: how many times worse than tolerated the candidate may be. A mixture

@@ -50,6 +50,8 @@ pub(super) enum Command {
     Mirror(MirrorArgs),
     /// Show or limit what the guard may do, everywhere at once
     Guard(GuardArgs),
+    /// Show whether a mirror's backend answers as stable does, and where it doesn't
+    Shadow(ShadowArgs),
     /// Show what happened, and who decided it
     Events(EventsArgs),
     /// Print the JSON Schema of the configuration file, for editors
@@ -273,6 +275,23 @@ pub(crate) struct BackendRef {
     pub(crate) service: String,
     pub(crate) backend: String,
     pub(crate) address: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShadowArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Show it again every second, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// Forget what is known and begin anew
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) reset: bool,
+    /// As JSON, with all fields
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -70,6 +70,12 @@ pub(crate) fn told(event: &Event) -> String {
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
+        "shadow_verdict" => {
+            let verdict = text("verdict");
+            let article = if verdict == "same" { "the " } else { "" };
+            format!("{} is {article}{verdict}: {}", text("backend"), text("reason"))
+        }
+        "shadow_reset" => "what was known of its shadows is forgotten".to_owned(),
         "mirror_changed" => {
             format!("{}: {} %  (before: {} %)", text("backend"), number(&detail["to"]), number(&detail["from"]))
         }

@@ -9,6 +9,7 @@ mod guard;
 mod hold;
 mod mirror;
 mod run;
+mod shadow;
 mod status;
 mod weights;
 
@@ -73,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Mirror(args) => block_on(mirror::run(&args)),
         Command::Guard(args) => block_on(guard::run(&args)),
+        Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -10,11 +10,11 @@ use super::{CliError, Reader, show};
 use crate::admin::view::{BackendView, EndpointView, MirrorView, ServiceView, ServicesView};
 use crate::model::GuardMode;
 
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// What is shown of a reason: it may hold an endpoint's own words.
 const REASON_CHARS: usize = 80;
 /// Moves to the top left and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[J";
+pub(super) const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) async fn run(args: &StatusArgs) -> Result<(), CliError> {
     let client = Client::new(&args.admin);

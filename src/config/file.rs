@@ -790,12 +790,16 @@ pub(super) struct CompareTableFile {
     pub(super) body_max: SizeText,
     /// true: a second copy goes to the backend that answers the client, to find out what differs by itself.
     pub(super) noise: bool,
-    /// Parts of JSON bodies that may differ, like ["$.timestamp", "$.items[*].id"].
+    /// Places in JSON bodies that may differ, with all below them, like ["$.timestamp", "$.items[*].id"].
     pub(super) ignore: Vec<String>,
-    /// Requests that are kept as examples of each difference.
+    /// More names of fields, headers and parameters whose values are never kept in examples, like ["tax_id"].
+    pub(super) redact: Vec<String>,
+    /// Requests that are kept as examples, each of another difference.
     #[schemars(range(max = 100))]
     pub(super) examples: u32,
-    /// How often, at most, a shadow that differs no more than the noise is said to differ, like 0.001.
+    /// Part of the answers that may really differ of a shadow that is the same, like 0.01.
+    pub(super) tolerated: f64,
+    /// How often, at most, a verdict is wrong, either way, like 0.001.
     pub(super) alpha: f64,
 }
 
@@ -1016,7 +1020,9 @@ impl Default for CompareTableFile {
             body_max: size("256KiB"),
             noise: false,
             ignore: Vec::new(),
+            redact: Vec::new(),
             examples: 5,
+            tolerated: 0.01,
             alpha: 0.001,
         }
     }

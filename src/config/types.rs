@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page, Percent,
-    ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
+    Percent, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -252,11 +252,15 @@ pub struct CompareConfig {
     pub body_max: usize,
     /// A second copy goes to the backend that answers the client.
     pub noise: bool,
-    /// Parts of JSON bodies that may differ.
-    pub ignore: Vec<String>,
-    /// Of each difference.
+    /// Places in JSON bodies that may differ, with all below them.
+    pub ignore: Vec<JsonPath>,
+    /// More names whose values are never kept.
+    pub redact: Vec<String>,
+    /// Kept in all, each of another difference.
     pub examples: usize,
-    /// Of saying wrongly that a shadow differs, above 0 and at most 0.5.
+    /// Part of the answers that may really differ of what is the same, above 0 and at most 0.5.
+    pub tolerated: f64,
+    /// Of a wrong verdict, either way; above 0 and at most 0.5.
     pub alpha: f64,
 }
 

@@ -201,6 +201,13 @@ impl Control {
         self.note_entry(Entry::now(SELF, fact));
     }
 
+    /// Writes down that somebody has what is known of a service's shadows forgotten.
+    pub fn note_shadow_reset(&self, service: &str, comparisons: usize, by: &str) {
+        info!(service, comparisons, by, "comparing shadows begins anew");
+        let fact = Fact::ShadowReset { service: service.to_owned(), comparisons: comparisons as u64 };
+        self.note_entry(Entry::now(by, fact));
+    }
+
     /// Writes an entry down when the disk lets it. What is changed without a journal ends with the process: it is a move
     /// toward stable, which gets everything then.
     fn note_entry(&self, entry: Entry) {

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -23,6 +23,8 @@ use super::side_thread::{SideThread, Stopped};
 pub(super) const SERVICE: &str = "shop";
 /// What the others are compared with.
 pub(super) const STABLE: &str = "blue";
+/// The one that is released, after its answers were compared with stable's.
+pub(super) const GREEN: &str = "green";
 /// The one that can be made to fail.
 pub(super) const CANARY: &str = "canary";
 
@@ -40,10 +42,14 @@ pub(super) struct Deployment {
     median_ms: f64,
 }
 
+/// What the items of a cart cost, and what green makes of that.
+const TOTAL: f64 = 19.99;
+const MISTAKEN_TOTAL: f64 = 19.98;
+
 /// Everything that is deployed, in the order of the table.
 pub(super) const DEPLOYMENTS: [Deployment; 3] = [
     Deployment { name: STABLE, revision: "v1.4.2", weight: 90, style: Style::Blue, colour: "#1d4ed8", median_ms: 4.0 },
-    Deployment { name: "green", revision: "v1.5.0", weight: 0, style: Style::Green, colour: "#15803d", median_ms: 3.0 },
+    Deployment { name: GREEN, revision: "v1.5.0", weight: 0, style: Style::Green, colour: "#15803d", median_ms: 3.0 },
     Deployment {
         name: CANARY,
         revision: "v1.6.0-rc.1",
@@ -59,8 +65,10 @@ pub(super) const DEPLOYMENTS: [Deployment; 3] = [
 pub(super) struct Backends {
     /// In the order of [`DEPLOYMENTS`].
     pub(super) addresses: Vec<SocketAddr>,
-    /// The canary's.
+    /// The canary's: it answers 500.
     pub(super) fault: Fault,
+    /// Green's: it adds up wrongly.
+    pub(super) mistake: Fault,
     thread: SideThread,
 }
 
@@ -68,10 +76,10 @@ impl Backends {
     pub(super) fn start() -> io::Result<Self> {
         let listeners = DEPLOYMENTS.iter().map(|_| listen()).collect::<io::Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let fault = Fault::default();
-        let canarys = fault.clone();
-        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, canarys, stopped))?;
-        Ok(Self { addresses, fault, thread })
+        let (fault, mistake) = (Fault::default(), Fault::default());
+        let (canarys, greens) = (fault.clone(), mistake.clone());
+        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, canarys, greens, stopped))?;
+        Ok(Self { addresses, fault, mistake, thread })
     }
 
     pub(super) async fn stop(self) {
@@ -85,9 +93,13 @@ fn listen() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn serve_all(listeners: Vec<TcpListener>, canarys: Fault, mut stopped: Stopped) {
+async fn serve_all(listeners: Vec<TcpListener>, canarys: Fault, greens: Fault, mut stopped: Stopped) {
     for (listener, deployment) in listeners.into_iter().zip(&DEPLOYMENTS) {
-        let fault = if deployment.name == CANARY { canarys.clone() } else { Fault::default() };
+        let fault = match deployment.name {
+            CANARY => canarys.clone(),
+            GREEN => greens.clone(),
+            _ => Fault::default(),
+        };
         tokio::spawn(accept(listener, deployment, fault));
     }
     // An error says that nobody is left to tell.
@@ -121,13 +133,14 @@ async fn answer(
     fault: Fault,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     tokio::time::sleep(deployment.think_time(rand::random())).await;
-    if fault.strikes() {
+    let strikes = fault.strikes();
+    if strikes && deployment.name == CANARY {
         let mut response = Response::new(Full::from(format!("{SERVICE}: {} is broken\n", deployment.name)));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return Ok(response);
     }
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (content_type, text) = deployment.page(accept);
+    let (content_type, text) = deployment.page(accept, strikes);
     let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     // So that a browser's reload asks again.
@@ -144,7 +157,7 @@ impl Deployment {
     }
 
     /// What it says, in the format that the client prefers: its media type and text.
-    fn page(&self, accept: &str) -> (&'static str, String) {
+    fn page(&self, accept: &str, is_mistaken: bool) -> (&'static str, String) {
         let Self { name, revision, colour, .. } = self;
         if accept.contains("text/html") {
             let html = format!(
@@ -155,11 +168,24 @@ impl Deployment {
             );
             ("text/html; charset=utf-8", html)
         } else if accept.contains("application/json") {
-            let json = serde_json::json!({ "service": SERVICE, "backend": name, "revision": revision });
-            ("application/json", format!("{json}\n"))
+            ("application/json", format!("{}\n", self.cart(is_mistaken)))
         } else {
             ("text/plain; charset=utf-8", format!("{SERVICE}: {name}, revision {revision}\n"))
         }
+    }
+
+    /// As shops answer: with a time and a number that are never the same again, and a sum that is, if it is right.
+    fn cart(&self, is_mistaken: bool) -> serde_json::Value {
+        let at = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        serde_json::json!({
+            "service": SERVICE,
+            "backend": self.name,
+            "revision": self.revision,
+            "at": at,
+            "order": rand::random::<u32>(),
+            "items": [{ "sku": "mug", "price": 12.5 }, { "sku": "tea", "price": 7.49 }],
+            "total": if is_mistaken { MISTAKEN_TOTAL } else { TOTAL },
+        })
     }
 }
 
@@ -179,11 +205,15 @@ mod tests {
     #[test]
     fn browsers_get_a_page_programs_json_and_everybody_else_text() {
         let canary = &DEPLOYMENTS[2];
-        assert!(canary.page("text/html,application/xhtml+xml,*/*;q=0.8").1.contains("<h1>canary</h1>"));
-        assert_eq!(
-            canary.page("application/json").1,
-            "{\"service\":\"shop\",\"backend\":\"canary\",\"revision\":\"v1.6.0-rc.1\"}\n"
-        );
-        assert_eq!(canary.page("*/*").1, "shop: canary, revision v1.6.0-rc.1\n");
+        assert!(canary.page("text/html,application/xhtml+xml,*/*;q=0.8", false).1.contains("<h1>canary</h1>"));
+        let json = |is_mistaken| {
+            let (content_type, text) = canary.page("application/json", is_mistaken);
+            assert_eq!(content_type, "application/json");
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        assert_eq!((&json(false)["backend"], &json(false)["total"]), (&"canary".into(), &19.99.into()));
+        assert_eq!(json(true)["total"], 19.98);
+        assert_ne!(json(false)["order"], json(false)["order"]);
+        assert_eq!(canary.page("*/*", false).1, "shop: canary, revision v1.6.0-rc.1\n");
     }
 }

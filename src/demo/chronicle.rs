@@ -20,6 +20,8 @@ pub(super) struct Chronicle {
     pub(super) teller: Teller,
     /// Where the last drain of the canary is put once it is told.
     pub(super) drained: watch::Sender<Option<Event>>,
+    /// Where the last verdict about green is put.
+    pub(super) compared: watch::Sender<Option<Event>>,
 }
 
 impl Chronicle {
@@ -32,6 +34,8 @@ impl Chronicle {
             }
             if event.kind == "drained" && event.detail["backend"] == CANARY {
                 self.drained.send_replace(Some(event));
+            } else if event.kind == "shadow_verdict" {
+                self.compared.send_replace(Some(event));
             }
             Ok(Reader::There)
         };

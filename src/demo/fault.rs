@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// While it lasts, every request of its backend fails. Begun and ended by the story, met by the backend's thread.
+/// While it lasts, every request of its backend is answered wrongly. Begun and ended by the story, met by the backend's thread.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fault(Arc<State>);
 
@@ -22,7 +22,7 @@ impl Fault {
         self.0.lasts.store(false, Relaxed);
     }
 
-    /// Whether a request fails now, which is counted.
+    /// Whether a request is answered wrongly now, which is counted.
     pub(super) fn strikes(&self) -> bool {
         let lasts = self.0.lasts.load(Relaxed);
         self.0.failed.fetch_add(u64::from(lasts), Relaxed);

@@ -34,6 +34,16 @@ impl Invocation {
         self.command(&format!("undrain {SERVICE}/{backend}"))
     }
 
+    /// The command that has all requests copied to a backend.
+    pub(super) fn mirror(&self, backend: &str) -> String {
+        self.command(&format!("mirror {SERVICE} {backend} 100%"))
+    }
+
+    /// The command that has answers compared anew.
+    pub(super) fn compare_anew(&self) -> String {
+        self.command(&format!("shadow {SERVICE} --reset"))
+    }
+
     /// The command that shows the history.
     pub(super) fn events(&self) -> String {
         self.command(&format!("events {SERVICE}"))

@@ -1,5 +1,5 @@
-//! `tidegate demo`: backends, the proxy and traffic in one process, so that a newcomer sees within seconds what a
-//! shift of weights is, and what becomes of a canary that fails. Everything in it is real but the backends' work: the
+//! `tidegate demo`: backends, the proxy and traffic in one process, so that a newcomer sees within seconds how a
+//! release is compared before it gets traffic, what a shift of weights is, and what becomes of a canary that fails. Everything in it is real but the backends' work: the
 //! proxy, the configuration, the admin API, the requests.
 
 mod backends;
@@ -11,6 +11,7 @@ mod invocation;
 mod line;
 mod notes;
 mod reading;
+mod rehearsal;
 mod release;
 mod screen;
 mod show;
@@ -61,7 +62,8 @@ async fn perform(lasts: Option<Duration>) -> Result<io::Result<()>, CliError> {
     let mut show = Show::new(&stage, notes, invocation.clone(), lasts);
     let (teller, told) = mpsc::channel(TOLD_MAX);
     let (store, tally, fault, started) = (stage.store(), stage.tally(), stage.fault(), show.started());
-    let story = Story { client, invocation, store, tally, fault, started, teller };
+    let mistake = stage.mistake();
+    let story = Story { client, invocation, store, tally, fault, mistake, started, teller };
     let story = tokio::spawn(story.play(lasts));
     let shown = watch(&mut show, told, &mut signals, lasts).await;
     story.abort();

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::backends::{Backends, DEPLOYMENTS, SERVICE, STABLE};
+use super::backends::{Backends, DEPLOYMENTS, GREEN, SERVICE, STABLE};
 use super::fault::Fault;
 use super::state_dir::StateDir;
 use super::traffic::{Tally, Traffic};
@@ -58,6 +58,11 @@ impl Stage {
     /// What can go wrong with the canary.
     pub(super) fn fault(&self) -> Fault {
         self.backends.fault.clone()
+    }
+
+    /// What can be wrong with what green says.
+    pub(super) fn mistake(&self) -> Fault {
+        self.backends.mistake.clone()
     }
 
     /// Ends everything in the order in which nothing is lost: no new requests, then no proxy, then no backends.
@@ -122,6 +127,11 @@ address = "{admin}"
 
 [services.{SERVICE}]
 stable = "{STABLE}"
+
+[services.{SERVICE}.mirror]
+backend = "{GREEN}"
+percent = 0
+compare = {{ noise = true, ignore = ["$.backend", "$.revision"] }}
 "#
     );
     for (deployment, address) in DEPLOYMENTS.iter().zip(backends) {

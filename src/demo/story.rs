@@ -1,4 +1,4 @@
-//! What happens while the traffic flows: two acts, one after the other.
+//! What happens while the traffic flows: three acts, one after the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::chronicle::Chronicle;
 use super::fault::Fault;
 use super::invocation::Invocation;
 use super::line::Line;
+use super::rehearsal::Rehearsal;
 use super::release;
 use super::traffic::Tally;
 use crate::cli::Client;
@@ -18,8 +19,8 @@ use crate::journal::Event;
 use crate::state::Store;
 
 /// Before each act.
-const PAUSE: Duration = Duration::from_secs(5);
-const ACTS: u32 = 2;
+const PAUSE: Duration = Duration::from_secs(4);
+const ACTS: u32 = 3;
 
 /// Where the acts' lines go.
 pub(super) type Teller = mpsc::Sender<Vec<Line>>;
@@ -31,23 +32,41 @@ pub(super) struct Story {
     pub(super) invocation: Invocation,
     pub(super) store: Arc<Store>,
     pub(super) tally: Arc<Tally>,
+    /// The canary's.
     pub(super) fault: Fault,
+    /// Green's.
+    pub(super) mistake: Fault,
     /// When the show began.
     pub(super) started: Instant,
     pub(super) teller: Teller,
 }
 
 impl Story {
-    /// Plays both acts, and tells meanwhile what the proxy does by itself.
+    /// Plays all acts, and tells meanwhile what the proxy does by itself.
     pub(super) async fn play(self, lasts: Option<Duration>) {
         let (drained, drains) = watch::channel(None);
-        let chronicle = Chronicle { started: self.started, teller: self.teller.clone(), drained };
+        let (compared, verdicts) = watch::channel(None);
+        let chronicle = Chronicle { started: self.started, teller: self.teller.clone(), drained, compared };
         // An error says that the demo is over.
-        let _ = tokio::join!(self.acts(pause(lasts), drains), chronicle.keep(&self.client));
+        let _ = tokio::join!(self.acts(pause(lasts), drains, verdicts), chronicle.keep(&self.client));
     }
 
-    async fn acts(&self, pause: Duration, drained: watch::Receiver<Option<Event>>) -> Result<(), SendError<Vec<Line>>> {
+    async fn acts(
+        &self,
+        pause: Duration,
+        drained: watch::Receiver<Option<Event>>,
+        compared: watch::Receiver<Option<Event>>,
+    ) -> Result<(), SendError<Vec<Line>>> {
         tokio::time::sleep(pause).await;
+        let (client, mistake) = (self.client.clone(), self.mistake.clone());
+        let rehearsal = Rehearsal { client, mistake, compared };
+        self.teller.send(Rehearsal::announcement(&self.invocation)).await?;
+        if let Some(lines) = rehearsal.run(&self.invocation).await {
+            self.teller.send(lines).await?;
+        }
+
+        tokio::time::sleep(pause).await;
+        Rehearsal::end(&self.client).await;
         self.teller.send(release::announcement(&self.invocation)).await?;
         self.teller.send(release::shift(&self.client).await).await?;
 
@@ -73,11 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_acts_leave_time_to_look_at_what_came_of_them() {
-        let second = |lasts| pause(lasts) * ACTS;
-        assert_eq!(second(None), Duration::from_secs(10));
-        assert_eq!(second(Some(Duration::from_secs(20))), Duration::from_secs(10));
-        assert_eq!(second(Some(Duration::from_secs(12))), Duration::from_secs(8));
-        assert_eq!(second(Some(Duration::from_secs(3))), Duration::from_secs(2));
+    fn all_acts_leave_time_to_look_at_what_came_of_them() {
+        let last = |lasts| pause(lasts) * ACTS;
+        assert_eq!(last(None), Duration::from_secs(12));
+        assert_eq!(last(Some(Duration::from_secs(20))), Duration::from_secs(12));
+        assert_eq!(last(Some(Duration::from_secs(12))), Duration::from_secs(9));
+        assert_eq!(last(Some(Duration::from_secs(4))), Duration::from_secs(3));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, USER_AGENT};
+use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -140,7 +140,10 @@ async fn ask(
         None => connect(proxy).await?,
     };
     sender.ready().await?;
-    let request = Request::get(path).header(HOST, proxy.to_string()).header(USER_AGENT, "tidegate-demo");
+    let request = Request::get(path)
+        .header(HOST, proxy.to_string())
+        .header(USER_AGENT, "tidegate-demo")
+        .header(ACCEPT, "application/json");
     let response = sender.send_request(request.body(Empty::new())?).await?;
     let status = response.status();
     let mut body = response.into_body();

@@ -137,6 +137,21 @@ pub enum Fact {
         from: String,
         to: String,
     },
+    /// It is known whether what runs behind a mirror answers as stable does; or what was known has changed.
+    ShadowVerdict {
+        service: String,
+        backend: String,
+        revision: String,
+        verdict: String,
+        was: String,
+        reason: String,
+        evidence: Value,
+    },
+    /// Somebody has the comparisons of a service's mirrors begin anew.
+    ShadowReset {
+        service: String,
+        comparisons: u64,
+    },
     /// Somebody changed how much of a service is mirrored to a backend, in percent.
     MirrorChanged {
         service: String,
@@ -190,6 +205,8 @@ impl Fact {
             | Self::ProbationBegan { service, .. }
             | Self::StableAlarm { service, .. }
             | Self::StableAlarmEnded { service, .. }
+            | Self::ShadowVerdict { service, .. }
+            | Self::ShadowReset { service, .. }
             | Self::MirrorChanged { service, .. }
             | Self::MirrorEnded { service, .. }
             | Self::Held { service, .. }

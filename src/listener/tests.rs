@@ -60,7 +60,8 @@ impl Served {
         let key = Arc::new(CookieKey::new(&[7; 32]));
         let process = Arc::new(ProcessMetrics::new(1));
         let (reporter, _) = Reporter::new(Arc::clone(&process.guard));
-        let worker = Worker::new(0, store.shared(), process, key, None, reporter, Arc::default());
+        let worker =
+            Worker::new(0, store.shared(), process, key, None, reporter, Arc::new(crate::shadow::Queue::new().0));
         let ticking = Rc::clone(&worker);
         spawn_local(async move {
             loop {

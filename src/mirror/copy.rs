@@ -242,9 +242,10 @@ impl Copy {
     }
 }
 
-/// Whether the backend that answers can take a second copy.
+/// Whether the backend that answers is what shadows are compared with, and can take a second copy.
 fn takes_noise(view: &ServiceView, backend: usize) -> bool {
-    takes_copies(&view.service.backends[backend], &view.backends[backend]).is_ok()
+    backend == view.service.config.stable
+        && takes_copies(&view.service.backends[backend], &view.backends[backend]).is_ok()
 }
 
 fn count(cell: &MirrorCell, read: Result<Read, MirrorDrop>, began: Instant) {

@@ -1,7 +1,7 @@
 //! In which ways a request can fail. What each means for whom is decided elsewhere: by `upstream` for an endpoint, by
 //! `guard` for a backend.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// In which way a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +45,11 @@ impl FailureKind {
 /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 #[must_use]
 pub fn grpc_blames_server(headers: &HeaderMap) -> bool {
-    headers
-        .get("grpc-status")
-        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
+    headers.get("grpc-status").is_some_and(grpc_status_blames_server)
+}
+
+/// The same of such a status by itself.
+#[must_use]
+pub fn grpc_status_blames_server(status: &HeaderValue) -> bool {
+    matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15")
 }

@@ -11,6 +11,7 @@ mod process;
 mod reason;
 mod render;
 mod service;
+mod shadow;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
@@ -25,3 +26,4 @@ pub use process::{
 pub use reason::Reason;
 pub use render::Renderer;
 pub use service::{ServiceCell, ServiceMetrics};
+pub use shadow::{ShadowMetrics, ShadowTotals};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Memory, MirrorMemory, Reason};
+use super::{Counter, Gauge, Memory, MirrorMemory, Reason, ShadowMetrics};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -160,6 +160,7 @@ pub struct ProcessMetrics {
     pub resolve_errors: AtomicU64,
     pub journal: Arc<JournalMetrics>,
     pub guard: Arc<GuardMetrics>,
+    pub shadow: Arc<ShadowMetrics>,
     pub started: SystemTime,
 }
 
@@ -177,6 +178,7 @@ impl ProcessMetrics {
             resolve_errors: AtomicU64::new(0),
             journal: Arc::default(),
             guard: Arc::default(),
+            shadow: Arc::default(),
             started: SystemTime::now(),
         }
     }

@@ -121,8 +121,32 @@ impl Renderer {
         counter!("tidegate_guard_would_drain_total").absolute(guard.would_drain.load(Ordering::Relaxed));
         counter!("tidegate_guard_alarms_total").absolute(guard.alarms.load(Ordering::Relaxed));
         counter!("tidegate_guard_reports_dropped_total").absolute(guard.dropped.load(Ordering::Relaxed));
+        self.shadows();
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
+    }
+
+    /// Comparisons under way.
+    fn shadows(&self) {
+        let shadow = &self.process.shadow;
+        let mirrors = shadow.mirrors.lock().expect("no holder of this lock panics");
+        for mirror in &*mirrors {
+            let labels = |name: &'static str, value: &'static str| {
+                let service = Label::new("service", mirror.service.clone());
+                vec![service, Label::new("backend", mirror.backend.clone()), Label::new(name, value)]
+            };
+            for (result, count) in [("same", mirror.same), ("different", mirror.different), ("skipped", mirror.skipped)]
+            {
+                counter!("tidegate_shadow_pairs_total", labels("result", result)).absolute(count);
+            }
+            for (state, count) in [("seen", mirror.fields), ("different", mirror.fields_found)] {
+                gauge!("tidegate_shadow_fields", labels("state", state)).set(count as f64);
+            }
+            gauge!("tidegate_shadow_verdict", labels("verdict", mirror.verdict)).set(1.0);
+            let mut plain = labels("", "");
+            plain.pop();
+            gauge!("tidegate_shadow_difference_at_most", plain).set(mirror.difference_at_most);
+        }
     }
 }
 
@@ -305,6 +329,13 @@ fn describe() {
     counter!("tidegate_guard_would_drain_total", "Backends that the guard would have drained, if it were allowed to.");
     counter!("tidegate_guard_alarms_total", "How often stable was found to fail more often than a candidate.");
     counter!("tidegate_guard_reports_dropped_total", "Failures that nobody judged because too many waited.");
+    counter!("tidegate_shadow_pairs_total", "Answers of a mirror's present revision, by what comparing them showed.");
+    gauge!("tidegate_shadow_fields", "Fields of answers that differed at all, and those that really do.");
+    gauge!(
+        "tidegate_shadow_difference_at_most",
+        "Part of the answers that really differs at most, as far as is known."
+    );
+    gauge!("tidegate_shadow_verdict", "Always 1; whether a mirror's backend is the same as stable is in the label.");
     counter!("tidegate_mirror_copies_total", "Copies of requests whose answers were read, by class of status code.");
     counter!("tidegate_mirror_dropped_total", "Copies not sent, or whose answers weren't read to the end, by reason.");
     gauge!("tidegate_mirror_in_flight", "Copies of requests under way.");

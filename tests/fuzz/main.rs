@@ -65,6 +65,11 @@ fn nobody_is_sent_what_they_did_not_ask_for() {
 }
 
 #[test]
+fn answers_differ_where_they_do_and_a_table_has_room_for_it() {
+    run(targets::shadow, &["fuzz/seeds/shadow"], 20_000);
+}
+
+#[test]
 fn only_a_signed_cookie_is_believed() {
     run(targets::cookie, &["fuzz/seeds/cookie"], 20_000);
 }

@@ -375,11 +375,17 @@ async fn run_shown(line: &str) -> Ran {
 }
 
 #[tokio::test]
-async fn in_the_demo_a_canary_breaks_and_is_drained_and_nobody_sees_an_error() {
+async fn in_the_demo_a_mirror_shows_what_is_wrong_and_a_canary_breaks_and_nobody_sees_an_error() {
     let mut command = tidegate(&["demo"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut demo = command.spawn().expect("the binary runs");
     let mut lines = BufReader::new(demo.stdout.take().expect("stdout is piped")).lines();
+    line_with(&mut lines, "Mirror green").await;
+    line_with(&mut lines, "shadow verdict by tidegate").await;
+    line_with(&mut lines, "green is different: $.total changed, in ").await;
+    line_with(&mut lines, "blue says $.total is 19.99, green says 19.98").await;
+    let anew = line_with(&mut lines, "$ ").await;
+    assert!(anew.contains(" shadow shop --reset"), "{anew}");
     line_with(&mut lines, "Release green").await;
     line_with(&mut lines, "blue=20 green=70 canary=10 in force").await;
     line_with(&mut lines, "The canary breaks").await;

@@ -58,6 +58,7 @@ mod restarts;
 mod retries;
 mod routing;
 mod second_process;
+mod shadow;
 mod shutdown;
 mod smuggling;
 mod split;

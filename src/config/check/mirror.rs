@@ -14,14 +14,14 @@ use crate::config::file::{
 };
 use crate::config::key_path::KeyPath;
 use crate::config::types::{CompareConfig, LargeBody, MIRRORS_MAX, MirrorBy, MirrorConfig, RedactConfig};
-use crate::model::{Percent, RuleMatch};
+use crate::model::{JsonPath, JsonPathError, Percent, RuleMatch};
 
 /// With more differences nobody would look at the examples, and each is kept in memory.
 const IGNORED_MAX: usize = 100;
 /// A label of a host name has 63 bytes (RFC 1035, 2.3.4).
 const HOST_SUFFIX_BYTES_MAX: usize = 63;
-/// More is no suspicion any more.
-const ALPHA_MAX: f64 = 0.5;
+/// More is no suspicion any more, and most of the answers no few.
+const PART_MAX: f64 = 0.5;
 
 impl Check<'_, '_> {
     pub(super) fn mirrors(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<Vec<Arc<MirrorConfig>>> {
@@ -145,29 +145,41 @@ impl Check<'_, '_> {
             let message = format!("{} parts to ignore are more than are looked for", file.ignore.len());
             self.report.problem(&at_ignore, message, format!("keep to {IGNORED_MAX}, or name what is above them"));
         }
-        for (index, path) in file.ignore.iter().enumerate().filter(|(_, path)| !path.starts_with('$')) {
-            let hint = "write it from the body's root: \"$.items[*].id\"";
-            self.report.problem(&at_ignore.index(index), format!("{path:?} names no part of a JSON body"), hint);
+        let ignore = file.ignore.iter().enumerate();
+        let ignore: Vec<_> = ignore.map(|(index, path)| self.accept(&at_ignore.index(index), ignored(path))).collect();
+        if file.redact.len() > IGNORED_MAX {
+            let message = format!("{} names to redact are more than are looked for", file.redact.len());
+            self.report.problem(&at.key("redact"), message, format!("keep to {IGNORED_MAX}; parts of names will do"));
         }
-        let alpha = if file.alpha > 0.0 && file.alpha <= ALPHA_MAX {
-            Ok(file.alpha)
-        } else {
-            Err(Fault::new(
-                format!("{} is no chance of an error", file.alpha),
-                format!("write a number above 0 and at most {ALPHA_MAX}, like 0.001"),
-            ))
-        };
-        let alpha = self.accept(&at.key("alpha"), alpha);
+        let tolerated = self.accept(&at.key("tolerated"), part(file.tolerated, "part of the answers", "0.01"));
+        let alpha = self.accept(&at.key("alpha"), part(file.alpha, "chance of an error", "0.001"));
         let mut headers = headers.into_iter().collect::<Option<Vec<HeaderName>>>()?;
         headers.retain(|name| *name != CONTENT_TYPE);
         Some(CompareConfig {
             headers,
             body_max: usize::try_from(body_max?).unwrap_or(usize::MAX),
             noise: file.noise,
-            ignore: file.ignore.clone(),
+            ignore: ignore.into_iter().collect::<Option<_>>()?,
+            redact: file.redact.clone(),
             examples: file.examples as usize,
+            tolerated: tolerated?,
             alpha: alpha?,
         })
+    }
+}
+
+fn ignored(path: &str) -> Result<JsonPath, Fault> {
+    path.parse().map_err(|error: JsonPathError| {
+        Fault::new(format!("{path:?} names no place in a JSON body"), error.to_string())
+    })
+}
+
+fn part(number: f64, what: &str, like: &str) -> Result<f64, Fault> {
+    let hint = || format!("write a number above 0 and at most {PART_MAX}, like {like}");
+    if number > 0.0 && number <= PART_MAX {
+        Ok(number)
+    } else {
+        Err(Fault::new(format!("{number} is no {what}"), hint()))
     }
 }
 

@@ -1,0 +1,208 @@
+//! Places in JSON documents, with positions in arrays folded: `$.items[*].price`.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+/// The longest path that is written out or read.
+const BYTES_MAX: usize = 200;
+
+/// A place, or many that are alike: with everything below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonPath(Vec<JsonStep>);
+
+/// One step down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum JsonStep {
+    Key(Box<str>),
+    /// `.*`: every key.
+    AnyKey,
+    /// `[*]`: every element of an array.
+    Any,
+}
+
+/// One step of a walk through a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    Key(&'a str),
+    /// One of many keys that are data, not names.
+    Folded,
+    Element,
+}
+
+impl<'a> Step<'a> {
+    /// The step to a member. Keys that are ids are folded, as positions are: they would each be a place of their own.
+    #[must_use]
+    pub fn to(key: &'a str) -> Self {
+        if is_id(key) { Self::Folded } else { Self::Key(key) }
+    }
+}
+
+/// A number, or eight and more hexadecimal digits, a decimal one among them; dashes between, as UUIDs have them.
+fn is_id(key: &str) -> bool {
+    let is_number = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
+    let is_hex = |key: &str| {
+        key.len() >= 8
+            && key.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+            && key.bytes().any(|b| b.is_ascii_digit())
+    };
+    is_number(key) || is_hex(key)
+}
+
+impl JsonPath {
+    /// Whether a place is this one, or below it.
+    #[must_use]
+    pub fn covers(&self, place: &[Step<'_>]) -> bool {
+        place.len() >= self.0.len()
+            && self.0.iter().zip(place).all(|(wanted, step)| match (wanted, step) {
+                (JsonStep::Key(name), Step::Key(key)) => **name == **key,
+                (JsonStep::AnyKey, Step::Key(_) | Step::Folded) | (JsonStep::Any, Step::Element) => true,
+                _ => false,
+            })
+    }
+}
+
+/// A place as people write it, cut where it gets too long.
+#[must_use]
+pub fn write_json_path(place: &[Step<'_>]) -> String {
+    let mut text = String::from("$");
+    for step in place {
+        match step {
+            Step::Element => text += "[*]",
+            Step::Folded => text += ".*",
+            Step::Key(key) if is_name(key) => text.extend([".", key]),
+            // Writing to a string can't fail.
+            Step::Key(key) => drop(write!(text, "[{}]", serde_json::Value::from(*key))),
+        }
+        if text.len() > BYTES_MAX {
+            text.truncate(text.floor_char_boundary(BYTES_MAX));
+            return text + "…";
+        }
+    }
+    text
+}
+
+/// What needs no quotes.
+fn is_name(key: &str) -> bool {
+    key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b'$' | b'@'))
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'$' | b'@'))
+}
+
+impl fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps: Vec<Step<'_>> = self
+            .0
+            .iter()
+            .map(|step| match step {
+                JsonStep::Key(key) => Step::Key(key),
+                JsonStep::AnyKey => Step::Folded,
+                JsonStep::Any => Step::Element,
+            })
+            .collect();
+        f.write_str(&write_json_path(&steps))
+    }
+}
+
+/// Why a text is no path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonPathError;
+
+impl fmt::Display for JsonPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("write places in JSON like $.timestamp, $.items[*].id, $.users.*.name or $[\"odd key\"]")
+    }
+}
+
+impl std::error::Error for JsonPathError {}
+
+impl FromStr for JsonPath {
+    type Err = JsonPathError;
+
+    fn from_str(text: &str) -> Result<Self, JsonPathError> {
+        let mut rest = text.strip_prefix('$').filter(|_| text.len() <= BYTES_MAX).ok_or(JsonPathError)?;
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            let (step, after) = if let Some(after) = rest.strip_prefix("[*]") {
+                (JsonStep::Any, after)
+            } else if let Some(after) = rest.strip_prefix(".*") {
+                (JsonStep::AnyKey, after)
+            } else if let Some(after) = rest.strip_prefix('.') {
+                let end = after.find(['.', '[']).unwrap_or(after.len());
+                let (name, after) = after.split_at(end);
+                if !is_name(name) {
+                    return Err(JsonPathError);
+                }
+                (key(name), after)
+            } else {
+                quoted(rest).ok_or(JsonPathError)?
+            };
+            steps.push(step);
+            rest = after;
+        }
+        Ok(Self(steps))
+    }
+}
+
+/// What stands for a key: ids are folded in documents, too.
+fn key(name: &str) -> JsonStep {
+    match Step::to(name) {
+        Step::Key(name) => JsonStep::Key(name.into()),
+        _ => JsonStep::AnyKey,
+    }
+}
+
+/// `["odd key"]`, and what follows it.
+fn quoted(text: &str) -> Option<(JsonStep, &str)> {
+    let inner = text.strip_prefix('[')?;
+    let mut values = serde_json::Deserializer::from_str(inner).into_iter::<String>();
+    let name = values.next()?.ok()?;
+    let after = inner[values.byte_offset()..].strip_prefix(']')?;
+    Some((key(&name), after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_reads_as_it_is_written() {
+        for text in ["$", "$.a", "$.items[*].price", "$[*][*]", "$.users.*.name", "$[\"odd key\"].x", "$[\"a\\\"]b\"]"]
+        {
+            assert_eq!(text.parse::<JsonPath>().unwrap().to_string(), text);
+        }
+        for wrong in
+            ["", "a", "$.", "$..a", "$a", "$[0]", "$.a b", "$[\"a\"", "$[a]", "$.*x", &format!("$.{}", "a".repeat(300))]
+        {
+            assert_eq!(wrong.parse::<JsonPath>(), Err(JsonPathError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_path_covers_what_is_below_it() {
+        let covers = |path: &str, place: &[Step<'_>]| path.parse::<JsonPath>().unwrap().covers(place);
+        let place = [Step::Key("items"), Step::Element, Step::Key("id")];
+        for path in ["$", "$.items", "$.items[*]", "$.items[*].id", "$.*[*].id"] {
+            assert!(covers(path, &place), "{path}");
+        }
+        for path in ["$.item", "$.items.id", "$.items[*].id.x", "$[*]", "$.items[*].ids"] {
+            assert!(!covers(path, &place), "{path}");
+        }
+        assert!(covers("$.users[\"123\"].name", &[Step::Key("users"), Step::to("77"), Step::Key("name")]));
+    }
+
+    #[test]
+    fn keys_that_are_ids_are_folded() {
+        for id in ["1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
+            assert_eq!(Step::to(id), Step::Folded, "{id}");
+        }
+        for name in ["", "a1", "price", "facade", "defaced", "x-1", "feedface"] {
+            assert_eq!(Step::to(name), Step::Key(name));
+        }
+    }
+
+    #[test]
+    fn a_long_place_is_cut_between_characters() {
+        let key = "ä".repeat(500);
+        let text = write_json_path(&[Step::Key(&key)]);
+        assert!(text.len() <= BYTES_MAX + 3 && text.ends_with('…'), "{text}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The thread that compares: takes pairs as they come, at most half of the time, and tells what has become known.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use super::board::{Board, Mirror, Settings, Turn};
+use super::pair::Pair;
+use super::queue::{Pairs, Queue, Taken};
+use super::report::{Outcome, ShadowView, Subject, Verdict};
+use crate::control::Control;
+use crate::journal::Fact;
+use crate::observe::ShadowMetrics;
+use crate::state::{self, Service, Snapshot};
+
+/// Between two looks at what is known by now.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Work after which it rests as long: whatever bodies cost, half of a core is left. What comes meanwhile waits in the
+/// queue, or is dropped and counted.
+const WORK: Duration = Duration::from_millis(10);
+/// Requests come first wherever a core has to be shared.
+const NICENESS: i32 = 10;
+
+/// What comparing has come to, for whoever wants to know or to begin anew. The lock is held for one pair's evidence, or
+/// for one view.
+#[derive(Debug, Clone)]
+pub struct Results {
+    control: Arc<Control>,
+    followed: Arc<Mutex<Followed>>,
+}
+
+/// The comparisons, and the version of the snapshot whose mirrors they are of.
+#[derive(Debug, Default)]
+struct Followed {
+    board: Board,
+    version: Option<u64>,
+}
+
+impl Results {
+    fn new(control: Arc<Control>) -> Self {
+        Self { control, followed: Arc::default() }
+    }
+
+    /// All comparisons of a service.
+    #[must_use]
+    pub fn of(&self, service: &str) -> Vec<ShadowView> {
+        self.followed().board.views(service)
+    }
+
+    /// Whether what runs behind a mirror is the same as stable; `None`: nobody compares it.
+    #[must_use]
+    pub fn verdict(&self, service: &str, backend: &str) -> Option<Verdict> {
+        self.followed().board.verdict(service, backend)
+    }
+
+    /// Begins anew with what is known of a service; answers how many comparisons that were.
+    #[must_use]
+    pub fn reset(&self, service: &str) -> usize {
+        self.followed().board.reset(service)
+    }
+
+    /// As the mirrors are that requests see now.
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        let snapshot = self.control.store().current();
+        let mut followed = self.followed.lock().expect("no holder of this lock panics");
+        // Somebody may have followed a later one already.
+        if followed.version.is_none_or(|version| version < snapshot.version) {
+            followed.version = Some(snapshot.version);
+            followed.board.follow(mirrors(&snapshot));
+        }
+        followed
+    }
+
+    /// From when on an answer is slow changes with no snapshot.
+    fn follow_anew(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().expect("no holder of this lock panics").version = None;
+        self.followed()
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct ShadowThread {
+    queue: Arc<Queue>,
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl ShadowThread {
+    /// Starts it; also returns where workers put pairs, and where results are read.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(control: Arc<Control>, metrics: Arc<ShadowMetrics>) -> io::Result<(Self, Arc<Queue>, Results)> {
+        let (queue, pairs) = Queue::new();
+        let queue = Arc::new(queue);
+        let (stopping, results) = (Arc::new(AtomicBool::new(false)), Results::new(Arc::clone(&control)));
+        let comparer = Comparer { control, metrics, pairs, results: results.clone() };
+        let stops = Arc::clone(&stopping);
+        let thread =
+            std::thread::Builder::new().name("tidegate-shadow".to_owned()).spawn(move || comparer.run(&stops))?;
+        Ok((Self { queue: Arc::clone(&queue), stopping, thread }, queue, results))
+    }
+
+    /// Ends it; what waits is let go.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.queue.stop();
+        if self.thread.join().is_err() {
+            error!("the thread that compares shadows ended in a panic");
+        }
+    }
+}
+
+struct Comparer {
+    control: Arc<Control>,
+    metrics: Arc<ShadowMetrics>,
+    pairs: Pairs,
+    results: Results,
+}
+
+impl Comparer {
+    fn run(self, stopping: &AtomicBool) {
+        // Linux gives each thread a niceness of its own; elsewhere this does nothing worse than fail.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        let (mut looked, mut worked) = (Instant::now(), Duration::ZERO);
+        self.look();
+        while !stopping.load(Ordering::Relaxed) {
+            match self.pairs.take(LOOK_INTERVAL.saturating_sub(looked.elapsed())) {
+                Taken::Stopped => return,
+                Taken::Nothing => {}
+                Taken::Pair(pair, came) => {
+                    let began = Instant::now();
+                    self.compare(&pair, came);
+                    drop(pair);
+                    worked += began.elapsed();
+                }
+            }
+            if looked.elapsed() >= LOOK_INTERVAL {
+                looked = Instant::now();
+                self.look();
+            }
+            if worked >= WORK {
+                std::thread::sleep(std::mem::take(&mut worked));
+            }
+        }
+    }
+
+    fn compare(&self, pair: &Pair, came: Instant) {
+        // The lock isn't held while bodies are read.
+        let mirror = self.results.followed().board.mirror(pair);
+        if let Some(mirror) = mirror {
+            let seen = mirror.look(pair);
+            self.results.followed().board.observe(&mirror, pair, came, &seen);
+        }
+    }
+
+    fn look(&self) {
+        let (turns, totals) = {
+            let board = &mut self.results.follow_anew().board;
+            (board.look(), board.totals())
+        };
+        *self.metrics.mirrors.lock().expect("no holder of this lock panics") = totals;
+        for turn in turns {
+            self.tell(turn);
+        }
+    }
+
+    fn tell(&self, turn: Turn) {
+        let Turn { was, now } = turn;
+        let (service, backend, revision) = (now.service.clone(), now.backend.clone(), now.revision.clone());
+        let Verdict { outcome, reason, .. } = now.verdict.clone();
+        match outcome {
+            Outcome::Different => info!(%service, %backend, %revision, %reason, "a shadow answers differently"),
+            Outcome::Same => info!(%service, %backend, %revision, %reason, "a shadow answers the same"),
+            Outcome::Inconclusive => {}
+        }
+        let evidence = serde_json::to_value(now.shortened()).unwrap_or_default();
+        self.control.note(Fact::ShadowVerdict {
+            service,
+            backend,
+            revision,
+            verdict: outcome.name().to_owned(),
+            was: was.name().to_owned(),
+            reason,
+            evidence,
+        });
+    }
+}
+
+/// All mirrors that compare.
+fn mirrors(snapshot: &Snapshot) -> Vec<Mirror> {
+    let of = |service: &Service| -> Vec<Mirror> {
+        let stable = service.stable();
+        let followed = |mirror: &state::Mirror| {
+            let compare = mirror.config.compare.as_ref()?;
+            let backend = &service.backends[mirror.config.backend];
+            Some(Mirror {
+                subject: Subject {
+                    service: service.name().to_string(),
+                    backend: backend.name.to_string(),
+                    revision: backend.revision.to_string(),
+                    stable: stable.name.to_string(),
+                    stable_revision: stable.revision.to_string(),
+                },
+                settings: Settings::of(compare),
+                slow_after: service.watch.slow_after(),
+            })
+        };
+        service.mirrors.iter().flatten().filter_map(followed).collect()
+    };
+    snapshot.services.iter().flat_map(|service| of(service)).collect()
+}

@@ -1,0 +1,252 @@
+//! What a mirror's backend answers is compared with what clients got, until it is known whether both are the same.
+
+use std::fmt::Write;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use crate::support::{POLL_INTERVAL, Proxy, Ran, Received, Setup, Upstream, backend, get, tidegate, within};
+
+const MIRROR: &str = "/v1/services/shop/mirror";
+const SECRET: &str = "hunter2";
+
+/// Answers JSON, with a time and an id that are never the same again.
+async fn noisy(price: f64) -> Upstream {
+    shop(move |_, count| {
+        json!({
+            "generated_at": count,
+            "cart": { "id": format!("c-{count}"), "total": 2598 },
+            "items": [{ "sku": "a", "price": price }, { "sku": "b", "price": 1299.0 }],
+        })
+        .to_string()
+    })
+    .await
+}
+
+/// Answers with what `body` makes of a request and of how many came before, on all of these backends.
+async fn shop(body: impl Fn(&Received, u64) -> String + Send + Sync + 'static) -> Upstream {
+    static ANSWERS: AtomicU64 = AtomicU64::new(0);
+    Upstream::responding(move |request| {
+        whole("content-type: application/json\r\n", body(request, ANSWERS.fetch_add(1, Ordering::SeqCst)).as_bytes())
+    })
+    .await
+}
+
+fn whole(fields: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\n{fields}content-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// Answers everything alike.
+async fn always(fields: &'static str, body: Vec<u8>) -> Upstream {
+    Upstream::responding(move |_| whole(fields, &body)).await
+}
+
+fn settings(blue: &Upstream, green: &Upstream, revision: &str, compare: &str) -> String {
+    backend("blue", 100.0, blue)
+        + &backend("green", 0.0, green)
+        + &format!("revision = {revision:?}\n[services.shop.mirror]\nbackend = \"green\"\ncompare = {compare}\n")
+}
+
+async fn start(blue: &Upstream, green: &Upstream, compare: &str) -> Proxy {
+    Setup::new().settings(&settings(blue, green, "2", compare)).start().await
+}
+
+/// Where the comparison stands.
+async fn mirror(proxy: &Proxy) -> Value {
+    proxy.view(MIRROR).await["mirrors"][0].clone()
+}
+
+/// Sends requests until `enough` of the comparison is known; every one of them is answered well.
+async fn ask_until(proxy: &Proxy, target: &str, what: &str, enough: impl Fn(&Value) -> bool) -> Value {
+    let asking = async {
+        let mut wire = proxy.connect().await;
+        loop {
+            for _ in 0..10 {
+                wire.send(get(target, "")).await;
+                let head = wire.head().await;
+                assert_eq!(head.status(), 200);
+                wire.bytes(head.content_length().expect("the length is known")).await;
+            }
+            let view = mirror(proxy).await;
+            if enough(&view) {
+                return view;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    within(what, asking).await
+}
+
+async fn ask_until_outcome(proxy: &Proxy, outcome: &str) -> Value {
+    let view = ask_until(proxy, "/", outcome, |view| view["verdict"]["outcome"] != "inconclusive").await;
+    assert_eq!(view["verdict"]["outcome"], outcome, "{view:#}");
+    view
+}
+
+async fn events(proxy: &Proxy, kind: &str) -> Vec<Value> {
+    let view = proxy.view("/v1/events?limit=1000").await;
+    view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
+}
+
+async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
+    let admin = proxy.admin().to_string();
+    Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
+}
+
+#[tokio::test]
+async fn a_difference_is_found_among_times_and_ids_that_are_never_the_same() {
+    let (blue, green) = (noisy(1299.0).await, noisy(12.99).await);
+    let proxy = start(&blue, &green, "{ noise = true }").await;
+    let view = ask_until_outcome(&proxy, "different").await;
+    assert_eq!(view["verdict"]["fields"], json!(["$.items[*].price changed"]), "{view:#}");
+    assert_eq!((&view["revision"], &view["stable"], &view["mode"]), (&json!("2"), &json!("blue"), &json!("noise leg")));
+    let noise = |place: &str| {
+        let fields = view["fields"].as_array().unwrap();
+        let field = fields.iter().find(|field| field["place"] == place).expect("noise is shown, too");
+        (field["found"] == false, field["shadow_only"] == 0)
+    };
+    assert_eq!(noise("$.generated_at"), (true, true));
+    assert_eq!(noise("$.cart.id"), (true, true));
+    let example = &view["examples"][0];
+    assert_eq!((&example["primary"], &example["shadow"]), (&json!("1299.0"), &json!("12.99")), "{example:#}");
+    assert_eq!((&example["method"], &example["path"]), (&json!("GET"), &json!("/")));
+
+    let told = events(&proxy, "shadow_verdict").await;
+    assert_eq!(told.len(), 1);
+    let detail = &told[0]["detail"];
+    assert_eq!((&detail["backend"], &detail["verdict"]), (&json!("green"), &json!("different")));
+    assert_eq!(detail["evidence"]["verdict"]["fields"], json!(["$.items[*].price changed"]));
+    assert_eq!(proxy.metric("tidegate_shadow_verdict", "verdict=\"different\"").await, 1);
+    assert_eq!(proxy.metric("tidegate_shadow_fields", "state=\"different\"").await, 1);
+    let page = command(&proxy, &["shadow", "shop"]).await.out;
+    assert!(page.contains("DIFFERENT: $.items[*].price changed, in "), "{page}");
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+    let line = command(&proxy, &["events", "shop"]).await.out;
+    assert!(line.contains("green is different: $.items[*].price changed, in "), "{line}");
+}
+
+#[tokio::test]
+async fn equal_answers_are_the_same_once_enough_of_them_were_seen() {
+    let (blue, green) = (noisy(5.0).await, noisy(5.0).await);
+    let proxy = start(&blue, &green, "{ noise = true, alpha = 0.1, tolerated = 0.1 }").await;
+    let page = command(&proxy, &["shadow", "shop"]).await.out;
+    assert!(page.contains("NOT KNOWN YET: nothing was compared yet; it takes about "), "{page}");
+    let view = ask_until_outcome(&proxy, "same").await;
+    assert!(view["difference_at_most"].as_f64().unwrap() <= 0.1, "{view:#}");
+    assert!(view["examples"].as_array().unwrap().is_empty(), "{view:#}");
+    assert_eq!(proxy.metric("tidegate_shadow_verdict", "verdict=\"same\"").await, 1);
+}
+
+#[tokio::test]
+async fn without_a_noise_leg_what_may_differ_is_ignored_by_name() {
+    let (blue, green) = (noisy(5.0).await, noisy(5.0).await);
+    let ignoring = "{ ignore = [\"$.generated_at\", \"$.cart.id\"], alpha = 0.1, tolerated = 0.1 }";
+    let proxy = start(&blue, &green, ignoring).await;
+    let view = ask_until_outcome(&proxy, "same").await;
+    assert_eq!(view["mode"], "ignore rules");
+    drop(proxy);
+    let proxy = start(&blue, &green, "true").await;
+    let view = ask_until_outcome(&proxy, "different").await;
+    assert_eq!(view["verdict"]["fields"], json!(["$.cart.id changed", "$.generated_at changed"]));
+}
+
+#[tokio::test]
+async fn a_shadow_that_fails_or_answers_no_json_differs() {
+    let blue = noisy(5.0).await;
+    let broken = shop(|_, count| format!("{{\"generated_at\": {count}, ")).await;
+    let proxy = start(&blue, &broken, "{ noise = true }").await;
+    let view = ask_until_outcome(&proxy, "different").await;
+    assert_eq!(view["verdict"]["fields"], json!(["$ not json"]), "{view:#}");
+    drop(proxy);
+    let failing = Upstream::answering("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno").await;
+    let proxy = start(&blue, &failing, "{ noise = true }").await;
+    let both = |view: &Value| view["verdict"]["fields"] == json!(["failures", "status changed"]);
+    let view = ask_until(&proxy, "/", "both to be known", both).await;
+    assert_eq!(view["failures"]["primary_only"], 0);
+}
+
+#[tokio::test]
+async fn hostile_answers_are_compared_as_bytes_and_cost_the_client_nothing() {
+    let blue = noisy(5.0).await;
+    let json = "content-type: application/json\r\n";
+    let deep = [vec![b'['; 200_000], vec![b']'; 200_000]].concat();
+    let mut wide = String::from("[");
+    (0..1_000_000).for_each(|n| write!(wide, "{{\"k{n}\":{n}}},").unwrap());
+    wide += "0]";
+    for (what, body) in [("deep", deep), ("large", wide.into_bytes())] {
+        let green = always(json, body).await;
+        let proxy = start(&blue, &green, "{ noise = true }").await;
+        let view = ask_until(&proxy, "/", what, |view| view["verdict"]["outcome"] == "different").await;
+        let fields = view["verdict"]["fields"].to_string();
+        assert!(fields.contains("body") || fields.contains("failures"), "{what}: {view:#}");
+    }
+}
+
+#[tokio::test]
+async fn compressed_answers_are_compared_as_they_are() {
+    let gzip = |text: &str| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let fields = "content-type: application/json\r\ncontent-encoding: gzip\r\n";
+    let (blue, green) = (always(fields, gzip("{\"a\":1}")).await, always(fields, gzip("{\"a\":2}")).await);
+    let proxy = start(&blue, &green, "true").await;
+    let view = ask_until_outcome(&proxy, "different").await;
+    assert_eq!(view["verdict"]["fields"], json!(["body changed"]));
+}
+
+#[tokio::test]
+async fn secrets_are_nowhere_to_be_seen() {
+    let blue = shop(|_, count| json!({ "password": format!("{SECRET}-{count}"), "n": 1 }).to_string()).await;
+    let green = shop(|_, count| json!({ "password": format!("{SECRET}-{count}"), "card": SECRET }).to_string()).await;
+    let proxy = start(&blue, &green, "{ examples = 9 }").await;
+    let target = format!("/pay?token={SECRET}&n=1");
+    let view = ask_until(&proxy, &target, "a verdict", |view| view["verdict"]["outcome"] == "different").await;
+    assert_eq!(view["examples"].as_array().unwrap().len(), 3, "{view:#}");
+    assert_eq!(view["examples"][0]["path"], "/pay?token=(redacted)&n=1");
+    let told = events(&proxy, "shadow_verdict").await;
+    let log: Vec<Value> = proxy.log();
+    for text in [view.to_string(), Value::from(told).to_string(), Value::from(log).to_string()] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn another_revision_or_a_person_has_it_begin_anew() {
+    let (blue, green) = (noisy(1.0).await, noisy(2.0).await);
+    let mut proxy = start(&blue, &green, "{ noise = true }").await;
+    ask_until_outcome(&proxy, "different").await;
+    let page = command(&proxy, &["shadow", "shop", "--reset"]).await.out;
+    assert!(page.contains("NOT KNOWN YET"), "{page}");
+    let told = events(&proxy, "shadow_reset").await;
+    assert_eq!((told.len(), &told[0]["by"]), (1, &json!("ada (cli)")));
+    ask_until_outcome(&proxy, "different").await;
+
+    proxy.rewrite(&settings(&blue, &green, "3", "{ noise = true }"));
+    proxy.reload_well().await;
+    let is_anew = |view: &Value| view["revision"] == "3" && view["verdict"]["outcome"] == "different";
+    ask_until(&proxy, "/", "the new revision to be known", is_anew).await;
+    assert_eq!(events(&proxy, "shadow_verdict").await.len(), 3);
+
+    proxy.rewrite(&(backend("blue", 100.0, &blue) + &backend("green", 0.0, &green)));
+    proxy.reload_well().await;
+    assert_eq!(proxy.view(MIRROR).await["mirrors"], json!([]));
+    let page = command(&proxy, &["shadow", "shop"]).await.out;
+    assert!(page.contains("no mirror of shop compares answers"), "{page}");
+}
+
+#[tokio::test]
+async fn whoever_asks_wrongly_is_told_so() {
+    let (blue, green) = (noisy(1.0).await, noisy(2.0).await);
+    let proxy = start(&blue, &green, "true").await;
+    assert_eq!(proxy.call("GET", "/v1/services/other/mirror", "", "").await.status(), 404);
+    assert_eq!(proxy.call("POST", "/v1/services/other/mirror/reset", "", "").await.status(), 404);
+    assert_eq!(proxy.call("GET", "/v1/services/shop/mirror/reset", "", "").await.status(), 405);
+    let refused = command(&proxy, &["shadow", "other"]).await;
+    assert!(refused.err.contains("other"), "{}", refused.err);
+}
