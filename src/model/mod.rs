@@ -3,6 +3,7 @@
 mod attempt;
 mod cohort;
 mod content_type;
+mod deployment;
 mod facts;
 mod failure;
 mod forwarded;
@@ -14,6 +15,7 @@ mod networks;
 mod overload;
 mod page;
 mod path;
+mod plan;
 mod preference;
 mod proxy_header;
 mod units;
@@ -23,6 +25,7 @@ mod weight;
 pub use attempt::{AttemptFailure, FailureSet};
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
+pub use deployment::{Deployed, Deployment, LiveStable, OpenRollout};
 pub use facts::RequestFacts;
 pub use failure::{FailureKind, grpc_blames_server};
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
@@ -34,10 +37,11 @@ pub use networks::{AccessList, NetworkSet, leading_bits, lies_in};
 pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
+pub use plan::{CONFIDENCE, DEADLINE, MARGIN, Plan, Step, Strategy};
 pub use preference::{Coding, Format};
 pub use proxy_header::{
     Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,
 };
-pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration, parse_timestamp};
 pub use via::{Via, is_loop};
 pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -2,7 +2,7 @@
 //! `512B`, `64KiB`, `10MiB`, `1GiB`.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The longest duration accepted: a year. Longer ones are typing errors, and the bound keeps sums of instants safe.
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
@@ -87,6 +87,28 @@ pub fn format_duration(duration: Duration) -> String {
         }
     }
     text
+}
+
+/// Reads a moment as RFC 3339 writes it: `2026-11-21T13:52:55Z`, with fractions of a second if need be, or with another
+/// zone's offset. `None` when it is none.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<SystemTime> {
+    const SECONDS_MAX: u64 = 24 * 3600;
+    if let Ok(at) = humantime::parse_rfc3339(text) {
+        return Some(at);
+    }
+    // Git and most others write the zone they are in.
+    let at = text.len().checked_sub("+00:00".len())?;
+    let (local, offset) = (text.get(..at)?, text.get(at..)?);
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let seconds = digits(hours)? * 3600 + digits(minutes)? * 60;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok().filter(|_| seconds < SECONDS_MAX)?;
+    match offset.as_bytes().first()? {
+        b'+' => local.checked_sub(Duration::from_secs(seconds)),
+        b'-' => local.checked_add(Duration::from_secs(seconds)),
+        _ => None,
+    }
 }
 
 /// Why a text is no size.
