@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use crate::model::{
-    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page,
+    AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page, Plan,
     ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
@@ -180,6 +180,15 @@ pub struct ServiceConfig {
     pub ejection: Option<EjectionConfig>,
     /// How long the share of an endpoint grows after it has recovered.
     pub slow_start: Duration,
+    pub rollout: Arc<RolloutConfig>,
+}
+
+/// How the service's rollouts go.
+#[derive(Debug, Clone)]
+pub struct RolloutConfig {
+    pub plan: Plan,
+    /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
+    pub cohort: Vec<RuleMatch>,
 }
 
 /// How a backend that the guard has drained may prove itself again.
