@@ -26,6 +26,7 @@ use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
+use crate::rollout::Conductor;
 use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
 use crate::tls::ServerTls;
 use crate::upstream::{Resolver, host_names, resolve_once};
@@ -35,6 +36,9 @@ use crate::worker::CookieKey;
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// How often old snapshots are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Verdicts of the guard that wait for rollouts to hear of them.
+const VERDICTS_MAX: usize = 256;
 
 /// How often it is looked at how much memory is in use.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
@@ -132,7 +136,10 @@ impl App {
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
-        let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
+        let (convicted, verdicts) = tokio::sync::mpsc::channel(VERDICTS_MAX);
+        let (guard, questions) =
+            Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, convicted);
+        let (conductor, rollouts) = Conductor::new(Arc::clone(&control), questions.clone(), verdicts, kept.rollouts);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -161,9 +168,10 @@ impl App {
         tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
         tokio::spawn(sweep(Arc::clone(&store)));
         tokio::spawn(guard.run());
+        tokio::spawn(conductor.run());
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(control, process, questions, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, questions, rollouts, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -331,7 +339,11 @@ fn open_journal(
     match Journal::open(&state_dir.join(journal::FILE_NAME), Arc::clone(&process.journal)) {
         Ok((journal, kept, thread)) => {
             process.journal.usable.store(true, Ordering::Relaxed);
-            let live = LiveChanges { weights: kept.weights.clone(), drains: kept.drains.clone() };
+            let live = LiveChanges {
+                weights: kept.weights.clone(),
+                drains: kept.drains.clone(),
+                deployments: kept.deployments.clone(),
+            };
             (Ok(journal), History::Known(live), kept, Some(thread))
         }
         Err(problem) => {

@@ -40,6 +40,8 @@ pub mod control;
 
 pub mod guard;
 
+pub mod rollout;
+
 pub mod health;
 
 pub mod worker;

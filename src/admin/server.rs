@@ -7,16 +7,17 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
-use super::{events, guard};
+use super::{events, guard, rollouts};
 use crate::config::Secret;
 use crate::control::Control;
 use crate::guard::Questions;
 use crate::observe::{ProcessMetrics, Renderer};
+use crate::rollout::Rollouts;
 
 /// The largest body of a call: a thousand backends' weights fit many times.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -28,6 +29,7 @@ pub struct Admin {
     pub(super) process: Arc<ProcessMetrics>,
     pub(super) renderer: Arc<Renderer>,
     pub(super) trials: Questions,
+    pub(super) rollouts: Rollouts,
     pub(super) ready: watch::Receiver<bool>,
     token: Option<Secret>,
 }
@@ -38,11 +40,12 @@ impl Admin {
         control: Arc<Control>,
         process: Arc<ProcessMetrics>,
         trials: Questions,
+        rollouts: Rollouts,
         ready: watch::Receiver<bool>,
         token: Option<Secret>,
     ) -> Self {
         let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
-        Self { control, process, renderer, trials, ready, token }
+        Self { control, process, renderer, trials, rollouts, ready, token }
     }
 }
 
@@ -58,6 +61,9 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
             "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",
             put(api::put_endpoint_drain).delete(api::delete_endpoint_drain),
         )
+        .route("/v1/services/{service}/rollouts", get(rollouts::list).post(rollouts::deploy))
+        .route("/v1/services/{service}/rollouts/{rollout}", get(rollouts::one))
+        .route("/v1/services/{service}/rollouts/{rollout}/{word}", post(rollouts::say))
         .route("/v1/guard", get(api::guard).put(api::put_guard))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))

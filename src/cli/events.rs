@@ -66,6 +66,29 @@ pub(crate) fn told(event: &Event) -> String {
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
+        "rollout_began" => format!(
+            "#{} {} into {}, {}, beside {}",
+            detail["rollout"],
+            text("revision"),
+            text("backend"),
+            text("strategy"),
+            text("stable")
+        ),
+        "rollout_advanced" => format!(
+            "#{} step {} of {}, {}: {}",
+            detail["rollout"],
+            detail["step"],
+            detail["steps"],
+            text("what"),
+            text("reason")
+        ),
+        "rollout_approved" => format!("#{} step {} {}", detail["rollout"], detail["step"], text("why")),
+        "rollout_paused" => format!("#{} {}", detail["rollout"], text("reason")),
+        "rollout_resumed" => format!("#{}", detail["rollout"]),
+        "rollout_ended" => {
+            format!("#{} {} {}: {}", detail["rollout"], text("revision"), text("outcome"), text("reason"))
+        }
+        "deployment_ended" => format!("{}", detail["backends"]),
         "guard_changed" => format!("{}  (was {})", text("to"), text("from")),
         _ => detail.to_string(),
     }

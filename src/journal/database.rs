@@ -6,15 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::event::{Entry, Event, Lasting, TrialMemory};
-use crate::model::{Drain, GuardMode, LiveWeights, Weight};
+use super::event::{Entry, Event, Lasting, RolloutMemory, TrialMemory};
+use crate::model::{Deployment, Drain, GuardMode, LiveWeights, Weight};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Marks a SQLite file as ours ("tdgt").
 const APPLICATION_ID: i64 = 0x7464_6774;
 /// Events that are kept; the oldest go first.
 const EVENTS_MAX: u64 = 100_000;
+/// Rollouts that are kept of each service; the oldest go first.
+const ROLLOUTS_MAX: u64 = 50;
 /// How often the oldest are looked for, in events.
 const PRUNE_EVERY: u64 = 1_000;
 
@@ -64,6 +66,20 @@ CREATE TABLE trials (
 CREATE TABLE settings (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// What version 3 has besides.
+const TABLES_3: &str = "
+CREATE TABLE deployments (
+    service TEXT PRIMARY KEY,
+    deployment TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rollouts (
+    service TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (service, id)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -137,6 +153,9 @@ pub struct Kept {
     pub trials: Vec<TrialMemory>,
     /// What the guard may do, whatever the file says.
     pub guard: Option<GuardMode>,
+    pub deployments: Vec<Deployment>,
+    /// By service and id.
+    pub rollouts: Vec<RolloutMemory>,
 }
 
 /// An open journal file.
@@ -182,7 +201,10 @@ impl Database {
             if version < 1 {
                 transaction.execute_batch(TABLES)?;
             }
-            transaction.execute_batch(TABLES_2)?;
+            if version < 2 {
+                transaction.execute_batch(TABLES_2)?;
+            }
+            transaction.execute_batch(TABLES_3)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
@@ -194,16 +216,8 @@ impl Database {
     pub(super) fn write(&mut self, entry: &Entry) -> rusqlite::Result<u64> {
         let transaction = self.connection.transaction()?;
         let id = insert(&transaction, entry)?;
-        match &entry.change {
-            Some(Lasting::SetWeights(live)) => set_override(&transaction, live)?,
-            Some(Lasting::EndWeights(service)) => end_override(&transaction, service.as_str())?,
-            Some(Lasting::SetDrain(drain)) => set_drain(&transaction, drain)?,
-            Some(Lasting::EndDrain(service, backend)) => {
-                let sql = "DELETE FROM drains WHERE service = ?1 AND backend = ?2";
-                transaction.execute(sql, [service.as_str(), backend.as_str()])?;
-            }
-            Some(Lasting::SetGuard(mode)) => set_guard(&transaction, *mode)?,
-            None => {}
+        for change in &entry.changes {
+            make(&transaction, change)?;
         }
         if id.is_multiple_of(PRUNE_EVERY) {
             transaction.execute("DELETE FROM events WHERE id <= ?1", [to_sql(id.saturating_sub(EVENTS_MAX))])?;
@@ -214,7 +228,36 @@ impl Database {
 
     /// All that must hold after a restart.
     pub(super) fn kept(&self) -> rusqlite::Result<Kept> {
-        Ok(Kept { weights: self.overrides()?, drains: self.drains()?, trials: self.trials()?, guard: self.guard()? })
+        Ok(Kept {
+            weights: self.overrides()?,
+            drains: self.drains()?,
+            trials: self.trials()?,
+            guard: self.guard()?,
+            deployments: self.deployments()?,
+            rollouts: self.rollouts()?,
+        })
+    }
+
+    fn deployments(&self) -> rusqlite::Result<Vec<Deployment>> {
+        let mut statement = self.connection.prepare("SELECT deployment FROM deployments ORDER BY service")?;
+        let rows = statement.query_map([], |row| {
+            let text: String = row.get(0)?;
+            serde_json::from_str(&text).map_err(invalid)
+        })?;
+        rows.collect()
+    }
+
+    fn rollouts(&self) -> rusqlite::Result<Vec<RolloutMemory>> {
+        let mut statement = self.connection.prepare("SELECT service, id, record FROM rollouts ORDER BY service, id")?;
+        let rows = statement.query_map([], |row| {
+            let record: String = row.get(2)?;
+            Ok(RolloutMemory {
+                service: row.get::<_, String>(0)?.parse().map_err(invalid)?,
+                id: from_sql(row.get(1)?),
+                record: serde_json::from_str(&record).map_err(invalid)?,
+            })
+        })?;
+        rows.collect()
     }
 
     fn drains(&self) -> rusqlite::Result<Vec<Drain>> {
@@ -369,6 +412,40 @@ fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<u64>
         params![i64::try_from(at).unwrap_or(i64::MAX), entry.by, kind, entry.fact.service(), detail.to_string()],
     )?;
     Ok(from_sql(transaction.last_insert_rowid()))
+}
+
+fn make(transaction: &Transaction<'_>, change: &Lasting) -> rusqlite::Result<()> {
+    match change {
+        Lasting::SetWeights(live) => set_override(transaction, live),
+        Lasting::EndWeights(service) => end_override(transaction, service.as_str()),
+        Lasting::SetDrain(drain) => set_drain(transaction, drain),
+        Lasting::EndDrain(service, backend) => {
+            let sql = "DELETE FROM drains WHERE service = ?1 AND backend = ?2";
+            transaction.execute(sql, [service.as_str(), backend.as_str()]).map(|_| ())
+        }
+        Lasting::SetGuard(mode) => set_guard(transaction, *mode),
+        Lasting::SetDeployment(live) => {
+            let text = serde_json::to_string(live).map_err(invalid)?;
+            let sql = "INSERT OR REPLACE INTO deployments VALUES (?1, ?2)";
+            transaction.execute(sql, [live.service.as_str(), &text]).map(|_| ())
+        }
+        Lasting::EndDeployment(service) => {
+            let sql = "DELETE FROM deployments WHERE service = ?1";
+            transaction.execute(sql, [service.as_str()]).map(|_| ())
+        }
+        Lasting::SetRollout(memory) => set_rollout(transaction, memory),
+    }
+}
+
+fn set_rollout(transaction: &Transaction<'_>, memory: &RolloutMemory) -> rusqlite::Result<()> {
+    let (service, id) = (memory.service.as_str(), memory.id);
+    transaction.execute(
+        "INSERT OR REPLACE INTO rollouts VALUES (?1, ?2, ?3)",
+        params![service, to_sql(id), memory.record.to_string()],
+    )?;
+    let oldest = to_sql(id.saturating_sub(ROLLOUTS_MAX));
+    transaction.execute("DELETE FROM rollouts WHERE service = ?1 AND id <= ?2", params![service, oldest])?;
+    Ok(())
 }
 
 fn set_override(transaction: &Transaction<'_>, live: &LiveWeights) -> rusqlite::Result<()> {
@@ -544,6 +621,31 @@ mod tests {
         database.write(&changed("shop").with(Lasting::SetWeights(live.clone()))).unwrap();
         drop(database);
         assert_eq!(open(&folder).kept().unwrap(), Kept { weights: vec![live], ..Kept::default() });
+    }
+
+    #[test]
+    fn deployments_and_the_latest_rollouts_are_there_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let service: crate::model::ServiceName = "shop".parse().unwrap();
+        let deployment = Deployment::none(service.clone());
+        let rollout = |id: u64| {
+            let record = serde_json::json!({ "revision": id.to_string() });
+            Lasting::SetRollout(RolloutMemory { service: service.clone(), id, record })
+        };
+        let mut database = open(&folder);
+        // One entry changes several things at once.
+        database
+            .write(&changed("shop").with(Lasting::SetDeployment(deployment.clone())).with(rollout(1)).with(rollout(2)))
+            .unwrap();
+        database.write(&changed("shop").with(rollout(ROLLOUTS_MAX + 1))).unwrap();
+        drop(database);
+        let mut database = open(&folder);
+        let kept = database.kept().unwrap();
+        assert_eq!(kept.deployments, [deployment]);
+        assert_eq!(kept.rollouts.iter().map(|memory| memory.id).collect::<Vec<_>>(), [2, ROLLOUTS_MAX + 1]);
+        assert_eq!(kept.rollouts[0].record["revision"], "2");
+        database.write(&changed("shop").with(Lasting::EndDeployment(service))).unwrap();
+        assert_eq!(database.kept().unwrap().deployments, []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod availability;
 mod build;
+mod deployment;
 mod effective;
 mod hold;
 mod routes;
@@ -13,7 +14,7 @@ pub use hold::{Held, Hold, HoldCounts};
 pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{
-    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange, WeightsPlan,
-    named_service,
+    Applied, Change, DeployChange, DrainPlan, History, ListenerKey, LiveChanges, Refused, Store, WeightsChange,
+    WeightsPlan, named_service,
 };
 pub use watch::{BackendWatch, ServiceWatch};
