@@ -15,6 +15,7 @@ mod load;
 mod nginx;
 mod proxy;
 mod restarting;
+pub mod rollouts;
 mod upstream;
 mod wire;
 
