@@ -17,7 +17,6 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
@@ -30,9 +29,10 @@ use super::reply::{Answer, Failure, Reason};
 use super::{queue, restart};
 use crate::model::{AttemptFailure, FailureKind};
 use crate::upstream::{
-    AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, pick,
+    AnswerBody, AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, Why,
+    pick,
 };
-use attempt::{Broken, Event, Why, attempt, why};
+use attempt::{Broken, Event, attempt};
 use copy::RequestCopy;
 use hedge::{Raced, race};
 use tries::{Hedge, Tries};
@@ -43,7 +43,7 @@ const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 const BACKEND: HeaderName = HeaderName::from_static("tidegate-backend");
 
 /// An endpoint's response to an ordinary request, as the client gets it.
-pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, lease: Lease) -> Result<Answer, Failure> {
+pub(super) fn answer(exchange: &mut Exchange, response: Response<AnswerBody>, lease: Lease) -> Result<Answer, Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
@@ -76,7 +76,7 @@ pub(super) fn tell_backend(exchange: &Exchange, headers: &mut HeaderMap) {
 
 /// Whether there is one way to tell where an HTTP/1 answer ends. Two lengths, or a coding that we would have to pass on
 /// undone, are how an answer is read in two ways.
-fn is_unambiguous(response: &Response<Incoming>) -> bool {
+fn is_unambiguous(response: &Response<AnswerBody>) -> bool {
     // Most have a length and nothing else: hyper reads a body by its length only where there is no coding.
     if response.version() == Version::HTTP_2 || response.body().size_hint().exact().is_some() {
         return true;
@@ -127,7 +127,7 @@ pub(super) async fn send(
     exchange: &mut Exchange,
     mut request: Request<RequestBody>,
     need: &mut Need,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let mut tries = Tries::new(need);
     let mut pause = Duration::ZERO;
     loop {
@@ -150,12 +150,15 @@ pub(super) async fn send(
         };
         let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
-        let copy = tries.copy(exchange, &mut request, &lease);
+        let mut kept = tries.keep(exchange, &mut request, &lease);
+        let copied = if lease.is_http2() { kept.take() } else { None };
+        let copied = copied.map(|body| RequestCopy::of(&request, body));
         // A first attempt on a connection that was there began when its request did.
         let is_at_once = tries.is_first() && !tries.has_replayed() && !lease.waited();
         let begun = if is_at_once { exchange.started() } else { Instant::now() };
         let slow_after = exchange.slow_after().filter(|_| tries.is_first());
-        let mut attempt = pin!(attempt(exchange, &mut lease, request, begun, slow_after));
+        let mut attempt = pin!(attempt(exchange, &mut lease, &mut request, begun, slow_after));
+        let copy = copied.or_else(|| kept.map(|body| RequestCopy::of_head(request, body)));
         let ended = loop {
             // What an await is matched on is held as long as its arms last, so none of them awaits.
             let stable = match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
@@ -209,8 +212,8 @@ pub(super) async fn send(
             Err(Broken::Connection(mut error)) => {
                 let address = endpoint.endpoint.display();
                 let request_id = exchange.request_id_text();
-                debug!(error = %error.error(), endpoint = %address, %request_id, "no answer");
-                let (unsent, why) = (error.take_message(), why(error.error()));
+                debug!(%error, endpoint = %address, %request_id, "no answer");
+                let (unsent, why) = (error.take_unsent(), error.why());
                 (AttemptFailure::Reset, Failed::Broken { unsent, why, reused: lease.reused() })
             }
         };
@@ -224,7 +227,7 @@ pub(super) async fn send(
 /// What is left of an attempt that failed.
 enum Failed {
     /// A head, which can still be passed on.
-    Answered(Response<Incoming>, Lease),
+    Answered(Response<AnswerBody>, Lease),
     Late(Reason),
     Broken {
         unsent: Option<Request<RequestBody>>,
@@ -238,7 +241,7 @@ enum Again {
     /// After a pause.
     Send(Request<RequestBody>, Duration),
     /// The endpoint's own words for it.
-    Pass(Response<Incoming>, Lease),
+    Pass(Response<AnswerBody>, Lease),
 }
 
 /// What to do after an attempt failed.
@@ -304,7 +307,7 @@ fn again(
 }
 
 /// The status that an answer means, where it blames the server. gRPC has its own in a head without a body.
-fn blamed(exchange: &Exchange, response: &Response<Incoming>) -> Option<StatusCode> {
+fn blamed(exchange: &Exchange, response: &Response<AnswerBody>) -> Option<StatusCode> {
     if response.status().is_server_error() {
         return Some(response.status());
     }
@@ -321,7 +324,7 @@ fn blamed(exchange: &Exchange, response: &Response<Incoming>) -> Option<StatusCo
 }
 
 /// An answer that isn't passed on. hyper reads the rest of a body that has come already, and otherwise closes.
-fn discard(exchange: &Exchange, response: Response<Incoming>, mut lease: Lease) {
+fn discard(exchange: &Exchange, response: Response<AnswerBody>, mut lease: Lease) {
     drop(response);
     lease.forget_upgrade();
     if exchange.request_read() {
