@@ -80,8 +80,7 @@ pub(super) fn progress(view: &RolloutView) -> String {
     match (progress.requests_needed, seconds) {
         (Some(requests), Some(seconds)) => text += &format!("; needs about {requests} more requests, {seconds}"),
         (Some(requests), None) => text += &format!("; needs about {requests} more requests"),
-        (None, Some(seconds)) => text += &format!("; {seconds} to go"),
-        (None, None) => {}
+        (None, _) => {}
     }
     text
 }

@@ -183,6 +183,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn moments_are_read_in_any_zone_and_nothing_else_is() {
+        let at = parse_timestamp("2026-11-21T13:52:55Z").unwrap();
+        for same in ["2026-11-21T14:52:55+01:00", "2026-11-21T09:22:55-04:30", "2026-11-21T13:52:55.000Z"] {
+            assert_eq!(parse_timestamp(same), Some(at), "{same}");
+        }
+        for wrong in [
+            "",
+            "yesterday",
+            "2026-11-21",
+            "2026-11-21T13:52:55",
+            "2026-11-21T13:52:55+25:00",
+            "+01:00",
+            "\u{e9}+01:00",
+        ] {
+            assert_eq!(parse_timestamp(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn durations_read_as_people_write_them_and_print_back() {
         for (text, ms, printed) in [
             ("250ms", 250, "250ms"),

@@ -23,7 +23,7 @@ pub enum RolloutError {
         now: u64,
     },
     Control(ControlError),
-    /// The process is about to end.
+    /// The process is about to end, or too much is asked of it.
     Stopping,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for RolloutError {
                 write!(f, "the rollout has changed since you looked (it is at \"{now}\" now); look again, then decide")
             }
             Self::Control(error) => error.fmt(f),
-            Self::Stopping => write!(f, "tidegate is stopping"),
+            Self::Stopping => write!(f, "tidegate is stopping, or is asked too much at once"),
         }
     }
 }

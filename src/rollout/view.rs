@@ -170,7 +170,7 @@ impl ProgressView {
         let until = |time: std::time::Duration| {
             let left = time.as_secs_f64() - seconds;
             if left > 0.0 {
-                (format!("{left:.0} s of {:.0} s", time.as_secs_f64()), Some(left))
+                (format!("{left:.0} s of {:.0} s are left", time.as_secs_f64()), Some(left))
             } else {
                 (String::new(), None)
             }

@@ -226,7 +226,8 @@ impl Check<'_, '_> {
         let number = text.0.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
         let part = number.map(|number| number / 100.0).filter(|part| (min..=max).contains(part));
         let fault = || {
-            let hint = format!("write a percentage from {} to {}, like \"5%\"", min * 100.0, max * 100.0);
+            let like = if min < CONFIDENCE_MIN { "5%" } else { "95%" };
+            let hint = format!("write a percentage from {} to {}, like {like:?}", min * 100.0, max * 100.0);
             Fault::new(format!("{:?} can't stand here", text.0), hint)
         };
         self.accept(at, part.ok_or_else(fault))
