@@ -137,8 +137,9 @@ impl App {
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
         let (convicted, verdicts) = tokio::sync::mpsc::channel(VERDICTS_MAX);
+        let metrics = Arc::clone(&process.guard);
         let (guard, questions) =
-            Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, convicted);
+            Guard::new(Arc::clone(&control), metrics, reports, kept.trials, kept.past_drains, convicted);
         let (conductor, rollouts) = Conductor::new(Arc::clone(&control), questions.clone(), verdicts, kept.rollouts);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
@@ -348,7 +349,7 @@ fn open_journal(
         }
         Err(problem) => {
             error!(
-                "what was changed live before can't be known, so stable gets everything, and nothing can be changed until this is mended:\n{problem}"
+                "what was changed live before can't be known, so stable gets everything, and nothing can be moved away from it until this is mended:\n{problem}"
             );
             (Err(problem.to_string()), History::Unknown, journal::Kept::default(), None)
         }

@@ -29,11 +29,10 @@ impl Control {
     /// # Errors
     /// When it doesn't fit the configuration: the file has changed.
     pub fn retreat(&self, change: DeployChange, entry: Entry) -> Result<(), ControlError> {
-        let journal = self.journal()?;
         let entry = self.lasting_entry(&change, entry, None)?;
         let applied = self.store.apply(Change::Deploy(change))?;
         self.note_undrained(&applied.undrained, OTHER_REVISION);
-        journal.write_later(entry);
+        self.note_entry(entry);
         Ok(())
     }
 

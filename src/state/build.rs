@@ -13,7 +13,7 @@ use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, RouteTable, Serv
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
-use crate::model::{BackendName, Deployment, Drain, ServiceName, Weight};
+use crate::model::{BackendName, Drain, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
@@ -62,19 +62,16 @@ impl Registry {
         }
     }
 
-    /// A service with its live backends; `weights` is an override of the file's, `hold` what its requests wait for,
-    /// `deployment` what is in `config` already.
-    #[expect(clippy::too_many_arguments, reason = "all that a service is made of, from one caller")]
+    /// A service with its live backends; `weights` is an override of the file's, `hold` what its requests wait for.
     pub(super) fn service(
         &mut self,
         config: &Arc<ServiceConfig>,
         weights: Option<&[Weight]>,
         drains: &Drains,
         hold: Option<&Arc<Hold>>,
-        deployment: Option<Arc<Deployment>>,
         revision: u64,
         resolved: &Resolved,
-    ) -> Arc<Service> {
+    ) -> Service {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let mut backends: Box<[Backend]> =
@@ -88,12 +85,12 @@ impl Registry {
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         let config = Arc::clone(config);
-        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
-        let service = service.panicking(panicking).deployed(deployment);
-        Arc::new(match hold {
+        let service = Service::new(config, backends, rate_limits, metrics, watch, revision);
+        let service = service.panicking(panicking);
+        match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
-        })
+        }
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.

@@ -133,7 +133,6 @@ impl Service {
         rate_limits: Box<[Arc<RateLimit>]>,
         metrics: Arc<ServiceMetrics>,
         watch: Arc<ServiceWatch>,
-        overridden: bool,
         revision: u64,
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
@@ -156,12 +155,17 @@ impl Service {
             metrics,
             watch,
             hold: None,
-            overridden,
+            overridden: false,
             deployment: None,
             panicking: false,
             on_trial,
             revision,
         }
+    }
+
+    /// The same; whether somebody has changed its weights.
+    pub(super) fn overridden(self, overridden: bool) -> Self {
+        Self { overridden, ..self }
     }
 
     /// The same; whether no backend with a weight has an available endpoint.

@@ -669,13 +669,15 @@ impl Writer {
         let live = deployment.as_ref().map(|live| Arc::new(deployed(config, live)));
         let config = live.as_ref().unwrap_or(config);
         let live = self.overrides.get(&config.name).map(|live| live.weights.iter().map(|(_, weight)| *weight));
+        let overridden = live.is_some();
         let weights = match live {
             Some(live) => Some(live.collect()),
             None if self.stable_only => Some(stable_alone(config)),
             None => None,
         };
         let hold = self.holds.get(&config.name);
-        self.registry.service(config, weights.as_deref(), &self.drains, hold, deployment, revision, &self.resolved)
+        let service = self.registry.service(config, weights.as_deref(), &self.drains, hold, revision, &self.resolved);
+        Arc::new(service.overridden(overridden).deployed(deployment))
     }
 
     fn sweep(&mut self) {

@@ -19,7 +19,7 @@ pub use body::{BodyError, BodyFault, BodyLimits, RequestBody, RequestProgress};
 pub use connect::{ConnectError, UpgradedStream};
 pub(crate) use connect::{Stream, for_check};
 pub use endpoint::{Endpoint, EndpointIdentity, EndpointTls};
-pub use health::{Alarm, AttemptEnd, Availability, Health, HealthNotes};
+pub use health::{Alarm, AttemptEnd, Availability, Health, HealthNotes, TrialClaim};
 pub use http1::{Http1Error, Malformed};
 pub use kept::{KeptBody, KeptReader};
 pub use limiter::{EndpointLimit, Limiter, NoRoom, Permit};

@@ -18,6 +18,7 @@ use super::http1::Http1Connection;
 use super::limiter::Permit;
 use super::local::LocalEndpoint;
 use super::send::{AnswerBody, Http1Sending, SendError};
+use super::{AttemptEnd, TrialClaim};
 use crate::config::UpstreamProtocol;
 use crate::model::Ends;
 use crate::timers::Timers;
@@ -120,6 +121,8 @@ pub struct Lease {
     connection: Connection,
     reused: bool,
     waited: bool,
+    /// It tries out an ejected endpoint.
+    trial: Option<TrialClaim>,
     /// Where the backend's concurrency is limited.
     permit: Option<Permit>,
 }
@@ -165,7 +168,27 @@ impl Lease {
             shared.streams.set(shared.streams.get() + 1);
         }
         in_flight.handed_over();
-        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, waited, permit })
+        let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
+        Ok(Self { endpoint, timers, connection, reused, waited, trial: None, permit })
+    }
+
+    /// The attempt tries out the endpoint.
+    #[must_use]
+    pub fn on_trial(mut self, trial: Option<TrialClaim>) -> Self {
+        self.trial = trial;
+        self
+    }
+
+    /// The attempt came to nothing, and is made again: the next one there tries out the endpoint.
+    pub fn replay(&mut self) {
+        if let Some(claim) = self.trial.take() {
+            self.endpoint.put_back(claim);
+        }
+    }
+
+    /// Takes note of how the attempt ended.
+    pub fn ended(&mut self, end: AttemptEnd) {
+        self.endpoint.ended(end, self.trial.take());
     }
 
     #[must_use]

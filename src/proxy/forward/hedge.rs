@@ -60,7 +60,7 @@ pub(super) async fn race<F>(
     exchange: &Exchange,
     mut first: Pin<&mut Attempt<F>>,
     stable: usize,
-    copy: Option<&RequestCopy>,
+    copy: Option<&RequestCopy<'_>>,
 ) -> Raced
 where
     F: Sending,
@@ -97,7 +97,11 @@ where
 }
 
 /// One attempt at an endpoint of `stable`; `None`: it failed.
-async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> Option<(Response<AnswerBody>, Lease)> {
+async fn ask(
+    exchange: &Exchange,
+    stable: usize,
+    copy: Option<&RequestCopy<'_>>,
+) -> Option<(Response<AnswerBody>, Lease)> {
     let mut request = copy?.request()?;
     let in_flight = InFlight::begin(exchange, stable);
     let (endpoint, permit) = match exchange.limits_of(stable) {
@@ -114,11 +118,11 @@ async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> 
     drop(in_flight);
     match ended {
         Event::Ended(Ok(response)) => {
-            endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+            lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
             Some((response, lease))
         }
         Event::Ended(Err(Broken::Late(_))) => {
-            endpoint.ended(AttemptEnd::TimedOut);
+            lease.ended(AttemptEnd::TimedOut);
             None
         }
         // That its connection had been closed may be nobody's fault, and who asks it is about to ask it again.

@@ -33,7 +33,7 @@ use crate::upstream::{
     pick,
 };
 use attempt::{Broken, Event, attempt};
-use copy::RequestCopy;
+use copy::{RequestCopy, copied};
 use hedge::{Raced, race};
 use tries::{Hedge, Tries};
 
@@ -125,7 +125,7 @@ impl Need {
 /// Sends `request` until there is a head to pass on, or nobody is left who could be asked.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     need: &mut Need,
 ) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let mut tries = Tries::new(need);
@@ -150,15 +150,18 @@ pub(super) async fn send(
         };
         let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
-        let mut kept = tries.keep(exchange, &mut request, &lease);
-        let copied = if lease.is_http2() { kept.take() } else { None };
-        let copied = copied.map(|body| RequestCopy::of(&request, body));
+        let kept = tries.keep(exchange, request, &lease);
+        let copy = kept.as_ref().filter(|_| lease.is_http2()).map(|_| copied(request));
         // A first attempt on a connection that was there began when its request did.
         let is_at_once = tries.is_first() && !tries.has_replayed() && !lease.waited();
         let begun = if is_at_once { exchange.started() } else { Instant::now() };
         let slow_after = exchange.slow_after().filter(|_| tries.is_first());
-        let mut attempt = pin!(attempt(exchange, &mut lease, &mut request, begun, slow_after));
-        let copy = copied.or_else(|| kept.map(|body| RequestCopy::of_head(request, body)));
+        let mut attempt = pin!(attempt(exchange, &mut lease, request, begun, slow_after));
+        // HTTP/1 has left the head where it is.
+        if let Some(copy) = copy {
+            *request = copy;
+        }
+        let copy = kept.map(|body| RequestCopy::new(request, body));
         let ended = loop {
             // What an await is matched on is held as long as its arms last, so none of them awaits.
             let stable = match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
@@ -193,7 +196,7 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     endpoint.observe(now - begun, now);
                 }
-                endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+                lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
                 exchange.head_received(now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
@@ -208,18 +211,18 @@ pub(super) async fn send(
                     Some(status) => (AttemptFailure::Status(status), Failed::Answered(response, lease)),
                 }
             }
-            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason)),
+            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason, lease)),
             Err(Broken::Connection(mut error)) => {
                 let address = endpoint.endpoint.display();
                 let request_id = exchange.request_id_text();
                 debug!(%error, endpoint = %address, %request_id, "no answer");
                 let (unsent, why) = (error.take_unsent(), error.why());
-                (AttemptFailure::Reset, Failed::Broken { unsent, why, reused: lease.reused() })
+                (AttemptFailure::Reset, Failed::Broken { unsent, why, lease })
             }
         };
         match again(exchange, &mut tries, &endpoint, copy, failure, failed)? {
             Again::Pass(response, lease) => return Ok((response, lease)),
-            Again::Send(again, after) => (request, pause) = (again, after),
+            Again::Send(again, after) => (*request, pause) = (again, after),
         }
     }
 }
@@ -228,11 +231,11 @@ pub(super) async fn send(
 enum Failed {
     /// A head, which can still be passed on.
     Answered(Response<AnswerBody>, Lease),
-    Late(Reason),
+    Late(Reason, Lease),
     Broken {
         unsent: Option<Request<RequestBody>>,
         why: Why,
-        reused: bool,
+        lease: Lease,
     },
 }
 
@@ -249,7 +252,7 @@ fn again(
     exchange: &mut Exchange,
     tries: &mut Tries,
     endpoint: &Rc<LocalEndpoint>,
-    copy: Option<RequestCopy>,
+    copy: Option<RequestCopy<'_>>,
     failure: AttemptFailure,
     failed: Failed,
 ) -> Result<Again, Failure> {
@@ -266,19 +269,21 @@ fn again(
             discard(exchange, response, lease);
             Ok(Again::Send(request, pause))
         }
-        Failed::Late(reason) => {
+        Failed::Late(reason, mut lease) => {
             // A client that hasn't sent all of its request is late itself.
             if exchange.request_read() {
                 tries.failed(exchange);
-                endpoint.ended(AttemptEnd::TimedOut);
+                lease.ended(AttemptEnd::TimedOut);
             }
+            drop(lease);
             let request = copy.zip(tries.next(exchange, endpoint, failure, false));
             let request = request.and_then(|(copy, pause)| Some((copy.request()?, pause)));
             let is_over = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
             let (request, pause) = request.ok_or(if is_over { Reason::RequestTimeout } else { reason })?;
             Ok(Again::Send(request, pause))
         }
-        Failed::Broken { unsent, why, reused } => {
+        Failed::Broken { unsent, why, mut lease } => {
+            let reused = lease.reused();
             let broke = Reason::EndpointBroke;
             let fault = exchange.request_progress().and_then(|progress| progress.fault());
             if let Some(fault) = fault.filter(|_| unsent.is_none()) {
@@ -287,11 +292,13 @@ fn again(
             let is_unseen = unsent.is_some() || why == Why::NotLookedAt;
             let may_be_sent = unsent.is_some() || copy.is_some();
             if may_be_sent && tries.replay(exchange, endpoint, is_unseen, reused && why == Why::Closed) {
+                lease.replay();
                 let request = unsent.or_else(|| copy?.request());
                 return Ok(Again::Send(request.ok_or(broke)?, Duration::ZERO));
             }
             tries.failed(exchange);
-            tries.broke(endpoint);
+            tries.broke(&mut lease);
+            drop(lease);
             if !reused {
                 // It isn't age that breaks its connections: those that idle would only break, too, and be replayed.
                 endpoint.let_go();
@@ -369,6 +376,8 @@ async fn connect(
     freshness: Freshness,
     permit: Option<Permit>,
 ) -> Result<Lease, Reason> {
+    // Before anybody else gets here: it was picked a moment ago.
+    let trial = endpoint.begin_trial();
     let mut limit = exchange.service().service.config.timeouts.connect;
     if let Some(deadline) = exchange.deadline() {
         limit = limit.min(deadline.saturating_duration_since(Instant::now()));
@@ -379,6 +388,7 @@ async fn connect(
     let timers = &exchange.client().worker.timers;
     match Lease::acquire(endpoint, timers, limit, freshness, &exchange.client().ends, permit).await {
         Ok(lease) => {
+            let lease = lease.on_trial(trial);
             if !lease.reused() {
                 endpoint.accepted();
                 exchange.cell_of(backend).connects.add(1);
@@ -387,7 +397,7 @@ async fn connect(
         }
         Err(error) => {
             let now = Instant::now();
-            endpoint.refused(now, &error);
+            endpoint.refused(now, &error, trial);
             if error.is_refusal() {
                 endpoint.nobody_listens(now);
             }

@@ -138,11 +138,11 @@ impl Tries {
         true
     }
 
-    /// An attempt at `endpoint` has broken. Then it wasn't age that broke the one before there, either.
-    pub(super) fn broke(&mut self, endpoint: &Rc<LocalEndpoint>) {
-        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, endpoint));
+    /// An attempt has broken. Then it wasn't age that broke the one before there, either.
+    pub(super) fn broke(&mut self, lease: &mut Lease) {
+        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, lease.endpoint()));
         for _ in 0..=u32::from(twice) {
-            endpoint.ended(AttemptEnd::Broken);
+            lease.ended(AttemptEnd::Broken);
         }
     }
 
@@ -239,7 +239,7 @@ impl Tries {
     }
 
     /// Whether it may come to a hedge.
-    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy>) -> bool {
+    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy<'_>>) -> bool {
         self.is_plain && copy.is_some_and(RequestCopy::is_safe) && self.fallback(exchange).is_some()
     }
 }
