@@ -26,6 +26,7 @@ use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
+use crate::rollout::Conductor;
 use crate::shadow::{Queue, ShadowThread};
 use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
 use crate::tls::ServerTls;
@@ -36,6 +37,9 @@ use crate::worker::CookieKey;
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// How often old snapshots are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Verdicts of the guard that wait for rollouts to hear of them.
+const VERDICTS_MAX: usize = 256;
 
 /// How often it is looked at how much memory is in use.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
@@ -137,8 +141,11 @@ impl App {
             ShadowThread::start(Arc::clone(&control), Arc::clone(&process.shadow)).map_err(StartError::Shadow)?;
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads = start_workers(&store, &process, &cookie_key, access_log.as_ref(), &reporter, &pairs, &admission)?;
+        let (convicted, verdicts) = tokio::sync::mpsc::channel(VERDICTS_MAX);
+        let metrics = Arc::clone(&process.guard);
         let (guard, questions) =
-            Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, kept.past_drains);
+            Guard::new(Arc::clone(&control), metrics, reports, kept.trials, kept.past_drains, convicted);
+        let (conductor, rollouts) = Conductor::new(Arc::clone(&control), questions.clone(), verdicts, kept.rollouts);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -168,9 +175,10 @@ impl App {
         tokio::spawn(resolver.run(Arc::clone(&app.reloaded)));
         tokio::spawn(sweep(Arc::clone(&store)));
         tokio::spawn(guard.run());
+        tokio::spawn(conductor.run());
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
-            let admin = Admin::new(control, process, questions, shadows, is_ready, settings.token.clone());
+            let admin = Admin::new(control, process, questions, shadows, rollouts, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
         }
         app.ready.send_replace(true);
@@ -345,6 +353,7 @@ fn open_journal(
                 weights: kept.weights.clone(),
                 drains: kept.drains.clone(),
                 mirrors: kept.mirrors.clone(),
+                deployments: kept.deployments.clone(),
             };
             (Ok(journal), History::Known(live), kept, Some(thread))
         }

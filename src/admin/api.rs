@@ -45,6 +45,7 @@ impl From<ControlError> for ApiError {
         let status = match error {
             ControlError::Refused(refused) => return refused.into(),
             ControlError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
+            ControlError::RolloutUnderWay { .. } => StatusCode::CONFLICT,
             ControlError::Journal(_) | ControlError::ReadOnly { .. } | ControlError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -274,14 +275,14 @@ pub(super) async fn delete_hold(
 }
 
 /// Who calls, in their own words, for the history; whoever may call at all is trusted to say who they are.
-fn caller(headers: &HeaderMap) -> &str {
+pub(super) fn caller(headers: &HeaderMap) -> &str {
     const CALLER_BYTES_MAX: usize = 128;
     let said = headers.get("tidegate-by").and_then(|value| value.to_str().ok()).map_or("", str::trim);
     if said.is_empty() || said.len() > CALLER_BYTES_MAX { "api" } else { said }
 }
 
 /// The revision that the caller has seen, where it says so.
-fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(tag) = headers.get(IF_MATCH).filter(|tag| *tag != "*") else { return Ok(None) };
     let revision = tag.to_str().ok().and_then(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok());
     let error = || ApiError {
@@ -322,6 +323,8 @@ pub(super) async fn not_found() -> ApiError {
                  GET and PUT /v1/services/{service}/mirror, POST /v1/services/{service}/mirror/reset, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/drain, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/endpoints/{address}/drain, \
+                 GET and POST /v1/services/{service}/rollouts, GET /v1/services/{service}/rollouts/{id}, \
+                 POST /v1/services/{service}/rollouts/{id}/{pause, resume, promote, approve, abort or rollback}, \
                  GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }

@@ -4,6 +4,7 @@
 mod api;
 mod events;
 mod guard;
+mod rollouts;
 mod server;
 pub mod view;
 

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
-use super::{events, guard};
+use super::{events, guard, rollouts};
 use crate::config::Secret;
 use crate::control::Control;
 use crate::guard::Questions;
 use crate::observe::{ProcessMetrics, Renderer};
+use crate::rollout::Rollouts;
 use crate::shadow::Results;
 
 /// The largest body of a call: a thousand backends' weights fit many times.
@@ -30,6 +31,7 @@ pub struct Admin {
     pub(super) renderer: Arc<Renderer>,
     pub(super) trials: Questions,
     pub(super) shadows: Results,
+    pub(super) rollouts: Rollouts,
     pub(super) ready: watch::Receiver<bool>,
     token: Option<Secret>,
 }
@@ -41,11 +43,12 @@ impl Admin {
         process: Arc<ProcessMetrics>,
         trials: Questions,
         shadows: Results,
+        rollouts: Rollouts,
         ready: watch::Receiver<bool>,
         token: Option<Secret>,
     ) -> Self {
         let renderer = Arc::new(Renderer::new(Arc::clone(&process)));
-        Self { control, process, renderer, trials, shadows, ready, token }
+        Self { control, process, renderer, trials, shadows, rollouts, ready, token }
     }
 }
 
@@ -63,6 +66,9 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
             "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",
             put(api::put_endpoint_drain).delete(api::delete_endpoint_drain),
         )
+        .route("/v1/services/{service}/rollouts", get(rollouts::list).post(rollouts::deploy))
+        .route("/v1/services/{service}/rollouts/{rollout}", get(rollouts::one))
+        .route("/v1/services/{service}/rollouts/{rollout}/{word}", post(rollouts::say))
         .route("/v1/guard", get(api::guard).put(api::put_guard))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))

@@ -71,6 +71,9 @@ pub struct ServiceView {
     /// No backend with a weight has an available endpoint, so all of them are used.
     #[serde(default)]
     pub panicking: bool,
+    /// The rollout that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<u64>,
     /// Grows with each change of its configuration or its weights; the ETag that `If-Match` takes.
     pub revision: u64,
     /// New requests wait; absent: they don't.
@@ -159,6 +162,9 @@ pub struct BackendView {
     /// Why it gets no new requests, or few.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainView>,
+    /// It was deployed live: revision and endpoints aren't the file's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deployed: bool,
     /// The evidence against it: 1 when there is none.
     pub e_value: f64,
     pub weight: WeightView,
@@ -345,6 +351,7 @@ impl ServiceView {
             sticky: service.config.sticky.as_ref().map(describe),
             overridden: service.overridden,
             panicking: service.panicking,
+            rollout: service.rollout().map(|open| open.id),
             revision: service.revision,
             hold: service.hold.as_deref().map(HoldView::new),
             guard: service.config.guard,
@@ -352,7 +359,14 @@ impl ServiceView {
             stable_alarm: service.watch.is_rescue_suspended(),
             trials: Vec::new(),
             journal_problem: None,
-            backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
+            backends: service
+                .backends
+                .iter()
+                .map(|b| {
+                    let deployed = service.deployment.as_ref().is_some_and(|live| live.of(&b.name).is_some());
+                    BackendView::new(b, share(b), deployed)
+                })
+                .collect(),
             mirrors: service.mirrors.iter().flatten().map(MirrorView::new).collect(),
         }
     }
@@ -392,13 +406,14 @@ impl HoldView {
 }
 
 impl BackendView {
-    fn new(backend: &Backend, share: f64) -> Self {
+    fn new(backend: &Backend, share: f64, deployed: bool) -> Self {
         let totals = backend.metrics.totals();
         let quantile = |q| totals.duration.quantile(q).map(|d| d.as_micros() as f64 / 1000.0);
         Self {
             name: backend.name.to_string(),
             revision: backend.revision.to_string(),
             drain: backend.drain.as_deref().map(DrainView::new),
+            deployed,
             e_value: backend.watch.e_value(),
             weight: WeightView {
                 configured: backend.configured.value(),

@@ -52,6 +52,41 @@ impl RatioTally {
         &mut self.counts[index]
     }
 
+    /// What was counted by both.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        let mut sum = self.clone();
+        for count in &more.counts {
+            let at = sum.count_at(count.share);
+            at.candidate += count.candidate;
+            at.stable += count.stable;
+        }
+        sum
+    }
+
+    /// What was counted since `earlier`, an older count of the same.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |share: f64| earlier.counts.iter().find(|count| count.share.to_bits() == share.to_bits());
+        let counts = self.counts.iter().map(|count| match before(count.share) {
+            None => *count,
+            Some(before) => Count {
+                share: count.share,
+                candidate: count.candidate.saturating_sub(before.candidate),
+                stable: count.stable.saturating_sub(before.stable),
+            },
+        });
+        Self { counts: counts.collect() }
+    }
+
+    /// The same with the sides exchanged: evidence against stable, and so in the candidate's favour.
+    #[must_use]
+    pub fn exchanged(&self) -> Self {
+        let exchange =
+            |count: &Count| Count { share: 1.0 - count.share, candidate: count.stable, stable: count.candidate };
+        Self { counts: self.counts.iter().map(exchange).collect() }
+    }
+
     /// Failures of the candidate and of stable.
     #[must_use]
     pub fn failures(&self) -> (u64, u64) {
@@ -162,6 +197,21 @@ mod tests {
         assert_eq!(tally(3, 0, 0.05).estimate(), Some(f64::INFINITY));
         assert_eq!(tally(0, 3, 0.05).estimate(), Some(0.0));
         assert!(RatioTally::default().lower(0.05) <= 0.0);
+    }
+
+    #[test]
+    fn what_came_since_is_counted_by_itself_and_either_side_can_be_the_accused() {
+        let mut later = tally(3, 4, 0.05);
+        (0..5).for_each(|_| later.observe(Side::Candidate, 0.05));
+        later.observe(Side::Stable, 0.25);
+        let since = later.since(&tally(3, 4, 0.05));
+        assert_eq!(since.failures(), (5, 1));
+        assert_eq!(tally(3, 4, 0.05).since(&later).failures(), (0, 0));
+        assert_eq!(since.plus(&tally(3, 4, 0.05)), later);
+        let exchanged = later.exchanged();
+        assert_eq!(exchanged.failures(), (5, 8));
+        let product = exchanged.estimate().unwrap() * later.estimate().unwrap();
+        assert!((product - 1.0).abs() < 1e-6, "{product}");
     }
 
     #[test]

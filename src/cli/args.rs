@@ -14,7 +14,7 @@ const WORKERS_MAX: usize = 1024;
 
 /// The front door that ships your releases: a reverse proxy that splits traffic by weight.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong use, 3 the running proxy can't be reached.
+/// Exit codes: 0 done, 1 failed or rolled back, 2 wrong use, 3 the running proxy can't be reached.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, max_term_width = 100)]
 pub(super) struct Args {
@@ -34,9 +34,9 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Change the weights of a service, all at once
     Weights(WeightsArgs),
-    /// Show where live weights differ from the file
+    /// Show where live weights and deployments differ from the file
     Diff(DiffArgs),
-    /// Put a service's weights back to the file's
+    /// Put a service's weights back to the file's, and what was deployed live
     Reset(ResetArgs),
     /// Have a service's new requests wait while something is swapped underneath
     Hold(HoldArgs),
@@ -48,6 +48,22 @@ pub(super) enum Command {
     Undrain(UndrainArgs),
     /// Show or change how much of a service is copied to a backend that answers nobody
     Mirror(MirrorArgs),
+    /// Put a new revision into the backend that isn't stable, and roll it out by the plan
+    Deploy(DeployArgs),
+    /// Have a rollout go on to its next step, or to its end, whatever it waits for
+    Promote(PromoteArgs),
+    /// Have a rollout stay as it is; what fails is taken back all the same
+    Pause(RolloutArgs),
+    /// Have a paused rollout go on
+    Resume(RolloutArgs),
+    /// Approve the step that a rollout waits at
+    Approve(RolloutArgs),
+    /// Take a rollout back to stable; its revision may be deployed again
+    Abort(RolloutArgs),
+    /// Go back to the last good revision, also after a rollout; what is left is remembered as bad
+    Rollback(RolloutArgs),
+    /// Show the rollouts of a service
+    Rollouts(RolloutsArgs),
     /// Show or limit what the guard may do, everywhere at once
     Guard(GuardArgs),
     /// Show whether a mirror's backend answers as stable does, and where it doesn't
@@ -248,6 +264,81 @@ pub(crate) enum MirrorShare {
     Percent(f64),
     /// What the file says.
     File,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployArgs {
+    /// The service
+    pub(crate) service: String,
+    /// What is deployed: an image digest, a git sha, any text that never changes its meaning
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) revision: String,
+    /// Where it listens, like http://127.0.0.1:9002; again for each
+    #[arg(long = "endpoint", required = true, value_name = "URL")]
+    pub(crate) endpoints: Vec<String>,
+    /// The backend that it is put into [default: the one that isn't stable]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Show how it goes, until it is over; exit code 1 unless it is completed
+    #[arg(long, short)]
+    pub(crate) wait: bool,
+    /// Though this revision was rolled back before
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// The commit that it was built from, for the history
+    #[arg(long, value_name = "SHA")]
+    pub(crate) commit: Option<String>,
+    /// When that was made, like 2026-11-21T13:52:55Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) commit_time: Option<String>,
+    /// Who made it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) author: Option<String>,
+    /// Where more is said of it
+    #[arg(long, value_name = "URL")]
+    pub(crate) link: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Why, for the history
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PromoteArgs {
+    /// To the end: all requests, at once
+    #[arg(long)]
+    pub(crate) full: bool,
+    #[command(flatten)]
+    pub(crate) rollout: RolloutArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutsArgs {
+    /// The service
+    pub(crate) service: String,
+    /// How many of the latest
+    #[arg(long, short = 'n', default_value_t = 10, value_name = "N")]
+    pub(crate) limit: usize,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 #[derive(Debug, clap::Args)]

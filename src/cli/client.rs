@@ -46,8 +46,8 @@ impl Client {
         self.call(Method::PUT, path, body.into()).await
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.call(Method::POST, path, Bytes::new()).await
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, CliError> {
+        self.call(Method::POST, path, body.into()).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {

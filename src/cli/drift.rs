@@ -1,4 +1,4 @@
-//! `tidegate diff` and `tidegate reset`: where live weights differ from the file, and back to the file.
+//! `tidegate diff` and `tidegate reset`: where what is in force differs from the file, and back to the file.
 
 use super::args::{DiffArgs, ResetArgs};
 use super::client::{Client, segment};
@@ -11,22 +11,29 @@ pub(super) async fn diff(args: &DiffArgs) -> Result<(), CliError> {
         Some(name) => vec![client.get(&format!("/v1/services/{}", segment(name))).await?],
         None => client.get::<ServicesView>("/v1/services").await?.services,
     };
-    let drifted: Vec<&ServiceView> = services.iter().filter(|service| service.overridden).collect();
+    let drifted: Vec<&ServiceView> =
+        services.iter().filter(|service| service.overridden || has_deployed(service)).collect();
     if args.json {
         return print(&serde_json::to_string_pretty(&drifted).map_err(CliError::failed)?);
     }
     if drifted.is_empty() {
-        return print("every service has the weights of its file");
+        return print("every service is as its file says");
     }
     let lines = drifted.iter().flat_map(|service| {
         let weights = service.backends.iter().map(|backend| {
             let (file, live) = (backend.weight.configured, backend.weight.wanted);
             let mark = if file.to_bits() == live.to_bits() { ' ' } else { '~' };
-            format!("{mark} {:<16} {live:>10}  (file: {file})", backend.name)
+            let deployed =
+                if backend.deployed { format!("  runs {}, deployed live", backend.revision) } else { String::new() };
+            format!("{mark} {:<16} {live:>10}  (file: {file}){deployed}", backend.name)
         });
         [service.name.clone()].into_iter().chain(weights).chain([format!("  back: tidegate reset {}", service.name)])
     });
     print(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn has_deployed(service: &ServiceView) -> bool {
+    service.backends.iter().any(|backend| backend.deployed)
 }
 
 pub(super) async fn reset(args: &ResetArgs) -> Result<(), CliError> {

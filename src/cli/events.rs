@@ -80,6 +80,29 @@ pub(crate) fn told(event: &Event) -> String {
             format!("{}: {} %  (before: {} %)", text("backend"), number(&detail["to"]), number(&detail["from"]))
         }
         "mirror_ended" => format!("{}: no more {} %", text("backend"), number(&detail["percent"])),
+        "rollout_began" => format!(
+            "#{} {} into {}, {}, beside {}",
+            detail["rollout"],
+            text("revision"),
+            text("backend"),
+            text("strategy"),
+            text("stable")
+        ),
+        "rollout_advanced" => format!(
+            "#{} step {} of {}, {}: {}",
+            detail["rollout"],
+            detail["step"],
+            detail["steps"],
+            text("what"),
+            text("reason")
+        ),
+        "rollout_approved" => format!("#{} step {} {}", detail["rollout"], detail["step"], text("why")),
+        "rollout_paused" => format!("#{} {}", detail["rollout"], text("reason")),
+        "rollout_resumed" => format!("#{}", detail["rollout"]),
+        "rollout_ended" => {
+            format!("#{} {} {}: {}", detail["rollout"], text("revision"), text("outcome"), text("reason"))
+        }
+        "deployment_ended" => format!("{}", detail["backends"]),
         "guard_changed" => format!("{}  (before: {})", guard(&text("to")), guard(&text("from"))),
         _ => detail.to_string(),
     }

@@ -2,12 +2,14 @@
 
 mod args;
 mod client;
+mod deploy;
 mod drain;
 mod drift;
 mod events;
 mod guard;
 mod hold;
 mod mirror;
+mod rollout;
 mod run;
 mod shadow;
 mod status;
@@ -73,6 +75,14 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Mirror(args) => block_on(mirror::run(&args)),
+        Command::Deploy(args) => block_on(deploy::run(&args)),
+        Command::Promote(args) => block_on(rollout::promote(&args)),
+        Command::Pause(args) => block_on(rollout::say(&args, "pause")),
+        Command::Resume(args) => block_on(rollout::say(&args, "resume")),
+        Command::Approve(args) => block_on(rollout::say(&args, "approve")),
+        Command::Abort(args) => block_on(rollout::say(&args, "abort")),
+        Command::Rollback(args) => block_on(rollout::say(&args, "rollback")),
+        Command::Rollouts(args) => block_on(rollout::list(&args)),
         Command::Guard(args) => block_on(guard::run(&args)),
         Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),

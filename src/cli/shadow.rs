@@ -21,7 +21,7 @@ pub(super) async fn run(args: &ShadowArgs) -> Result<(), CliError> {
     let client = Client::new(&args.admin);
     let path = format!("/v1/services/{}/mirror", segment(&args.service));
     if args.reset {
-        return shown(&client.post(&format!("{path}/reset")).await?, args).map(|_| ());
+        return shown(&client.post(&format!("{path}/reset"), Vec::new()).await?, args).map(|_| ());
     }
     loop {
         let reader = shown(&client.get(&path).await?, args)?;

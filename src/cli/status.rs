@@ -81,6 +81,7 @@ pub(super) fn service(service: &ServiceView) -> String {
         GuardMode::Observe => notes.push("the guard observes".to_owned()),
         GuardMode::Off => notes.push("no guard".to_owned()),
     }
+    notes.extend(service.rollout.map(|id| format!("rollout {id} is under way")));
     notes.extend(service.overridden.then(|| "weights changed live".to_owned()));
     notes.extend(service.hold.as_ref().map(|hold| {
         format!("held for another {:.1} s at most: {} wait, {} gave up", hold.seconds_left, hold.waiting, hold.gave_up)
@@ -100,6 +101,9 @@ pub(super) fn service(service: &ServiceView) -> String {
         for endpoint in backend.endpoints.iter().filter(|endpoint| endpoint.state != "up") {
             let _ = writeln!(text, "  {:width$}    {}", "", trouble(endpoint));
         }
+    }
+    for backend in service.backends.iter().filter(|backend| backend.deployed) {
+        let _ = writeln!(text, "  {} runs {}, deployed live", backend.name, backend.revision);
     }
     for (name, drain) in service.backends.iter().filter_map(|b| Some((&b.name, b.drain.as_ref()?))) {
         let how = match (drain.probation, &drain.until) {

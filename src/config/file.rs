@@ -323,6 +323,9 @@ pub(super) struct ServiceFile {
     pub(super) slow_start: DurationText,
     /// Copies of its requests for a backend that answers nobody: { backend = "NAME" } and others, or a list of such tables.
     pub(super) mirror: Option<MirrorsFile>,
+    /// How a new release is rolled out: [services.NAME.rollout] with strategy = "canary" and others.
+    #[serde(default)]
+    pub(super) rollout: RolloutFile,
     /// The deployments that share the service's requests, at least one: [services.NAME.backends.NAME].
     pub(super) backends: Table<BackendFile>,
 }
@@ -346,6 +349,87 @@ pub(super) struct ProbationFile {
     pub(super) percent: f64,
     /// How long it must do well to get its own weight back, like "10m".
     pub(super) pass: DurationText,
+}
+
+/// How a new release is rolled out.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RolloutFile {
+    /// "canary": little by little; "blue-green": all at once, and back at once; "cohort": chosen clients first; "canary" when left out.
+    pub(super) strategy: Option<StrategyFile>,
+    /// What happens one after the other: [{ weight = 1, advance_below = "5%" }, { weight = 100, watch = "10m" }]; the strategy's own when left out.
+    #[schemars(length(min = 1, max = 32))]
+    pub(super) steps: Option<Vec<StepFile>>,
+    /// The new release may fail so many times as often as stable, at least 1, like 1.5.
+    pub(super) margin: Option<f64>,
+    /// Failures beyond stable's own rate that a rollout may cost in all; no limit when left out.
+    #[schemars(range(min = 1, max = 1000000000))]
+    pub(super) damage_budget: Option<u64>,
+    /// A step that comes to nothing for so long, besides its own time, pauses, like "10m".
+    pub(super) deadline: Option<DurationText>,
+    /// How sure the proof of a step must be, like "95%".
+    pub(super) confidence: Option<PercentText>,
+    /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
+    #[serde(default)]
+    pub(super) cohort: Vec<CohortFile>,
+}
+
+/// A part of a whole: "5%", "0.5%".
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct PercentText(pub(super) String);
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub(super) enum StrategyFile {
+    Canary,
+    BlueGreen,
+    Cohort,
+}
+
+/// One step: a weight, an approval, a cohort or copies.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct StepFile {
+    /// The new release's share of the requests, in percent, above 0 and up to 100; the last step has 100.
+    pub(super) weight: Option<f64>,
+    /// The step is over once less than this fails, beyond doubt, like "0.5%".
+    pub(super) advance_below: Option<PercentText>,
+    /// The step is over after so long without harm, like "1m".
+    pub(super) hold: Option<DurationText>,
+    /// The share that stays on the old side meanwhile to be compared with, like "2%"; with weight = 100.
+    pub(super) holdback: Option<PercentText>,
+    /// How long the new release is watched before the old side is given up, like "10m"; with weight = 100.
+    pub(super) watch: Option<DurationText>,
+    /// Who has to approve, in any words: "release managers".
+    #[schemars(length(min = 1, max = 256))]
+    pub(super) approve: Option<String>,
+    /// true: the clients that cohort names, and nobody else.
+    pub(super) cohort: Option<bool>,
+    /// Copies of this share of the requests, in percent, whose answers nobody sees.
+    pub(super) mirror: Option<f64>,
+    /// How long copies are sent, like "2m"; with mirror.
+    #[serde(rename = "for")]
+    pub(super) time: Option<DurationText>,
+}
+
+/// Clients that get a new release first: every condition given must hold, and there is at least one.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CohortFile {
+    /// Headers by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) headers: Table<ValueFile>,
+    /// Query parameters by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) query: Table<ValueFile>,
+    /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
+    #[serde(default)]
+    pub(super) cookies: Table<ValueFile>,
+    /// Client addresses: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
+    #[schemars(length(min = 1))]
+    pub(super) networks: Option<Vec<String>>,
 }
 
 /// Answers that tidegate makes itself. Files may contain {status}, {title} and {request_id}.

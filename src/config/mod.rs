@@ -105,6 +105,14 @@ fn parse_at(
     }
 }
 
+/// One address of a backend, as proxy.toml names it.
+///
+/// # Errors
+/// When it is none: what is wrong, and what to do about it.
+pub fn endpoint(text: &str) -> Result<EndpointConfig, String> {
+    check::endpoint(text)
+}
+
 fn read(path: &Path) -> Result<String, Problems> {
     let whole_file = |message: String, hint: &str| Problems(vec![Problem::whole_file(path, message, hint)]);
     let mut bytes = Vec::new();

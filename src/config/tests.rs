@@ -138,6 +138,8 @@ fn the_shipped_file_shows_every_key() {
     }
     let (mut found, text) = (Vec::new(), shipped_in_full());
     keys(&schema(), &mut found);
+    // Read, and refused until requests can be mirrored.
+    found.retain(|key| key != "mirror" && key != "for");
     for key in found {
         let shown = regex::Regex::new(&format!(r"(?m)^(?:[^#\n]*[\[{{,.\s])?{key}(?:\s*=|\]|\.)")).unwrap();
         assert!(shown.is_match(&text), "{key} is not shown in proxy.toml");
@@ -164,6 +166,7 @@ fn the_shipped_defaults_are_the_defaults() {
     assert_eq!(minimal.services[0].attempts, full.services[0].attempts);
     assert_eq!(minimal.services[0].ejection, full.services[0].ejection);
     assert_eq!(minimal.services[0].slow_start, full.services[0].slow_start);
+    assert_eq!(minimal.services[0].rollout.plan, full.services[0].rollout.plan);
     assert_eq!(minimal.services[0].backends[0].pool, full.services[0].backends[0].pool);
 }
 

@@ -15,7 +15,7 @@ use regex::Regex;
 
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
-    Percent, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    Percent, Plan, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -184,6 +184,15 @@ pub struct ServiceConfig {
     pub slow_start: Duration,
     /// Each for a backend of its own; at most [`MIRRORS_MAX`].
     pub mirrors: Vec<Arc<MirrorConfig>>,
+    pub rollout: Arc<RolloutConfig>,
+}
+
+/// How the service's rollouts go.
+#[derive(Debug, Clone)]
+pub struct RolloutConfig {
+    pub plan: Plan,
+    /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
+    pub cohort: Vec<RuleMatch>,
 }
 
 /// Mirrors of one service.

@@ -8,6 +8,7 @@ mod drains;
 mod endpoints;
 mod hold;
 mod mirrors;
+mod rollout;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -28,6 +29,9 @@ pub use hold::HOLD_REQUESTS;
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
 
+/// Why drains end that nobody has ended.
+const OTHER_REVISION: &str = "another revision runs there, or nothing";
+
 /// Why a change was not made.
 #[derive(Debug)]
 pub enum ControlError {
@@ -41,6 +45,11 @@ pub enum ControlError {
     /// The journal can't be used at all.
     ReadOnly {
         reason: String,
+    },
+    /// A rollout decides about the service's weights.
+    RolloutUnderWay {
+        service: String,
+        id: u64,
     },
     /// A hold that nobody would release.
     Stopping,
@@ -56,6 +65,11 @@ impl fmt::Display for ControlError {
             Self::Journal(error) => {
                 write!(f, "not changed: {error} (what moves traffic toward stable is made all the same)")
             }
+            Self::RolloutUnderWay { service, id } => write!(
+                f,
+                "rollout {id} of {service} is under way, and decides about its weights; `tidegate abort {service}` takes \
+                 everything back to stable, `tidegate promote {service}` goes on"
+            ),
             Self::Stopping => write!(f, "not held: tidegate is stopping"),
             Self::ReadOnly { reason } => {
                 write!(
@@ -134,11 +148,19 @@ impl Control {
         if expected.is_some_and(|expected| expected != plan.revision) {
             return Err(ControlError::Outdated { now: plan.revision });
         }
-        if plan.from == plan.to {
+        if let Some(open) = &plan.rollout {
+            return Err(ControlError::RolloutUnderWay { service: service.to_owned(), id: open.id });
+        }
+        // The file's weights are about what the file says runs there.
+        let ends_deployment = weights.is_none() && plan.deployment.is_some();
+        if plan.from == plan.to && !ends_deployment {
             return Ok(());
         }
-        let entry = entry(&plan, by);
-        if plan.is_toward_stable() {
+        let mut entry = entry(&plan, by);
+        if ends_deployment {
+            entry = entry.with(Lasting::EndDeployment(plan.service.clone()));
+        }
+        if plan.is_toward_stable() && !ends_deployment {
             self.apply(weights, &plan, by)?;
             self.note_entry(entry);
         } else {
@@ -154,7 +176,9 @@ impl Control {
             Some(weights) => Change::Weights(WeightsChange { service, weights }),
             None => Change::Reset { service },
         };
-        let version = self.store.apply(change)?.version;
+        let applied = self.store.apply(change)?;
+        self.note_undrained(&applied.undrained, OTHER_REVISION);
+        let version = applied.version;
         let weights: Vec<String> = plan.to.iter().map(|(name, weight)| format!("{name}={}", weight.value())).collect();
         info!(service = %plan.service, weights = %weights.join(" "), by, version, "weights changed");
         Ok(())
@@ -167,9 +191,10 @@ impl Control {
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
         let _turn = self.turn.lock().await;
         let before = self.store.current();
-        let Applied { version, ended, undrained, unmirrored } =
+        let Applied { version, ended, undrained, unmirrored, replaced } =
             self.store.apply(Change::Config { config, resolved })?;
-        self.note_ended(&LiveChanges { weights: ended, drains: undrained, mirrors: unmirrored });
+        let ended = LiveChanges { weights: ended, drains: undrained, mirrors: unmirrored, deployments: replaced };
+        self.note_ended(&ended);
         self.note_orphaned_holds(&before);
         Ok(version)
     }
@@ -177,10 +202,18 @@ impl Control {
     /// Writes down that live changes ended because the file changed.
     pub fn note_ended(&self, ended: &LiveChanges) {
         ended.mirrors.iter().for_each(|live| self.note_unmirrored(live));
-        for drain in &ended.drains {
-            let (service, backend) = (&drain.service, &drain.backend);
-            info!(%service, %backend, "a drain ended: the backend is of another revision, or gone");
-            self.note_entry(undrained(SELF, drain, "another revision runs there, or nothing"));
+        self.note_undrained(&ended.drains, OTHER_REVISION);
+        for was in &ended.deployments {
+            info!(service = %was.service, "what was deployed live has ended, or a part of it: the file says something else");
+            let now = self.store.current();
+            let now = now.service(was.service.as_str()).and_then(|service| service.deployment.clone());
+            let lasting = match now {
+                Some(now) => Lasting::SetDeployment((*now).clone()),
+                None => Lasting::EndDeployment(was.service.clone()),
+            };
+            let backends = was.backends.iter().map(|b| (b.backend.to_string(), b.revision.clone())).collect();
+            let fact = Fact::DeploymentEnded { service: was.service.to_string(), backends };
+            self.note_entry(Entry::now(SELF, fact).with(lasting));
         }
         for live in &ended.weights {
             info!(service = %live.service, "live weights ended: the file's weights for this service changed");
@@ -193,6 +226,14 @@ impl Control {
                 to: told(&to.unwrap_or_default()),
             };
             self.note_entry(Entry::now(SELF, fact).with(Lasting::EndWeights(live.service.clone())));
+        }
+    }
+
+    fn note_undrained(&self, drains: &[Drain], reason: &str) {
+        for drain in drains {
+            let (service, backend) = (&drain.service, &drain.backend);
+            info!(%service, %backend, reason, "a drain ended");
+            self.note_entry(undrained(SELF, drain, reason));
         }
     }
 
@@ -213,7 +254,7 @@ impl Control {
     fn note_entry(&self, entry: Entry) {
         match &self.journal {
             Ok(journal) => journal.write_later(entry),
-            Err(_) if entry.change.is_some() => {
+            Err(_) if !entry.changes.is_empty() => {
                 let service = entry.fact.service().unwrap_or_default();
                 warn!(service, by = %entry.by, "a change can't be written down, and ends with the process");
             }
@@ -241,13 +282,21 @@ fn undrained(by: &str, drain: &Drain, reason: &str) -> Entry {
 
 fn entry(plan: &WeightsPlan, by: &str) -> Entry {
     let (service, from, to) = (plan.service.to_string(), told(&plan.from), told(&plan.to));
+    let fact = if plan.to == plan.configured {
+        Fact::WeightsReset { service, from, to }
+    } else {
+        Fact::WeightsChanged { service, from, to }
+    };
+    Entry::now(by, fact).with(lasting(plan))
+}
+
+/// What of a plan must hold after a restart.
+fn lasting(plan: &WeightsPlan) -> Lasting {
     if plan.to == plan.configured {
-        let ended = Lasting::EndWeights(plan.service.clone());
-        return Entry::now(by, Fact::WeightsReset { service, from, to }).with(ended);
+        return Lasting::EndWeights(plan.service.clone());
     }
-    let live =
-        LiveWeights { service: plan.service.clone(), weights: plan.to.clone(), replaced: plan.configured.clone() };
-    Entry::now(by, Fact::WeightsChanged { service, from, to }).with(Lasting::SetWeights(live))
+    let (service, weights, replaced) = (plan.service.clone(), plan.to.clone(), plan.configured.clone());
+    Lasting::SetWeights(LiveWeights { service, weights, replaced })
 }
 
 fn told(weights: &NamedWeights) -> BTreeMap<String, f64> {

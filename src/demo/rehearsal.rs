@@ -52,7 +52,7 @@ impl Rehearsal {
         self.mistake.end();
         // What is under way now is of before.
         sleep(SETTLE).await;
-        let anew: Result<ShadowsView, CliError> = self.client.post(&format!("{path}/reset")).await;
+        let anew: Result<ShadowsView, CliError> = self.client.post(&format!("{path}/reset"), Vec::new()).await;
         if !told {
             return None;
         }

@@ -157,6 +157,12 @@ impl Judge {
         self.sides[1].comparisons[index(kind)].e_value()
     }
 
+    /// Failures so far, in the order of [`FailureKind::ALL`].
+    #[must_use]
+    pub fn tallies(&self) -> &[RatioTally; 4] {
+        &self.tallies
+    }
+
     /// All evidence against the candidate.
     #[must_use]
     pub fn e_value(&self) -> f64 {

@@ -21,4 +21,4 @@ mod trial;
 pub use evidence::{KindView, TrialView};
 pub use judge::{ALPHA, Alarm, Evidence, Failure, Judge, KindEvidence, Verdict};
 pub use report::{Report, Reporter};
-pub use task::{Guard, Questions};
+pub use task::{Convicted, Guard, Questions, TrialSight};

@@ -17,7 +17,7 @@ use super::row::Row;
 use super::slowness::{Slowness, for_age};
 use super::standstill::{Moments, Standstills};
 use super::trial::{Guilty, Trial};
-use crate::analysis::{Attempts, Side};
+use crate::analysis::{Attempts, RatioTally, Side};
 use crate::config::ServiceConfig;
 use crate::control::Control;
 use crate::journal::{Fact, PastDrains, TrialMemory};
@@ -48,7 +48,29 @@ type Key = (ServiceName, BackendName);
 #[derive(Debug)]
 enum Question {
     Trials(oneshot::Sender<Vec<TrialView>>),
+    Trial(Key, oneshot::Sender<Option<TrialSight>>),
     Remember(oneshot::Sender<()>),
+}
+
+/// One trial, for those who judge by other measures than the guard's.
+#[derive(Debug, Clone)]
+pub struct TrialSight {
+    /// Tells trials apart: another one counts from nothing.
+    pub number: u64,
+    /// Failures so far, in the order of [`FailureKind::ALL`].
+    pub tallies: [RatioTally; 4],
+    pub view: TrialView,
+}
+
+/// A verdict of the guard, carried out or, where it only observes, told.
+#[derive(Debug, Clone)]
+pub struct Convicted {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    pub revision: Arc<str>,
+    pub reason: String,
+    /// A [`TrialView`].
+    pub evidence: serde_json::Value,
 }
 
 /// Asks the guard.
@@ -59,6 +81,11 @@ impl Questions {
     /// All trials under way; none when the guard has ended, or is asked too much.
     pub async fn trials(&self) -> Vec<TrialView> {
         self.ask(Question::Trials).await.unwrap_or_default()
+    }
+
+    /// How one candidate's trial stands; none when there is none, or the guard is asked too much.
+    pub async fn trial(&self, service: ServiceName, backend: BackendName) -> Option<TrialSight> {
+        self.ask(|answer| Question::Trial((service, backend), answer)).await.flatten()
     }
 
     /// Has the guard hand the journal how far all trials have come: the process is about to end.
@@ -86,12 +113,17 @@ pub struct Guard {
     records: HashMap<Key, Record>,
     /// From before the last restart; each is taken up once.
     memories: HashMap<Key, TrialMemory>,
+    /// Trials begun so far.
+    trials: u64,
+    /// Whoever wants to know of verdicts. One that finds no room is seen by what it does.
+    convicted: mpsc::Sender<Convicted>,
     remembered: Instant,
 }
 
 /// What is known of one backend that is compared with stable, at its present revision.
 #[derive(Debug)]
 struct Candidate {
+    number: u64,
     revision: Arc<str>,
     /// Whose routes the trial knows.
     config: Arc<ServiceConfig>,
@@ -176,6 +208,7 @@ impl Guard {
         reports: mpsc::Receiver<Report>,
         memories: Vec<TrialMemory>,
         past: Vec<PastDrains>,
+        convicted: mpsc::Sender<Convicted>,
     ) -> (Self, Questions) {
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let key = |memory: &TrialMemory| (memory.service.clone(), memory.backend.clone());
@@ -188,6 +221,8 @@ impl Guard {
             services: HashMap::new(),
             records: past.into_iter().map(Record::drained).collect(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
+            trials: 0,
+            convicted,
             remembered: Instant::now(),
         };
         (guard, Questions(ask))
@@ -209,6 +244,7 @@ impl Guard {
                 question = self.questions.recv() => match question {
                     None => return,
                     Some(Question::Trials(answer)) => drop(answer.send(self.views())),
+                    Some(Question::Trial(key, answer)) => drop(answer.send(self.sight(&key))),
                     Some(Question::Remember(done)) => {
                         self.remember();
                         let _ = done.send(());
@@ -311,13 +347,15 @@ impl Guard {
         let key = (service.name().clone(), backend.name.clone());
         let behind = self.records.get(&key).filter(|record| record.revision == backend.revision);
         let (looks, drains) = behind.map_or((0, 0), |record| (record.looks, record.drains));
-        let (memories, candidates) = (&mut self.memories, &mut self.candidates);
+        let (memories, candidates, trials) = (&mut self.memories, &mut self.candidates, &mut self.trials);
         if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
             candidates.remove(&key);
         }
         let known = candidates.entry(key).or_insert_with_key(|key| {
             let memory = memories.remove(key).filter(|memory| *memory.revision == *backend.revision);
+            *trials += 1;
             Candidate {
+                number: *trials,
                 revision: Arc::clone(&backend.revision),
                 config: Arc::clone(&service.config),
                 trial: Trial::new(
@@ -412,7 +450,15 @@ impl Guard {
     /// Drains a backend, or says that it would be.
     fn convict(&mut self, service: &Service, backend: &Backend, reason: &str, evidence: serde_json::Value) {
         let key = (service.name().clone(), backend.name.clone());
-        match self.mode(service) {
+        let mode = self.mode(service);
+        let is_told_already = self.candidates.get(&key).is_some_and(|known| known.told);
+        if mode != GuardMode::Off && !is_told_already {
+            // A queue that is full is a rollout's loss of the reason, not of the verdict.
+            let (reason, evidence) = (reason.to_owned(), evidence.clone());
+            let (service, backend, revision) = (key.0.clone(), key.1.clone(), Arc::clone(&backend.revision));
+            let _ = self.convicted.try_send(Convicted { service, backend, revision, reason, evidence });
+        }
+        match mode {
             GuardMode::Off => {}
             GuardMode::Observe => {
                 let Some(known) = self.candidates.get_mut(&key) else { return };
@@ -591,6 +637,17 @@ impl Guard {
         }
     }
 
+    fn sight(&self, key: &Key) -> Option<TrialSight> {
+        let snapshot = self.control.store().current();
+        let service = snapshot.service(key.0.as_str())?;
+        let (backend, known) = (service.backend(key.1.as_str())?, self.candidates.get(key)?);
+        Some(TrialSight {
+            number: known.number,
+            tallies: known.trial.tallies().clone(),
+            view: self.view_of(service, backend, &known.trial.evidence(), Guilty::OfAll),
+        })
+    }
+
     fn views(&self) -> Vec<TrialView> {
         let snapshot = self.control.store().current();
         let view = |((service, backend), known): (&Key, &Candidate)| {
@@ -682,7 +739,7 @@ mod tests {
         let store = Store::new(&Arc::new(config), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
         let control = Control::new(Arc::new(store), Err("there is none".to_owned()), None);
         let (_, reports) = mpsc::channel(1);
-        Guard::new(Arc::new(control), Arc::default(), reports, Vec::new(), Vec::new()).0
+        Guard::new(Arc::new(control), Arc::default(), reports, Vec::new(), Vec::new(), mpsc::channel(1).0).0
     }
 
     fn shop(guard: &Guard) -> Arc<Service> {

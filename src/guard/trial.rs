@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::judge::{Alarm, Evidence, Failure, Judge, Verdict};
-use crate::analysis::Side;
+use crate::analysis::{RatioTally, Side};
 use crate::model::{FailureKind, RouteId};
 
 /// Failures of one route.
@@ -103,6 +103,10 @@ impl Trial {
             Guilty::OfAll => self.all.evidence(),
             Guilty::OnRoute(route) => self.routes.get(&route).unwrap_or(&self.all).evidence(),
         }
+    }
+
+    pub(super) fn tallies(&self) -> &[RatioTally; 4] {
+        self.all.tallies()
     }
 
     pub(super) fn counted(&self) -> [u64; 4] {

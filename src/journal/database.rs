@@ -6,15 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::event::{Entry, Event, Lasting, PastDrains, TrialMemory};
-use crate::model::{BackendName, Drain, GuardMode, LiveMirror, LiveWeights, Percent, ServiceName, Weight};
+use super::event::{Entry, Event, Lasting, PastDrains, RolloutMemory, TrialMemory};
+use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, Percent, ServiceName, Weight};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// Marks a SQLite file as ours ("tdgt").
 const APPLICATION_ID: i64 = 0x7464_6774;
 /// Events that are kept; the oldest go first.
 const EVENTS_MAX: u64 = 100_000;
+/// Rollouts that are kept of each service; the oldest go first.
+const ROLLOUTS_MAX: u64 = 50;
 /// How often the oldest are looked for, in events.
 const PRUNE_EVERY: u64 = 1_000;
 
@@ -77,6 +79,20 @@ CREATE TABLE past_drains (
     PRIMARY KEY (service, backend)
 ) STRICT, WITHOUT ROWID;
 INSERT INTO past_drains SELECT service, backend, revision, times FROM drains WHERE times > 0;
+";
+
+/// What version 4 has besides.
+const TABLES_4: &str = "
+CREATE TABLE deployments (
+    service TEXT PRIMARY KEY,
+    deployment TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rollouts (
+    service TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (service, id)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Why a journal can't be used. The file is as it was.
@@ -151,6 +167,9 @@ pub struct Kept {
     /// What the guard may do, whatever the file says.
     pub guard: Option<GuardMode>,
     pub mirrors: Vec<LiveMirror>,
+    pub deployments: Vec<Deployment>,
+    /// By service and id.
+    pub rollouts: Vec<RolloutMemory>,
 }
 
 /// An open journal file.
@@ -199,7 +218,10 @@ impl Database {
             if version < 2 {
                 transaction.execute_batch(TABLES_2)?;
             }
-            transaction.execute_batch(TABLES_3)?;
+            if version < 3 {
+                transaction.execute_batch(TABLES_3)?;
+            }
+            transaction.execute_batch(TABLES_4)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
@@ -211,18 +233,8 @@ impl Database {
     pub(super) fn write(&mut self, entry: &Entry) -> rusqlite::Result<u64> {
         let transaction = self.connection.transaction()?;
         let id = insert(&transaction, entry)?;
-        match &entry.change {
-            Some(Lasting::SetWeights(live)) => set_override(&transaction, live)?,
-            Some(Lasting::EndWeights(service)) => end_override(&transaction, service.as_str())?,
-            Some(Lasting::SetDrain(drain)) => set_drain(&transaction, drain)?,
-            Some(Lasting::EndDrain(service, backend)) => {
-                let sql = "DELETE FROM drains WHERE service = ?1 AND backend = ?2";
-                transaction.execute(sql, [service.as_str(), backend.as_str()])?;
-            }
-            Some(Lasting::SetGuard(mode)) => set_guard(&transaction, *mode)?,
-            Some(Lasting::SetMirror(live)) => set_mirror(&transaction, live)?,
-            Some(Lasting::EndMirror(service, backend)) => end_mirror(&transaction, service, backend)?,
-            None => {}
+        for change in &entry.changes {
+            make(&transaction, change)?;
         }
         if id.is_multiple_of(PRUNE_EVERY) {
             transaction.execute("DELETE FROM events WHERE id <= ?1", [to_sql(id.saturating_sub(EVENTS_MAX))])?;
@@ -240,7 +252,31 @@ impl Database {
             past_drains: self.past_drains()?,
             guard: self.guard()?,
             mirrors: self.mirrors()?,
+            deployments: self.deployments()?,
+            rollouts: self.rollouts()?,
         })
+    }
+
+    fn deployments(&self) -> rusqlite::Result<Vec<Deployment>> {
+        let mut statement = self.connection.prepare("SELECT deployment FROM deployments ORDER BY service")?;
+        let rows = statement.query_map([], |row| {
+            let text: String = row.get(0)?;
+            serde_json::from_str(&text).map_err(invalid)
+        })?;
+        rows.collect()
+    }
+
+    fn rollouts(&self) -> rusqlite::Result<Vec<RolloutMemory>> {
+        let mut statement = self.connection.prepare("SELECT service, id, record FROM rollouts ORDER BY service, id")?;
+        let rows = statement.query_map([], |row| {
+            let record: String = row.get(2)?;
+            Ok(RolloutMemory {
+                service: row.get::<_, String>(0)?.parse().map_err(invalid)?,
+                id: from_sql(row.get(1)?),
+                record: serde_json::from_str(&record).map_err(invalid)?,
+            })
+        })?;
+        rows.collect()
     }
 
     fn drains(&self) -> rusqlite::Result<Vec<Drain>> {
@@ -425,6 +461,42 @@ fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<u64>
         params![i64::try_from(at).unwrap_or(i64::MAX), entry.by, kind, entry.fact.service(), detail.to_string()],
     )?;
     Ok(from_sql(transaction.last_insert_rowid()))
+}
+
+fn make(transaction: &Transaction<'_>, change: &Lasting) -> rusqlite::Result<()> {
+    match change {
+        Lasting::SetWeights(live) => set_override(transaction, live),
+        Lasting::EndWeights(service) => end_override(transaction, service.as_str()),
+        Lasting::SetDrain(drain) => set_drain(transaction, drain),
+        Lasting::EndDrain(service, backend) => {
+            let sql = "DELETE FROM drains WHERE service = ?1 AND backend = ?2";
+            transaction.execute(sql, [service.as_str(), backend.as_str()]).map(|_| ())
+        }
+        Lasting::SetGuard(mode) => set_guard(transaction, *mode),
+        Lasting::SetMirror(live) => set_mirror(transaction, live),
+        Lasting::EndMirror(service, backend) => end_mirror(transaction, service, backend),
+        Lasting::SetDeployment(live) => {
+            let text = serde_json::to_string(live).map_err(invalid)?;
+            let sql = "INSERT OR REPLACE INTO deployments VALUES (?1, ?2)";
+            transaction.execute(sql, [live.service.as_str(), &text]).map(|_| ())
+        }
+        Lasting::EndDeployment(service) => {
+            let sql = "DELETE FROM deployments WHERE service = ?1";
+            transaction.execute(sql, [service.as_str()]).map(|_| ())
+        }
+        Lasting::SetRollout(memory) => set_rollout(transaction, memory),
+    }
+}
+
+fn set_rollout(transaction: &Transaction<'_>, memory: &RolloutMemory) -> rusqlite::Result<()> {
+    let (service, id) = (memory.service.as_str(), memory.id);
+    transaction.execute(
+        "INSERT OR REPLACE INTO rollouts VALUES (?1, ?2, ?3)",
+        params![service, to_sql(id), memory.record.to_string()],
+    )?;
+    let oldest = to_sql(id.saturating_sub(ROLLOUTS_MAX));
+    transaction.execute("DELETE FROM rollouts WHERE service = ?1 AND id <= ?2", params![service, oldest])?;
+    Ok(())
 }
 
 fn set_override(transaction: &Transaction<'_>, live: &LiveWeights) -> rusqlite::Result<()> {
@@ -639,6 +711,31 @@ mod tests {
         database.write(&changed("shop").with(Lasting::SetWeights(live.clone()))).unwrap();
         drop(database);
         assert_eq!(open(&folder).kept().unwrap(), Kept { weights: vec![live], ..Kept::default() });
+    }
+
+    #[test]
+    fn deployments_and_the_latest_rollouts_are_there_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let service: ServiceName = "shop".parse().unwrap();
+        let deployment = Deployment::none(service.clone());
+        let rollout = |id: u64| {
+            let record = serde_json::json!({ "revision": id.to_string() });
+            Lasting::SetRollout(RolloutMemory { service: service.clone(), id, record })
+        };
+        let mut database = open(&folder);
+        // One entry changes several things at once.
+        database
+            .write(&changed("shop").with(Lasting::SetDeployment(deployment.clone())).with(rollout(1)).with(rollout(2)))
+            .unwrap();
+        database.write(&changed("shop").with(rollout(ROLLOUTS_MAX + 1))).unwrap();
+        drop(database);
+        let mut database = open(&folder);
+        let kept = database.kept().unwrap();
+        assert_eq!(kept.deployments, [deployment]);
+        assert_eq!(kept.rollouts.iter().map(|memory| memory.id).collect::<Vec<_>>(), [2, ROLLOUTS_MAX + 1]);
+        assert_eq!(kept.rollouts[0].record["revision"], "2");
+        database.write(&changed("shop").with(Lasting::EndDeployment(service))).unwrap();
+        assert_eq!(database.kept().unwrap().deployments, []);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{BackendName, Drain, GuardMode, LiveMirror, LiveWeights, ServiceName};
+use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, ServiceName};
 
 /// Backends and their weights, as events tell them.
 type WeightsTold = BTreeMap<String, f64>;
@@ -132,6 +132,76 @@ pub enum Fact {
         service: String,
         stable: String,
     },
+    /// A new revision was put into a backend, and a rollout began.
+    RolloutBegan {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        stable: String,
+        strategy: String,
+    },
+    /// A rollout goes on to its next step.
+    RolloutAdvanced {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        /// From 1.
+        step: usize,
+        steps: usize,
+        /// What the step is.
+        what: String,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<Value>,
+    },
+    /// A rollout waits for a person.
+    RolloutPaused {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<Value>,
+    },
+    RolloutResumed {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+    },
+    /// A step was approved.
+    RolloutApproved {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        /// From 1.
+        step: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    /// A rollout is over: completed, rolled back, aborted or failed.
+    RolloutEnded {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        outcome: String,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<Value>,
+        receipt: Value,
+    },
+    /// What was deployed live has ended, or a part of it, because the file says something else, or a person the file's
+    /// word again.
+    DeploymentEnded {
+        service: String,
+        /// What ran in the backends by it.
+        backends: BTreeMap<String, String>,
+    },
     /// Somebody changed what the guard may do, everywhere.
     GuardChanged {
         from: String,
@@ -209,6 +279,13 @@ impl Fact {
             | Self::ShadowReset { service, .. }
             | Self::MirrorChanged { service, .. }
             | Self::MirrorEnded { service, .. }
+            | Self::RolloutBegan { service, .. }
+            | Self::RolloutAdvanced { service, .. }
+            | Self::RolloutPaused { service, .. }
+            | Self::RolloutResumed { service, .. }
+            | Self::RolloutApproved { service, .. }
+            | Self::RolloutEnded { service, .. }
+            | Self::DeploymentEnded { service, .. }
             | Self::Held { service, .. }
             | Self::Released { service, .. } => Some(service),
         }
@@ -242,6 +319,21 @@ pub enum Lasting {
     SetGuard(Option<GuardMode>),
     SetMirror(LiveMirror),
     EndMirror(ServiceName, BackendName),
+    /// What was deployed live into a service.
+    SetDeployment(Deployment),
+    EndDeployment(ServiceName),
+    /// How a rollout stands.
+    SetRollout(RolloutMemory),
+}
+
+/// A rollout, under way or over, as it was last written down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolloutMemory {
+    pub service: ServiceName,
+    /// From 1, by service.
+    pub id: u64,
+    /// What whoever carries it out wants to know of it: an object.
+    pub record: Value,
 }
 
 /// What is remembered of the trial of one backend's revision, so that a restart doesn't give the judge another stake.
@@ -269,19 +361,20 @@ pub struct Entry {
     pub at: SystemTime,
     pub by: String,
     pub fact: Fact,
-    pub change: Option<Lasting>,
+    /// All of them, or none.
+    pub changes: Vec<Lasting>,
 }
 
 impl Entry {
     /// Something that happens now.
     #[must_use]
     pub fn now(by: impl Into<String>, fact: Fact) -> Self {
-        Self { at: SystemTime::now(), by: by.into(), fact, change: None }
+        Self { at: SystemTime::now(), by: by.into(), fact, changes: Vec::new() }
     }
 
     #[must_use]
     pub fn with(mut self, change: Lasting) -> Self {
-        self.change = Some(change);
+        self.changes.push(change);
         self
     }
 }

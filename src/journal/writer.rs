@@ -96,7 +96,7 @@ impl Journal {
     /// Writes an entry when the disk lets it, in the order of calls; nobody waits.
     pub fn write_later(&self, entry: Entry) {
         // What must hold after a restart is never given up; there is no more of it than people and backends make.
-        let must_hold = entry.change.is_some();
+        let must_hold = !entry.changes.is_empty();
         let job = Job::Later(Box::new(entry));
         let handed_over = if must_hold { self.send(job) } else { self.hand_over(job) };
         if handed_over.is_err() {
@@ -203,7 +203,7 @@ impl Writer {
     fn keep(&mut self, entry: Box<Entry>) {
         if self.backlog.len() >= BACKLOG_MAX {
             // What must hold after a restart is kept; what only tells something may go.
-            let oldest = self.backlog.iter().position(|waiting| waiting.change.is_none()).unwrap_or(0);
+            let oldest = self.backlog.iter().position(|waiting| waiting.changes.is_empty()).unwrap_or(0);
             self.backlog.remove(oldest);
             self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -22,14 +22,14 @@ enum JsonStep {
 
 /// One step of a walk through a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step<'a> {
+pub enum PlaceStep<'a> {
     Key(&'a str),
     /// One of many keys that are data, not names.
     Folded,
     Element,
 }
 
-impl<'a> Step<'a> {
+impl<'a> PlaceStep<'a> {
     /// The step to a member. Keys that are ids are folded, as positions are: they would each be a place of their own.
     #[must_use]
     pub fn to(key: &'a str) -> Self {
@@ -51,11 +51,11 @@ fn is_id(key: &str) -> bool {
 impl JsonPath {
     /// Whether a place is this one, or below it.
     #[must_use]
-    pub fn covers(&self, place: &[Step<'_>]) -> bool {
+    pub fn covers(&self, place: &[PlaceStep<'_>]) -> bool {
         place.len() >= self.0.len()
             && self.0.iter().zip(place).all(|(wanted, step)| match (wanted, step) {
-                (JsonStep::Key(name), Step::Key(key)) => **name == **key,
-                (JsonStep::AnyKey, Step::Key(_) | Step::Folded) | (JsonStep::Any, Step::Element) => true,
+                (JsonStep::Key(name), PlaceStep::Key(key)) => **name == **key,
+                (JsonStep::AnyKey, PlaceStep::Key(_) | PlaceStep::Folded) | (JsonStep::Any, PlaceStep::Element) => true,
                 _ => false,
             })
     }
@@ -63,15 +63,15 @@ impl JsonPath {
 
 /// A place as people write it, cut where it gets too long.
 #[must_use]
-pub fn write_json_path(place: &[Step<'_>]) -> String {
+pub fn write_json_path(place: &[PlaceStep<'_>]) -> String {
     let mut text = String::from("$");
     for step in place {
         match step {
-            Step::Element => text += "[*]",
-            Step::Folded => text += ".*",
-            Step::Key(key) if is_name(key) => text.extend([".", key]),
+            PlaceStep::Element => text += "[*]",
+            PlaceStep::Folded => text += ".*",
+            PlaceStep::Key(key) if is_name(key) => text.extend([".", key]),
             // Writing to a string can't fail.
-            Step::Key(key) => drop(write!(text, "[{}]", serde_json::Value::from(*key))),
+            PlaceStep::Key(key) => drop(write!(text, "[{}]", serde_json::Value::from(*key))),
         }
         if text.len() > BYTES_MAX {
             text.truncate(text.floor_char_boundary(BYTES_MAX));
@@ -89,13 +89,13 @@ fn is_name(key: &str) -> bool {
 
 impl fmt::Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steps: Vec<Step<'_>> = self
+        let steps: Vec<PlaceStep<'_>> = self
             .0
             .iter()
             .map(|step| match step {
-                JsonStep::Key(key) => Step::Key(key),
-                JsonStep::AnyKey => Step::Folded,
-                JsonStep::Any => Step::Element,
+                JsonStep::Key(key) => PlaceStep::Key(key),
+                JsonStep::AnyKey => PlaceStep::Folded,
+                JsonStep::Any => PlaceStep::Element,
             })
             .collect();
         f.write_str(&write_json_path(&steps))
@@ -144,8 +144,8 @@ impl FromStr for JsonPath {
 
 /// What stands for a key: ids are folded in documents, too.
 fn key(name: &str) -> JsonStep {
-    match Step::to(name) {
-        Step::Key(name) => JsonStep::Key(name.into()),
+    match PlaceStep::to(name) {
+        PlaceStep::Key(name) => JsonStep::Key(name.into()),
         _ => JsonStep::AnyKey,
     }
 }
@@ -178,31 +178,34 @@ mod tests {
 
     #[test]
     fn a_path_covers_what_is_below_it() {
-        let covers = |path: &str, place: &[Step<'_>]| path.parse::<JsonPath>().unwrap().covers(place);
-        let place = [Step::Key("items"), Step::Element, Step::Key("id")];
+        let covers = |path: &str, place: &[PlaceStep<'_>]| path.parse::<JsonPath>().unwrap().covers(place);
+        let place = [PlaceStep::Key("items"), PlaceStep::Element, PlaceStep::Key("id")];
         for path in ["$", "$.items", "$.items[*]", "$.items[*].id", "$.*[*].id"] {
             assert!(covers(path, &place), "{path}");
         }
         for path in ["$.item", "$.items.id", "$.items[*].id.x", "$[*]", "$.items[*].ids"] {
             assert!(!covers(path, &place), "{path}");
         }
-        assert!(covers("$.users[\"123\"].name", &[Step::Key("users"), Step::to("77"), Step::Key("name")]));
+        assert!(covers(
+            "$.users[\"123\"].name",
+            &[PlaceStep::Key("users"), PlaceStep::to("77"), PlaceStep::Key("name")]
+        ));
     }
 
     #[test]
     fn keys_that_are_ids_are_folded() {
         for id in ["1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
-            assert_eq!(Step::to(id), Step::Folded, "{id}");
+            assert_eq!(PlaceStep::to(id), PlaceStep::Folded, "{id}");
         }
         for name in ["", "a1", "price", "facade", "defaced", "x-1", "feedface"] {
-            assert_eq!(Step::to(name), Step::Key(name));
+            assert_eq!(PlaceStep::to(name), PlaceStep::Key(name));
         }
     }
 
     #[test]
     fn a_long_place_is_cut_between_characters() {
         let key = "ä".repeat(500);
-        let text = write_json_path(&[Step::Key(&key)]);
+        let text = write_json_path(&[PlaceStep::Key(&key)]);
         assert!(text.len() <= BYTES_MAX + 3 && text.ends_with('…'), "{text}");
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest name, in bytes: a DNS label, so that a name can become part of a host name.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -48,7 +50,8 @@ fn check(name: &str) -> Result<(), NameError> {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
         pub struct $type(Arc<str>);
 
         impl $type {
@@ -64,6 +67,20 @@ macro_rules! name {
 
             fn from_str(name: &str) -> Result<Self, NameError> {
                 check(name).map(|()| Self(name.into()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(name: String) -> Result<Self, NameError> {
+                name.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.as_ref().to_owned()
             }
         }
 

@@ -2,7 +2,7 @@
 //! `512B`, `64KiB`, `10MiB`, `1GiB`.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The longest duration accepted: a year. Longer ones are typing errors, and the bound keeps sums of instants safe.
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
@@ -89,6 +89,28 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
+/// Reads a moment as RFC 3339 writes it: `2026-11-21T13:52:55Z`, with fractions of a second if need be, or with another
+/// zone's offset. `None` when it is none.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<SystemTime> {
+    const SECONDS_MAX: u64 = 24 * 3600;
+    if let Ok(at) = humantime::parse_rfc3339(text) {
+        return Some(at);
+    }
+    // Git and most others write the zone they are in.
+    let at = text.len().checked_sub("+00:00".len())?;
+    let (local, offset) = (text.get(..at)?, text.get(at..)?);
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let seconds = digits(hours)? * 3600 + digits(minutes)? * 60;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok().filter(|_| seconds < SECONDS_MAX)?;
+    match offset.as_bytes().first()? {
+        b'+' => local.checked_sub(Duration::from_secs(seconds)),
+        b'-' => local.checked_add(Duration::from_secs(seconds)),
+        _ => None,
+    }
+}
+
 /// Why a text is no size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SizeError {
@@ -159,6 +181,25 @@ pub fn format_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_read_in_any_zone_and_nothing_else_is() {
+        let at = parse_timestamp("2026-11-21T13:52:55Z").unwrap();
+        for same in ["2026-11-21T14:52:55+01:00", "2026-11-21T09:22:55-04:30", "2026-11-21T13:52:55.000Z"] {
+            assert_eq!(parse_timestamp(same), Some(at), "{same}");
+        }
+        for wrong in [
+            "",
+            "yesterday",
+            "2026-11-21",
+            "2026-11-21T13:52:55",
+            "2026-11-21T13:52:55+25:00",
+            "+01:00",
+            "\u{e9}+01:00",
+        ] {
+            assert_eq!(parse_timestamp(wrong), None, "{wrong:?}");
+        }
+    }
 
     #[test]
     fn durations_read_as_people_write_them_and_print_back() {

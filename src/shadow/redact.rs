@@ -2,7 +2,7 @@
 //! looks like a card's number or a token wherever it stands.
 
 use super::document::Node;
-use crate::model::Step;
+use crate::model::PlaceStep;
 
 /// The longest value that is kept.
 const VALUE_BYTES_MAX: usize = 256;
@@ -80,8 +80,8 @@ impl Redaction {
     }
 
     /// A value in a document, by the way to it.
-    pub(super) fn value(&self, place: &[Step<'_>], node: &Node<'_>) -> String {
-        let is_secret = place.iter().any(|step| matches!(step, Step::Key(key) if self.hides(key)));
+    pub(super) fn value(&self, place: &[PlaceStep<'_>], node: &Node<'_>) -> String {
+        let is_secret = place.iter().any(|step| matches!(step, PlaceStep::Key(key) if self.hides(key)));
         if is_secret {
             return HIDDEN.to_owned();
         }
@@ -235,7 +235,7 @@ mod tests {
             shown(r#"{"user":{"name":"ada","password":"x","keys":[{"api_key":1}]}}"#),
             r#"{"user":{"keys":[{"api_key":(redacted)}],"name":"ada","password":(redacted)}}"#
         );
-        let secret = redaction.value(&[Step::Key("tokens"), Step::Element], &Node::Number("1"));
+        let secret = redaction.value(&[PlaceStep::Key("tokens"), PlaceStep::Element], &Node::Number("1"));
         assert_eq!(secret, HIDDEN);
         assert_eq!(redaction.header("authorization", b"x"), HIDDEN);
         assert_eq!(redaction.header("location", b"/a\nb"), "/a b");

@@ -2,6 +2,7 @@
 
 mod availability;
 mod build;
+mod deployment;
 mod effective;
 mod hold;
 mod mirror;
@@ -15,7 +16,7 @@ pub use mirror::{InLine, Mirror, Place, Places, mark};
 pub use routes::{RouteTable, Routed};
 pub use snapshot::{Backend, Listener, Service, Snapshot};
 pub use store::{
-    Applied, Change, DrainPlan, History, ListenerKey, LiveChanges, MirrorPlan, Refused, Store, WeightsChange,
-    WeightsPlan, named_service,
+    Applied, Change, DeployChange, DrainPlan, History, ListenerKey, LiveChanges, MirrorPlan, Refused, Store,
+    WeightsChange, WeightsPlan, named_service,
 };
 pub use watch::{BackendWatch, ServiceWatch};

@@ -10,7 +10,9 @@ use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch};
 use crate::config::{
     BackendLimits, ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig,
 };
-use crate::model::{Arm, BackendName, ClientKey, Drain, RequestFacts, ServiceName, Split, Weight, choose};
+use crate::model::{
+    Arm, BackendName, ClientKey, Deployment, Drain, OpenRollout, RequestFacts, ServiceName, Split, Weight, choose,
+};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::upstream::{Endpoint, Limiter};
@@ -74,6 +76,8 @@ pub struct Service {
     pub mirrors: Option<Box<[Mirror]>>,
     /// Weights were changed live and differ from the file.
     pub overridden: bool,
+    /// What was deployed live; `config` is what that makes of the file.
+    pub deployment: Option<Arc<Deployment>>,
     /// Version of the snapshot in which its configuration or its weights last changed.
     pub revision: u64,
     /// No backend with a weight has an available endpoint: all of them are used.
@@ -155,6 +159,7 @@ impl Service {
             hold: None,
             mirrors: None,
             overridden: false,
+            deployment: None,
             panicking: false,
             on_trial,
             revision,
@@ -169,6 +174,17 @@ impl Service {
     /// The same; whether no backend with a weight has an available endpoint.
     pub(super) fn panicking(self, panicking: bool) -> Self {
         Self { panicking, ..self }
+    }
+
+    /// The same, with what was deployed live.
+    pub(super) fn deployed(self, deployment: Option<Arc<Deployment>>) -> Self {
+        Self { deployment, ..self }
+    }
+
+    /// The rollout that is under way.
+    #[must_use]
+    pub fn rollout(&self) -> Option<&OpenRollout> {
+        self.deployment.as_ref()?.rollout.as_ref()
     }
 
     /// The same, whose new requests wait.

@@ -5,7 +5,7 @@
 //! the shared one at each request. Old snapshots are kept here until no worker holds them, so that freeing one
 //! (a table of ten thousand services) never happens on a worker.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 
 use super::build::{Drains, Live, LiveMirrors, Registry, Resolved, routes};
+use super::deployment::{deployed, deployed_names, live_revision, still_holds};
 use super::{Backend, Hold, Mirror, Service, Snapshot};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
-use crate::model::{BackendName, Drain, LiveMirror, LiveWeights, NamedWeights, Percent, ServiceName, Weight};
+use crate::model::{
+    BackendName, Deployment, Drain, LiveMirror, LiveWeights, NamedWeights, OpenRollout, Percent, ServiceName, Weight,
+};
 use crate::tls::ServerTls;
 use crate::upstream::{Alarm, host_names};
 
@@ -64,6 +67,8 @@ pub enum Change {
     Availability(HashSet<ServiceName>),
     /// A backend gets no new requests, or only as many as a trial takes.
     Drain(Drain),
+    /// Something was deployed, or a rollout goes a step.
+    Deploy(DeployChange),
     /// A backend gets what its weight says again; where another drain than this one holds by now, that stays.
     Undrain(Arc<Drain>),
     /// How much of a service is mirrored to a backend; `None`: what the file says.
@@ -72,6 +77,19 @@ pub enum Change {
         backend: BackendName,
         percent: Option<Percent>,
     },
+}
+
+/// What a rollout changes, all at once.
+#[derive(Debug, Clone)]
+pub struct DeployChange {
+    /// In place of what was deployed before.
+    pub deployment: Deployment,
+    /// All weights; `None`: as they are.
+    pub weights: Option<Vec<(String, f64)>>,
+    /// The candidate gets what its weight says, whoever has drained it.
+    pub undrain: bool,
+    /// Addresses of host names that are new in it.
+    pub resolved: HashMap<String, Vec<IpAddr>>,
 }
 
 /// All weights of one service at once.
@@ -92,6 +110,15 @@ pub struct Applied {
     pub undrained: Vec<Drain>,
     /// Live shares of mirrors that the change ended.
     pub unmirrored: Vec<LiveMirror>,
+    /// Deployments that the change ended, or a part of them, as they were.
+    pub replaced: Vec<Deployment>,
+}
+
+impl Applied {
+    fn new(version: u64, changes: LiveChanges) -> Self {
+        let LiveChanges { weights: ended, drains: undrained, mirrors: unmirrored, deployments: replaced } = changes;
+        Self { version, ended, undrained, unmirrored, replaced }
+    }
 }
 
 /// What setting a mirror's share would do.
@@ -136,6 +163,10 @@ pub struct WeightsPlan {
     pub stable: usize,
     /// Version of the service's weights, as [`Service::revision`].
     pub revision: u64,
+    /// The rollout that is under way.
+    pub rollout: Option<OpenRollout>,
+    /// What was deployed live.
+    pub deployment: Option<Arc<Deployment>>,
 }
 
 impl WeightsPlan {
@@ -166,6 +197,7 @@ pub struct LiveChanges {
     pub weights: Vec<LiveWeights>,
     pub drains: Vec<Drain>,
     pub mirrors: Vec<LiveMirror>,
+    pub deployments: Vec<Deployment>,
 }
 
 /// Why a change was not applied. Nothing of it was.
@@ -267,6 +299,8 @@ struct Writer {
     holds: HashMap<ServiceName, Arc<Hold>>,
     drains: Drains,
     mirrors: LiveMirrors,
+    /// By service.
+    deployments: HashMap<ServiceName, Arc<Deployment>>,
     /// See [`History::Unknown`].
     stable_only: bool,
     resolved: Resolved,
@@ -297,6 +331,7 @@ impl Store {
             overrides: kept.weights.into_iter().map(|live| (live.service.clone(), live)).collect(),
             drains: kept.drains.into_iter().map(|drain| (key(&drain), Arc::new(drain))).collect(),
             mirrors: kept.mirrors.into_iter().map(|m| ((m.service.clone(), m.backend.clone()), m)).collect(),
+            deployments: kept.deployments.into_iter().map(|live| (live.service.clone(), Arc::new(live))).collect(),
             holds: HashMap::new(),
             stable_only,
             resolved,
@@ -304,7 +339,10 @@ impl Store {
             retired: Vec::new(),
             config: Arc::clone(config),
         };
-        let ended = writer.end_live(config);
+        // In this order: whether a drain holds depends on what is deployed.
+        let deployments = writer.end_deployments(config);
+        let (weights, drains) = (writer.end_overrides(config), writer.end_drains(config));
+        let ended = LiveChanges { weights, drains, mirrors: writer.end_mirrors(config), deployments };
         let snapshot = Snapshot {
             version: 1,
             routes: Arc::new(routes(config)),
@@ -343,6 +381,12 @@ impl Store {
         Arc::clone(&self.writer().config)
     }
 
+    /// All host names that endpoints have, deployed ones included.
+    #[must_use]
+    pub fn host_names(&self) -> BTreeSet<String> {
+        self.writer().host_names()
+    }
+
     /// What new weights would do, or the file's where none are given. Nothing is changed.
     ///
     /// # Errors
@@ -363,6 +407,8 @@ impl Store {
             configured,
             stable: found.config.stable,
             revision: found.revision,
+            rollout: found.rollout().cloned(),
+            deployment: found.deployment.clone(),
         })
     }
 
@@ -412,17 +458,19 @@ impl Store {
     pub fn apply(&self, change: Change) -> Result<Applied, Refused> {
         let mut writer = self.writer();
         let current = self.current.load_full();
-        let (mut ended, mut undrained, mut unmirrored, mut released) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut changes = LiveChanges::default();
+        let mut released = None;
         let next = match change {
-            Change::Config { config, resolved } => {
-                let (next, over) = writer.with_config(&current, &config, resolved)?;
-                (ended, undrained, unmirrored) = (over.weights, over.drains, over.mirrors);
-                next
-            }
+            Change::Config { config, resolved } => writer.with_config(&current, &config, resolved, &mut changes)?,
+            Change::Deploy(change) => writer.with_deployment(&current, change, &mut changes)?,
             Change::Weights(change) => writer.with_weights(&current, &change)?,
             Change::Reset { service } => {
                 let config = Arc::clone(&named_service(&current, &service)?.config);
-                ended.extend(writer.overrides.remove(&config.name));
+                changes.weights.extend(writer.overrides.remove(&config.name));
+                let deployment = writer.deployments.remove(&config.name);
+                changes.deployments.extend(deployment.map(|live| (*live).clone()));
+                let file = Arc::clone(&writer.config);
+                changes.drains.extend(writer.end_drains(&file));
                 writer.with_weights_rebuilt(&current, &config.name)
             }
             Change::Hold { service, hold } => {
@@ -438,7 +486,7 @@ impl Store {
             Change::Resolved(resolved) => writer.with_resolved(&current, &resolved),
             Change::Availability(services) => match writer.with_availability(&current, &services) {
                 Some(next) => next,
-                None => return Ok(Applied { version: current.version, ended, undrained, unmirrored }),
+                None => return Ok(Applied::new(current.version, changes)),
             },
             Change::Drain(drain) => {
                 let name = drain.service.clone();
@@ -450,7 +498,7 @@ impl Store {
                 named_backend(named_service(&current, drain.service.as_str())?, drain.backend.as_str())?;
                 let key = (drain.service.clone(), drain.backend.clone());
                 if writer.drains.get(&key) == Some(&drain) {
-                    undrained.extend(writer.drains.remove(&key).map(|drain| (*drain).clone()));
+                    changes.drains.extend(writer.drains.remove(&key).map(|drain| (*drain).clone()));
                 }
                 writer.with_weights_rebuilt(&current, &drain.service)
             }
@@ -475,7 +523,7 @@ impl Store {
         writer.retired.push(old);
         writer.sweep();
         self.alarm.ring();
-        Ok(Applied { version, ended, undrained, unmirrored })
+        Ok(Applied::new(version, changes))
     }
 
     /// Frees snapshots that no worker holds any more, and what rate limits know of clients that are gone. Call it
@@ -499,13 +547,17 @@ impl Writer {
         current: &Snapshot,
         config: &Arc<Config>,
         resolved: Resolved,
-    ) -> Result<(Snapshot, LiveChanges), Refused> {
+        changes: &mut LiveChanges,
+    ) -> Result<Snapshot, Refused> {
         let listeners = self.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?;
-        let names = host_names(config);
+        changes.deployments.extend(self.end_deployments(config));
+        changes.weights.extend(self.end_overrides(config));
+        changes.drains.extend(self.end_drains(config));
+        changes.mirrors.extend(self.end_mirrors(config));
+        self.config = Arc::clone(config);
+        let names = self.host_names();
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
-        let ended = self.end_live(config);
-        self.config = Arc::clone(config);
         let version = current.version + 1;
         let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()), version)).collect();
         self.registry.prune(&services);
@@ -519,7 +571,7 @@ impl Writer {
             errors: Arc::new(config.errors.clone()),
             forwarding: Arc::clone(&config.forwarding),
         };
-        Ok((snapshot, ended))
+        Ok(snapshot)
     }
 
     /// Holds of services that there are no more.
@@ -527,15 +579,6 @@ impl Writer {
         let config = Arc::clone(&self.config);
         let is_there = |name: &ServiceName| config.services.iter().any(|service| service.name == *name);
         self.holds.extract_if(|name, _| !is_there(name)).map(|(_, hold)| hold).collect()
-    }
-
-    /// Lets go of what was changed live and doesn't fit the file any more.
-    fn end_live(&mut self, config: &Config) -> LiveChanges {
-        LiveChanges {
-            weights: self.end_overrides(config),
-            drains: self.end_drains(config),
-            mirrors: self.end_mirrors(config),
-        }
     }
 
     /// Lets go of live weights whose service is gone, or whose file's weights are others than those they replaced.
@@ -551,7 +594,10 @@ impl Writer {
         let holds = |drain: &Drain| {
             let service = config.services.iter().find(|s| s.name == drain.service);
             let backend = service.and_then(|s| s.backends.iter().find(|b| b.name == drain.backend));
-            backend.is_some_and(|backend| drain.holds_for(&backend.revision))
+            let live = self.deployments.get(&drain.service).map(|live| &**live);
+            backend.is_some_and(|backend| {
+                drain.holds_for(live_revision(live, &drain.backend).unwrap_or(&backend.revision))
+            })
         };
         self.drains.extract_if(|_, drain| !holds(drain)).map(|(_, drain)| (*drain).clone()).collect()
     }
@@ -568,17 +614,75 @@ impl Writer {
         self.mirrors.extract_if(|_, live| !holds(live)).map(|(_, live)| live).collect()
     }
 
+    /// Lets go of what was deployed where the file says something else by now; as they were.
+    fn end_deployments(&mut self, config: &Config) -> Vec<Deployment> {
+        let mut replaced = Vec::new();
+        self.deployments.retain(|name, live| {
+            let file = config.services.iter().find(|service| service.name == *name);
+            let holds = still_holds(file, live);
+            if holds != **live {
+                replaced.push((**live).clone());
+                *live = Arc::new(holds);
+            }
+            !live.is_none()
+        });
+        replaced
+    }
+
+    fn with_deployment(
+        &mut self,
+        current: &Snapshot,
+        change: DeployChange,
+        changes: &mut LiveChanges,
+    ) -> Result<Snapshot, Refused> {
+        let DeployChange { deployment, weights, undrain, resolved } = change;
+        let name = deployment.service.clone();
+        let config = Arc::clone(&named_service(current, name.as_str())?.config);
+        if let Some(weights) = weights {
+            let weights = named(&config, checked_weights(&config, &weights)?);
+            self.set_override(&config, weights);
+        }
+        if undrain && let Some(open) = &deployment.rollout {
+            let drain = self.drains.remove(&(name.clone(), open.candidate.clone()));
+            changes.drains.extend(drain.map(|drain| (*drain).clone()));
+        }
+        self.resolved.extend(resolved);
+        if deployment.is_none() {
+            self.deployments.remove(&name);
+        } else {
+            self.deployments.insert(name.clone(), Arc::new(deployment));
+        }
+        let file = Arc::clone(&self.config);
+        changes.drains.extend(self.end_drains(&file));
+        let names = self.host_names();
+        self.resolved.retain(|name, _| names.contains(name));
+        let next = self.with_weights_rebuilt(current, &name);
+        self.registry.prune(&next.services);
+        Ok(next)
+    }
+
+    /// All host names that endpoints have.
+    fn host_names(&self) -> BTreeSet<String> {
+        let mut names = host_names(&self.config);
+        names.extend(deployed_names(self.deployments.values().map(|live| &**live)));
+        names
+    }
+
     fn with_weights(&mut self, current: &Snapshot, change: &WeightsChange) -> Result<Snapshot, Refused> {
         let config = Arc::clone(&named_service(current, &change.service)?.config);
         let weights = named(&config, checked_weights(&config, &change.weights)?);
-        let replaced = file_weights(&config);
+        self.set_override(&config, weights);
+        Ok(self.with_weights_rebuilt(current, &config.name))
+    }
+
+    fn set_override(&mut self, config: &ServiceConfig, weights: NamedWeights) {
+        let replaced = file_weights(config);
         if weights == replaced {
             self.overrides.remove(&config.name);
         } else {
             let live = LiveWeights { service: config.name.clone(), weights, replaced };
             self.overrides.insert(config.name.clone(), live);
         }
-        Ok(self.with_weights_rebuilt(current, &config.name))
     }
 
     fn with_hold(&mut self, current: &Snapshot, name: &ServiceName) -> Snapshot {
@@ -613,7 +717,10 @@ impl Writer {
     fn with_services_rebuilt(&mut self, current: &Snapshot, changed: impl Fn(&Service) -> Option<u64>) -> Snapshot {
         let services = current.services.iter();
         let services = services.map(|s| match changed(s) {
-            Some(revision) => self.build(&s.config, revision),
+            Some(revision) => {
+                let config = self.file_of(s);
+                self.build(&config, revision)
+            }
             None => Arc::clone(s),
         });
         Snapshot {
@@ -628,7 +735,20 @@ impl Writer {
         }
     }
 
+    /// What the file says of a service.
+    fn file_of(&self, service: &Service) -> Arc<ServiceConfig> {
+        if service.deployment.is_none() {
+            return Arc::clone(&service.config);
+        }
+        let file = self.config.services.iter().find(|file| file.name == *service.name());
+        file.map_or_else(|| Arc::clone(&service.config), |file| Arc::new(file.clone()))
+    }
+
+    /// `config`: what the file says.
     fn build(&mut self, config: &Arc<ServiceConfig>, revision: u64) -> Arc<Service> {
+        let deployment = self.deployments.get(&config.name).cloned();
+        let live = deployment.as_ref().map(|live| Arc::new(deployed(config, live)));
+        let config = live.as_ref().unwrap_or(config);
         let live = self.overrides.get(&config.name).map(|live| live.weights.iter().map(|(_, weight)| *weight));
         let overridden = live.is_some();
         let weights = match live {
@@ -642,7 +762,8 @@ impl Writer {
             hold: self.holds.get(&config.name),
             mirrors: &self.mirrors,
         };
-        Arc::new(self.registry.service(config, live, revision, &self.resolved).overridden(overridden))
+        let service = self.registry.service(config, live, revision, &self.resolved);
+        Arc::new(service.overridden(overridden).deployed(deployment))
     }
 
     fn sweep(&mut self) {

@@ -100,7 +100,7 @@ impl Resolver {
                 () = tokio::time::sleep(config.resolve_interval) => {}
                 () = reloaded.notified() => {}
             }
-            let names = host_names(&self.store.config());
+            let names = self.store.host_names();
             self.known.retain(|name, _| names.contains(name));
             let mut changed = HashMap::new();
             each(names, |name, result| self.take(name, result, &mut changed)).await;

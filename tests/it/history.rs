@@ -335,7 +335,7 @@ async fn diff_shows_live_weights_beside_the_files() {
     let shop = Shop::new().await;
     let proxy = shop.open().await;
     let same = command(&proxy, &["diff"]).await;
-    assert_eq!((same.code, same.out.as_str()), (Some(0), "every service has the weights of its file\n"));
+    assert_eq!((same.code, same.out.as_str()), (Some(0), "every service is as its file says\n"));
     proxy.shift(r#"{"blue": 90, "canary": 30}"#).await;
     let drifted = command(&proxy, &["diff"]).await.out;
     assert!(drifted.contains("~ canary                   30  (file: 10)"), "{drifted}");

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
 
 use super::{Check, Fault};
-use crate::config::file::{RuleFile, ValueFile};
+use crate::config::file::ValueFile;
 use crate::config::key_path::KeyPath;
 use crate::config::table::Table;
 use crate::model::{RuleMatch, ValueMatch};
@@ -18,12 +18,20 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Deep nesting costs stack while a regular expression is read.
 const REGEX_DEPTH_MAX: u32 = 50;
 
+/// What a rule and a cohort ask of a request.
+pub(super) struct RuleConditions<'f> {
+    pub(super) headers: &'f Table<ValueFile>,
+    pub(super) query: &'f Table<ValueFile>,
+    pub(super) cookies: &'f Table<ValueFile>,
+    pub(super) networks: Option<&'f [String]>,
+}
+
 impl Check<'_, '_> {
-    pub(super) fn rule_match(&mut self, at: &KeyPath, file: &RuleFile) -> Option<RuleMatch> {
-        let headers = self.headers(&at.key("headers"), &file.headers);
-        let query = self.query(&at.key("query"), &file.query);
-        let cookies = self.cookies(&at.key("cookies"), &file.cookies);
-        let networks = self.networks(&at.key("networks"), file.networks.as_deref().unwrap_or_default());
+    pub(super) fn rule_match(&mut self, at: &KeyPath, file: &RuleConditions<'_>) -> Option<RuleMatch> {
+        let headers = self.headers(&at.key("headers"), file.headers);
+        let query = self.query(&at.key("query"), file.query);
+        let cookies = self.cookies(&at.key("cookies"), file.cookies);
+        let networks = self.networks(&at.key("networks"), file.networks.unwrap_or_default());
         let rule = RuleMatch { headers: headers?, query: query?, cookies: cookies?, networks: networks? };
         if rule.headers.is_empty() && rule.query.is_empty() && rule.cookies.is_empty() && rule.networks.is_empty() {
             let hint = "add headers, query, cookies or networks; a weight moves requests without conditions";

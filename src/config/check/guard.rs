@@ -19,7 +19,7 @@ pub(super) fn guard(file: &ServiceFile) -> GuardMode {
     if is_stable_known(file) { mode } else { mode.min(GuardMode::Observe) }
 }
 
-fn is_stable_known(file: &ServiceFile) -> bool {
+pub(super) fn is_stable_known(file: &ServiceFile) -> bool {
     let weights = || file.backends.0.iter().map(|(_, backend)| backend.weight);
     let largest = weights().fold(f64::NEG_INFINITY, f64::max);
     file.stable.is_some() || weights().filter(|weight| *weight >= largest).count() == 1

@@ -22,6 +22,7 @@ mod mirror;
 mod outputs;
 mod pages;
 mod policy;
+mod rollout;
 mod routes;
 mod services;
 mod sticky;
@@ -37,9 +38,14 @@ use crate::model::{parse_bytes, parse_duration};
 use super::file::{DurationText, File, ShutdownFile, SizeText, TimeoutsFile};
 use super::key_path::KeyPath;
 use super::report::Report;
-use super::types::{ClientTimeouts, Config, ErrorPages, RequestTimeouts, ShutdownConfig};
+use super::types::{ClientTimeouts, Config, EndpointConfig, ErrorPages, RequestTimeouts, ShutdownConfig};
 use fault::Fault;
 use tls_files::TlsFiles;
+
+/// One address of a backend by itself; see [`super::endpoint`].
+pub(super) fn endpoint(text: &str) -> Result<EndpointConfig, String> {
+    endpoint::endpoint(text).map_err(|fault| format!("{}\n  hint: {}", fault.message, fault.hint))
+}
 
 /// What services take from the whole file where they don't say otherwise.
 struct Defaults {

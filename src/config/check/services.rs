@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::conditions::RuleConditions;
 use super::guard::guard;
 use super::{Check, Defaults, Fault, routes, unless_reported};
 use crate::config::file::{DurationText, RuleFile, ServiceFile, ServiceTimeoutsFile};
@@ -69,6 +70,7 @@ impl Check<'_, '_> {
             file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         let probation = file.probation.as_ref().map(|file| self.probation(&at.key("probation"), file));
         let mirrors = self.mirrors(at, file);
+        let rollout = self.rollout(at, file);
         let routes = routes?;
         let route_ids: Vec<_> = routes.iter().map(|route| RouteId::new(&routes::identity(route))).collect();
         let judged = file.routes.iter().flatten().zip(&route_ids).filter(|(route, _)| route.judged);
@@ -97,6 +99,7 @@ impl Check<'_, '_> {
             ejection: unless_reported(ejection)?,
             slow_start: slow_start?,
             mirrors: mirrors?,
+            rollout: rollout?,
             request_headers: unless_reported(request_headers)?,
             response_headers: unless_reported(response_headers)?,
         })
@@ -218,7 +221,13 @@ impl Check<'_, '_> {
     fn rules(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<Vec<RuleConfig>> {
         let rule = |(index, rule): (usize, &RuleFile)| {
             let at = service.key("rules").index(index);
-            let matches = self.rule_match(&at, rule);
+            let conditions = RuleConditions {
+                headers: &rule.headers,
+                query: &rule.query,
+                cookies: &rule.cookies,
+                networks: rule.networks.as_deref(),
+            };
+            let matches = self.rule_match(&at, &conditions);
             let backend = self.backend_index(service, &at.key("backend"), &rule.backend, file);
             Some(RuleConfig { matches: matches?, backend: backend? })
         };

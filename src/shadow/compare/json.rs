@@ -2,7 +2,7 @@
 //! is told, since which of them are the same can't be.
 
 use super::Rules;
-use crate::model::{Step, write_json_path};
+use crate::model::{PlaceStep, write_json_path};
 use crate::shadow::document::{Node, is_same_number};
 use crate::shadow::fields::{Change, Differences, Field, Values};
 
@@ -20,7 +20,7 @@ pub(super) fn compare(primary: &Node<'_>, shadow: &Node<'_>, rules: &Rules, foun
 struct Walk<'a, 'f> {
     rules: &'f Rules,
     found: &'f mut Differences,
-    place: Vec<Step<'a>>,
+    place: Vec<PlaceStep<'a>>,
     seen: usize,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Walk<'a, '_> {
             _ if self.seen > SEEN_MAX => {}
             (Node::Object(ours), Node::Object(theirs)) => self.compare_members(ours, theirs),
             (Node::Array(ours), Node::Array(theirs)) if ours.len() == theirs.len() => {
-                self.place.push(Step::Element);
+                self.place.push(PlaceStep::Element);
                 ours.iter().zip(theirs).for_each(|(ours, theirs)| self.compare(ours, theirs));
                 self.place.pop();
             }
@@ -61,7 +61,7 @@ impl<'a> Walk<'a, '_> {
             let our = if order.is_le() { ours.next() } else { None };
             let their = if order.is_ge() { theirs.next() } else { None };
             let Some((key, _)) = our.or(their) else { return };
-            self.place.push(Step::to(key.as_ref()));
+            self.place.push(PlaceStep::to(key.as_ref()));
             match (our, their) {
                 (Some((_, our)), Some((_, their))) => self.compare(our, their),
                 (Some((_, our)), None) => self.differ_by(Change::Missing, Some(our), None),
@@ -78,7 +78,7 @@ impl<'a> Walk<'a, '_> {
         });
     }
 
-    fn differ(&mut self, change: Change, values: impl FnOnce(&Rules, &[Step<'_>]) -> Values) {
+    fn differ(&mut self, change: Change, values: impl FnOnce(&Rules, &[PlaceStep<'_>]) -> Values) {
         if self.rules.ignore.iter().any(|ignored| ignored.covers(&self.place)) {
             return;
         }

@@ -16,6 +16,7 @@ mod mirrored;
 mod nginx;
 mod proxy;
 mod restarting;
+pub mod rollouts;
 mod upstream;
 mod wire;
 

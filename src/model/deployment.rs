@@ -1,0 +1,65 @@
+//! What was deployed live into a service's backends, and which of them is stable since.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendName, ServiceName};
+
+/// What outranks the file about one service, for as long as the file says what it said then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub service: ServiceName,
+    /// `None`: what the file says.
+    pub stable: Option<LiveStable>,
+    /// What runs in which backend; others are as the file says.
+    pub backends: Vec<Deployed>,
+    /// The rollout that is under way.
+    pub rollout: Option<OpenRollout>,
+}
+
+/// Another stable backend than the file's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveStable {
+    pub backend: BackendName,
+    /// What the file said.
+    pub replaced: BackendName,
+}
+
+/// What runs in a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub backend: BackendName,
+    pub revision: String,
+    /// As proxy.toml would name them; at least one.
+    pub endpoints: Vec<String>,
+    /// What the file said.
+    pub replaced_revision: String,
+    pub replaced_endpoints: Vec<String>,
+}
+
+/// A rollout that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRollout {
+    pub id: u64,
+    pub candidate: BackendName,
+    /// The cohort's requests go to the candidate.
+    pub cohort: bool,
+}
+
+impl Deployment {
+    /// The file's word about everything.
+    #[must_use]
+    pub fn none(service: ServiceName) -> Self {
+        Self { service, stable: None, backends: Vec::new(), rollout: None }
+    }
+
+    /// There is nothing in it.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.stable.is_none() && self.backends.is_empty() && self.rollout.is_none()
+    }
+
+    #[must_use]
+    pub fn of(&self, backend: &BackendName) -> Option<&Deployed> {
+        self.backends.iter().find(|deployed| deployed.backend == *backend)
+    }
+}

@@ -1,0 +1,73 @@
+//! What the history is told of a rollout.
+
+use std::time::SystemTime;
+
+use super::evidence::Evidence;
+use super::machine::{Decision, Outcome};
+use super::record::{Record, unix_ms};
+use super::sight::{Sides, Sight};
+use crate::journal::Fact;
+use crate::model::parse_timestamp;
+
+/// What is written down at the end.
+pub(super) fn end(record: &mut Record, sight: Option<(Sides<'_>, &Sight)>, evidence: Option<&serde_json::Value>) {
+    let now_ms = unix_ms(SystemTime::now());
+    record.ended_ms = Some(now_ms);
+    if let Some((sides, sight)) = sight {
+        record.receipt = record.receipt.plus(&sight.receipt(sides.candidate));
+    }
+    // The guard knows of the first failure before anybody has looked.
+    let first = evidence.and_then(|evidence| evidence["first"]["at"].as_str());
+    if record.receipt.first_failure.is_none() {
+        record.receipt.first_failure = first.map(str::to_owned);
+    }
+    if record.state.outcome() == Some(Outcome::RolledBack) {
+        let first_ms = record.receipt.first_failure.as_deref().and_then(parse_timestamp).map(unix_ms);
+        record.receipt.restored_after_ms = first_ms.map(|first_ms| now_ms.saturating_sub(first_ms));
+    }
+}
+
+/// What a decision rests on, for the history.
+pub(super) fn shown(record: &Record, evidence: &Evidence) -> serde_json::Value {
+    serde_json::json!({
+        "requests": evidence.step.requests,
+        "failures": evidence.step.failures,
+        "candidate": evidence.candidate,
+        "stable": evidence.stable,
+        "against": evidence.against(record.plan.margin),
+    })
+}
+
+pub(super) fn fact(record: &Record, decision: Decision, evidence: Option<serde_json::Value>) -> Fact {
+    let (service, rollout) = (record.service.to_string(), record.id);
+    let (backend, revision) = (record.candidate.to_string(), record.revision.clone());
+    match decision {
+        Decision::Advanced { step, reason } => Fact::RolloutAdvanced {
+            service,
+            rollout,
+            backend,
+            revision,
+            step: step + 1,
+            steps: record.plan.steps.len(),
+            what: record.plan.steps.get(step).map(ToString::to_string).unwrap_or_default(),
+            reason,
+            evidence,
+        },
+        Decision::Paused { reason } => Fact::RolloutPaused { service, rollout, backend, revision, reason, evidence },
+        Decision::Resumed => Fact::RolloutResumed { service, rollout, backend, revision },
+        Decision::Approved { step } => {
+            let why = evidence.and_then(|said| said["reason"].as_str().map(str::to_owned));
+            Fact::RolloutApproved { service, rollout, backend, revision, step: step + 1, why }
+        }
+        Decision::Ended { outcome, reason } => Fact::RolloutEnded {
+            service,
+            rollout,
+            backend,
+            revision,
+            outcome: outcome.name().to_owned(),
+            reason,
+            evidence,
+            receipt: serde_json::to_value(&record.receipt).unwrap_or_default(),
+        },
+    }
+}

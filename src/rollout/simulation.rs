@@ -1,0 +1,292 @@
+//! Whole rollouts, by the hundred: random failures, restarts, operators, reloads and clocks, each from a seed that tells
+//! the same story again.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::evidence::{Count, Evidence};
+use super::machine::{Action, Event, Outcome, Phase, State, Traffic, Word};
+use crate::analysis::{RatioTally, Side};
+use crate::model::{Plan, Step, Strategy};
+
+const TICK_MS: u64 = 500;
+
+/// Requests and failures as they would come.
+struct World {
+    random: StdRng,
+    requests_per_second: f64,
+    /// Failing part of each side's requests.
+    stable_rate: f64,
+    candidate_rate: f64,
+    evidence: Evidence,
+    /// The step that `evidence` is of, and what had failed before it.
+    step: Option<usize>,
+    tally_before: RatioTally,
+}
+
+impl World {
+    fn new(seed: u64, requests_per_second: f64, stable_rate: f64, candidate_rate: f64) -> Self {
+        let evidence = Evidence { ready: true, judged: true, ..Evidence::default() };
+        let (random, tally_before) = (StdRng::seed_from_u64(seed), RatioTally::default());
+        Self { random, requests_per_second, stable_rate, candidate_rate, evidence, step: None, tally_before }
+    }
+
+    /// How many of something that happens `mean` times on average.
+    fn poisson(&mut self, mean: f64) -> u64 {
+        let (limit, mut product, mut count) = ((-mean).exp(), self.random.random::<f64>(), 0);
+        while product > limit {
+            product *= self.random.random::<f64>();
+            count += 1;
+        }
+        count
+    }
+
+    /// A tick's worth of requests, at what requests see now.
+    fn pass(&mut self, traffic: Traffic) {
+        let share = match traffic {
+            Traffic::Shared { percent, .. } => percent / 100.0,
+            Traffic::Exchanged => 1.0,
+        };
+        let all = self.requests_per_second * TICK_MS as f64 / 1000.0;
+        for (side, part, rate) in
+            [(Side::Candidate, share, self.candidate_rate), (Side::Stable, 1.0 - share, self.stable_rate)]
+        {
+            let failures = self.poisson(all * part * rate);
+            let count = Count { requests: ((all * part).round() as u64).max(failures), failures };
+            (0..failures).for_each(|_| self.evidence.tallies[0].observe(side, share));
+            match side {
+                Side::Candidate => {
+                    self.evidence.candidate = self.evidence.candidate.plus(count);
+                    self.evidence.step = self.evidence.step.plus(count);
+                }
+                Side::Stable => {
+                    self.evidence.stable = self.evidence.stable.plus(count);
+                    self.evidence.stable_lately = count;
+                }
+            }
+        }
+        self.evidence.step_tally = self.evidence.tallies[0].since(&self.tally_before);
+    }
+
+    /// What is counted by step begins anew.
+    fn note(&mut self, state: &State) {
+        if state.step() != self.step {
+            self.step = state.step();
+            self.tally_before = self.evidence.tallies[0].clone();
+            self.evidence.step = Count::default();
+            self.evidence.step_tally = RatioTally::default();
+        }
+    }
+
+    fn restart(&mut self) {
+        let Evidence { ready, judged, .. } = self.evidence;
+        self.evidence = Evidence { ready, judged, ..Evidence::default() };
+        self.tally_before = RatioTally::default();
+    }
+}
+
+/// The plan of the issue that asked for all this, without the approval.
+fn plan() -> Plan {
+    let ramp = |percent, below| Step::Weight { percent, advance_below: Some(below), hold: None };
+    let watch = Duration::from_secs(600);
+    let steps = vec![ramp(1.0, 0.05), ramp(5.0, 0.005), ramp(25.0, 0.005), Step::Flip { holdback: 0.02, watch }];
+    Plan { steps, ..Plan::usual(Strategy::Canary) }
+}
+
+/// Runs it by itself; when it came to each step, in milliseconds, and how it stood at last.
+fn run(world: &mut World, plan: &Plan, seconds: u64) -> (Vec<u64>, State) {
+    let (mut state, mut came) = (State::begun(), Vec::new());
+    for now_ms in (0..seconds * 1000).step_by(TICK_MS as usize) {
+        world.pass(state.traffic(plan));
+        let (next, _) = state.next(plan, &Event::Tick(Box::new(world.evidence.clone())), now_ms).unwrap();
+        if next.step() != state.step() && matches!(next.phase, Phase::At { .. }) {
+            came.push(now_ms);
+        }
+        state = next;
+        world.note(&state);
+        if state.is_over() || came.len() == plan.steps.len() {
+            break;
+        }
+    }
+    (came, state)
+}
+
+#[test]
+fn a_healthy_release_has_all_requests_within_two_minutes_on_evidence_alone() {
+    let late = (0..100).filter(|seed| {
+        let (came, state) = run(&mut World::new(*seed, 1000.0, 0.001, 0.001), &plan(), 120);
+        assert!(!state.is_over(), "seed {seed}: {state:?}");
+        came.len() < 4
+    });
+    let late = late.count();
+    assert!(late <= 5, "{late} of 100");
+}
+
+#[test]
+fn a_release_with_five_times_the_errors_is_caught_before_a_quarter_of_the_requests() {
+    let caught = (0..100).filter(|seed| {
+        let (came, state) = run(&mut World::new(*seed, 1000.0, 0.001, 0.005), &plan(), 660);
+        came.len() < 3 && state.outcome() == Some(Outcome::RolledBack)
+    });
+    let caught = caught.count();
+    assert!(caught >= 95, "{caught} of 100");
+}
+
+#[test]
+fn a_release_no_worse_than_stable_is_hardly_ever_sent_back() {
+    let sent_back = (0..300).filter(|seed| {
+        let (_, state) = run(&mut World::new(*seed, 200.0, 0.03, 0.03), &plan(), 300);
+        state.is_over()
+    });
+    let sent_back = sent_back.count();
+    assert!(sent_back <= 2, "{sent_back} of 300");
+}
+
+/// Anything that may happen.
+fn an_event(world: &mut World) -> Option<Event> {
+    const WORDS: [Word; 7] =
+        [Word::Pause, Word::Resume, Word::Promote, Word::PromoteFull, Word::Approve, Word::Abort, Word::Rollback];
+    match world.random.random_range(0..1000) {
+        0..2 => Some(Event::Verdict("the guard says so".to_owned())),
+        2..4 => Some(Event::EndpointsGone { stable_up: world.random.random() }),
+        4..5 => Some(Event::Overruled("the file says otherwise".to_owned())),
+        5..15 => Some(Event::Restarted),
+        15..40 => Some(Event::Operator(WORDS[world.random.random_range(0..WORDS.len())])),
+        _ => None,
+    }
+}
+
+fn a_plan(random: &mut StdRng) -> Plan {
+    let mut steps = Vec::new();
+    let mut percent = 0.0;
+    if random.random_bool(0.3) {
+        steps.push(Step::Cohort { hold: Duration::from_secs(random.random_range(1..10)) });
+    }
+    for _ in 0..random.random_range(0..5) {
+        if random.random_bool(0.2) {
+            steps.push(Step::Approve { who: "ada".to_owned() });
+        }
+        percent += random.random_range(0.5..15.0);
+        let advance_below = random.random_bool(0.6).then(|| random.random_range(0.002..0.1));
+        let hold = random.random_bool(0.5).then(|| Duration::from_secs(random.random_range(1..20)));
+        steps.push(Step::Weight { percent, advance_below, hold });
+    }
+    let holdback = if random.random() { 0.02 } else { 0.0 };
+    steps.push(Step::Flip { holdback, watch: Duration::from_secs(random.random_range(0..20)) });
+    let damage_budget = random.random_bool(0.3).then_some(20);
+    Plan { steps, damage_budget, deadline: Duration::from_secs(20), ..Plan::usual(Strategy::Canary) }
+}
+
+/// The shares of candidate and stable.
+fn shares(traffic: Traffic) -> (f64, f64) {
+    match traffic {
+        Traffic::Shared { percent, .. } => (percent, 100.0 - percent),
+        Traffic::Exchanged => (100.0, 0.0),
+    }
+}
+
+/// What must hold of every single move.
+fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[Action]) {
+    let (was, is) = (before.traffic(plan), after.traffic(plan));
+    let (candidate, stable) = shares(is);
+    assert!((candidate + stable - 100.0).abs() < 1e-9 && candidate >= 0.0 && stable >= 0.0, "{is:?}");
+    let shift = actions.iter().find_map(|action| match action {
+        Action::Shift(traffic) => Some(*traffic),
+        Action::Record(_) => None,
+    });
+    assert_eq!(shift, (was != is).then_some(is), "what requests see changes by a shift, and only then");
+    let told = actions.iter().any(|action| matches!(action, Action::Record(_)));
+    assert_eq!(told, before.phase != after.phase, "a decision is told, and nothing else is: {before:?} {after:?}");
+    assert!(after.at_ms >= before.at_ms, "time goes on");
+    let full = matches!(event, Event::Operator(Word::PromoteFull));
+    if let Some(step) = after.step() {
+        let reached = before.step().map_or(0, |step| step + 1);
+        assert!(step <= reached, "a step was skipped: {before:?} {after:?}");
+    }
+    if after.outcome() == Some(Outcome::Completed) && before.outcome().is_none() {
+        assert!(full || before.step() == Some(plan.steps.len() - 1), "{before:?} {after:?}");
+    }
+    if shares(is).0 > shares(was).0 {
+        let allowed =
+            matches!(event, Event::Tick(_) | Event::Operator(Word::Promote | Word::PromoteFull | Word::Approve));
+        assert!(allowed, "{event:?} moved requests toward the candidate");
+    }
+    let is_gone = matches!(event, Event::EndpointsGone { stable_up: true });
+    assert!(!is_gone || after.step().is_none(), "a candidate that is gone keeps its requests: {after:?}");
+    // The way back is always open.
+    let back = after.next(plan, &Event::Operator(Word::Rollback), after.at_ms);
+    match after.outcome() {
+        None | Some(Outcome::Completed) => {
+            let (back, _) = back.unwrap();
+            assert_eq!((shares(back.traffic(plan)), back.outcome()), ((0.0, 100.0), Some(Outcome::RolledBack)));
+        }
+        Some(_) => assert!(back.is_err()),
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
+    let mut ends = std::collections::HashMap::new();
+    for seed in 0..600 {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let plan = a_plan(&mut random);
+        let rates = [0.0, 0.001, 0.01, 0.1, 1.0];
+        let mut rate = || rates[random.random_range(0..rates.len())];
+        let (stable, candidate) = (rate(), rate());
+        let requests_per_second = [0.0, 5.0, 100.0, 1000.0][random.random_range(0..4)];
+        let mut world = World::new(seed, requests_per_second, stable, candidate);
+        world.evidence.ready = random.random_bool(0.9);
+        let (mut state, mut now_ms) = (State::begun(), 0);
+        for _ in 0..10_000 {
+            world.pass(state.traffic(&plan));
+            now_ms += TICK_MS;
+            // A clock that jumps: back by up to a minute, forward by up to ten seconds.
+            if world.random.random_bool(0.002) {
+                now_ms = (now_ms + world.random.random_range(0..70_000)).saturating_sub(60_000);
+            }
+            let event = an_event(&mut world).unwrap_or_else(|| Event::Tick(Box::new(world.evidence.clone())));
+            if event == Event::Restarted {
+                // As the journal has it.
+                state = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+                now_ms = state.at_ms;
+                world.restart();
+            }
+            if let Ok((next, actions)) = state.next(&plan, &event, now_ms) {
+                check(&plan, &state, &event, &next, &actions);
+                state = next;
+            }
+            world.note(&state);
+            if state.is_over() {
+                break;
+            }
+        }
+        assert!(state.is_over(), "seed {seed} never ends: {state:?}");
+        *ends.entry(state.outcome().unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(ends.len(), 4, "every end was seen: {ends:?}");
+}
+
+#[test]
+fn left_alone_it_ends_or_waits_for_a_person_within_its_deadlines() {
+    for seed in 0..300 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let plan = a_plan(&mut random);
+        let rate = [0.0, 0.01, 0.3][random.random_range(0..3)];
+        let mut world = World::new(seed, [0.0, 50.0, 500.0][random.random_range(0..3)], rate, rate);
+        let mut state = State::begun();
+        // Of the longest plan: seven steps of at most 20 s and a deadline of 20 s each.
+        for now_ms in (0..8 * 40_000).step_by(TICK_MS as usize) {
+            world.pass(state.traffic(&plan));
+            state = state.next(&plan, &Event::Tick(Box::new(world.evidence.clone())), now_ms).unwrap().0;
+            world.note(&state);
+        }
+        let waits = state.step().is_some_and(|step| matches!(plan.steps[step], Step::Approve { .. }));
+        let rests = state.is_over() || matches!(state.phase, Phase::Paused { .. });
+        assert!(rests || waits, "seed {seed}: {state:?} of {plan:?}");
+        let nothing_came = world.requests_per_second == 0.0;
+        let passed = state.outcome() == Some(Outcome::Completed);
+        assert!(!(nothing_came && passed) || plan.steps.len() == 1, "seed {seed}: nothing proves nothing");
+    }
+}

@@ -1,0 +1,579 @@
+//! Rollouts at work: on the control thread, looks at each rollout under way several times a second, does what its
+//! machine says, and carries people's words to it.
+//!
+//! What goes toward a candidate waits for the journal. What takes it back doesn't: the guard's verdict and a person's
+//! abort or rollback are taken in even while something else waits for the disk, and that is dropped then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::change::{begun, candidate, change, is_toward_candidate, overruled};
+use super::error::RolloutError;
+use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
+use super::history::{end, fact, shown};
+use super::machine::{Action, Decision, Event, Outcome, Phase, Word};
+use super::record::{About, Beginning, Record, StepTaken, told, unix_ms};
+use super::sight::{Sides, Sight, usual};
+use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
+use crate::config::EndpointConfig;
+use crate::control::Control;
+use crate::guard::{Convicted, Questions};
+use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
+use crate::model::{BackendName, GuardMode, Plan, ServiceName};
+use crate::state::{DeployChange, Service, Snapshot, named_service};
+
+/// Who tidegate is in its own history.
+const SELF: &str = "tidegate";
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two complaints about the same trouble.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Rollouts that are kept of each service; the journal keeps as many.
+const RECORDS_MAX: usize = 50;
+/// See the module's text.
+#[derive(Debug)]
+pub struct Conductor {
+    control: Arc<Control>,
+    trials: Questions,
+    inbox: Inbox,
+    convicted: mpsc::Receiver<Convicted>,
+    /// By service, the oldest first.
+    records: BTreeMap<ServiceName, Vec<Record>>,
+    /// Of rollouts under way.
+    sights: BTreeMap<ServiceName, Sight>,
+    /// When it was last said that one has to wait.
+    warned: Option<Instant>,
+}
+
+/// What a transition of a rollout does.
+struct Move {
+    record: Record,
+    entry: Entry,
+    /// `None`: requests see nothing of it.
+    change: Option<DeployChange>,
+    toward_candidate: bool,
+    /// The service's revision that it was thought out for.
+    seen: Option<u64>,
+}
+
+impl Conductor {
+    /// One that takes up the rollouts of before a restart.
+    #[must_use]
+    pub fn new(
+        control: Arc<Control>,
+        trials: Questions,
+        convicted: mpsc::Receiver<Convicted>,
+        memories: Vec<RolloutMemory>,
+    ) -> (Self, Rollouts) {
+        let (rollouts, inbox) = Rollouts::new();
+        let mut records: BTreeMap<ServiceName, Vec<Record>> = BTreeMap::new();
+        for memory in memories {
+            let (service, id) = (memory.service.clone(), memory.id);
+            let Some(mut record) = Record::remembered(memory) else {
+                warn!(%service, id, "a rollout's record can't be read, and is left as it is");
+                continue;
+            };
+            if let Ok((state, _)) = record.state.next(&record.plan, &Event::Restarted, record.state.at_ms) {
+                record.state = state;
+            }
+            records.entry(service).or_default().push(record);
+        }
+        let sights = BTreeMap::new();
+        (Self { control, trials, inbox, convicted, records, sights, warned: None }, rollouts)
+    }
+
+    /// Carries rollouts out for as long as the process lives.
+    pub async fn run(mut self) {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(convicted) = self.convicted.recv() => self.take_verdict(convicted),
+                Some(say) = self.inbox.urgent.recv() => self.take_urgent(say),
+                command = self.inbox.commands.recv() => match command {
+                    Some(command) => self.take(command).await,
+                    None => return,
+                },
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    async fn take(&mut self, command: Command) {
+        // Whoever has gone needs no answer.
+        match command {
+            Command::Deploy { service, body, endpoints, resolved, by, expected, answer } => {
+                let done = self.deploy(&service, &body, &endpoints, resolved, &by, expected).await;
+                let _ = answer.send(done);
+            }
+            Command::Say(say) => {
+                let done = self.said(&say).await;
+                let _ = say.answer.send(done);
+            }
+            Command::List { service, answer } => {
+                let _ = answer.send(self.list(&service));
+            }
+        }
+    }
+
+    fn list(&self, service: &str) -> Result<RolloutsView, RolloutError> {
+        let snapshot = self.control.store().current();
+        let known = self.records.get(service);
+        if known.is_none() {
+            named_service(&snapshot, service)?;
+        }
+        let rollouts = known.into_iter().flatten().rev().map(|record| self.view(record)).collect();
+        Ok(RolloutsView { rollouts })
+    }
+
+    fn view(&self, record: &Record) -> RolloutView {
+        let snapshot = self.control.store().current();
+        let sight = self.sights.get(&record.service).filter(|_| !record.state.is_over());
+        let sides = snapshot.service(record.service.as_str()).and_then(|service| Sides::of(service, record));
+        let Some((sight, sides)) = sight.zip(sides) else {
+            return RolloutView::new(record, record.receipt.clone(), None);
+        };
+        let evidence = sight.evidence(record, sides, self.is_judged(sides.service));
+        let seconds = sight.now_ms().saturating_sub(record.state.at_ms) as f64 / 1000.0;
+        let receipt = record.receipt.plus(&sight.receipt(sides.candidate));
+        RolloutView::new(record, receipt, Some(ProgressView::new(record, &evidence, seconds)))
+    }
+
+    /// Failures of its candidates are counted.
+    fn is_judged(&self, service: &Service) -> bool {
+        let live = *self.control.guard().borrow();
+        live.map_or(service.config.guard, |live| live.min(service.config.guard)) != GuardMode::Off
+    }
+
+    fn current(&self, service: &str) -> Option<&Record> {
+        self.records.get(service)?.last()
+    }
+
+    /// Puts a revision into the backend that isn't stable, and begins.
+    async fn deploy(
+        &mut self,
+        service: &str,
+        body: &DeployBody,
+        endpoints: &[EndpointConfig],
+        resolved: HashMap<String, Vec<IpAddr>>,
+        by: &str,
+        expected: Option<u64>,
+    ) -> Result<(RolloutView, Fresh), RolloutError> {
+        let snapshot = self.control.store().current();
+        let found = named_service(&snapshot, service)?;
+        let texts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        if let Some(known) = self.known(found, &body.revision, &texts)? {
+            return Ok((self.view(known), Fresh::Known));
+        }
+        let file = self.control.store().config();
+        let file = file.services.iter().find(|file| file.name == *found.name());
+        let beginning = self.beginning(found, body, texts, by)?;
+        let (record, change) = begun(found, file.unwrap_or(&found.config), beginning, endpoints, body.retry)?;
+        let change = DeployChange { resolved, ..change };
+        let fact = Fact::RolloutBegan {
+            service: service.to_owned(),
+            rollout: record.id,
+            backend: record.candidate.to_string(),
+            revision: record.revision.clone(),
+            stable: record.stable.to_string(),
+            strategy: record.plan.strategy.name().to_owned(),
+        };
+        let entry = Entry::now(by, fact).with(Lasting::SetRollout(record.memory()));
+        self.advance(found.name(), change, entry, expected).await?;
+        info!(service, revision = record.revision, backend = %record.candidate, by, "a rollout begins");
+        self.replace(record);
+        let record = self.current(service).ok_or(RolloutError::Stopping)?;
+        Ok((self.view(record), Fresh::Begun))
+    }
+
+    /// The rollout that has brought this revision, or brings it.
+    fn known(&self, service: &Service, revision: &str, endpoints: &[String]) -> Result<Option<&Record>, RolloutError> {
+        let name = service.name();
+        let Some(latest) = self.current(name.as_str()) else { return Ok(None) };
+        let same = latest.revision == revision && latest.endpoints == endpoints;
+        if !latest.state.is_over() {
+            return if same {
+                Ok(Some(latest))
+            } else {
+                Err(RolloutError::Conflict(format!(
+                    "rollout {} of {name} is under way, with revision {:?}; it has to end first: tidegate abort {name}",
+                    latest.id, latest.revision
+                )))
+            };
+        }
+        let stable = service.stable();
+        let in_force = latest.state.outcome() == Some(Outcome::Completed)
+            && stable.name == latest.candidate
+            && *stable.revision == *latest.revision;
+        Ok(Some(latest).filter(|_| same && in_force))
+    }
+
+    fn beginning(
+        &self,
+        service: &Service,
+        body: &DeployBody,
+        endpoints: Vec<String>,
+        by: &str,
+    ) -> Result<Beginning, RolloutError> {
+        let (name, stable) = (service.name(), service.stable());
+        let candidate = candidate(service, body.backend.as_deref())?;
+        if stable.wanted <= candidate.wanted {
+            return Err(RolloutError::Conflict(format!(
+                "{} is stable, and has no more weight than {}, which a new revision would take away; shift the weights first",
+                stable.name, candidate.name
+            )));
+        }
+        let drained_by = candidate.drain.as_ref().and_then(|drain| drain.by.as_ref());
+        if let Some(person) = drained_by {
+            return Err(RolloutError::Conflict(format!(
+                "{} is drained by {person}; first: tidegate undrain {name}/{}",
+                candidate.name, candidate.name
+            )));
+        }
+        let records = self.records.get(name).map_or(&[][..], Vec::as_slice);
+        let last = records.iter().rev().find(|record| record.revision == body.revision);
+        if let Some(bad) = last.filter(|record| record.was_rejected() && !body.retry) {
+            let at = bad.ended_ms.map(told).unwrap_or_default();
+            let reason = bad.state.end_reason().unwrap_or_default();
+            return Err(RolloutError::Conflict(format!(
+                "revision {:?} was rolled back at {at}: {reason}; with --retry it is tried again",
+                body.revision
+            )));
+        }
+        let is_there = *candidate.revision == *body.revision;
+        if is_there && candidate.drain.is_some() && !body.retry {
+            return Err(RolloutError::Conflict(format!(
+                "the guard has drained revision {:?}; with --retry it is tried again",
+                body.revision
+            )));
+        }
+        // What was in force before, and is still there, is known to be good.
+        let is_proven = is_there
+            && last.is_some_and(|record| {
+                record.state.outcome() == Some(Outcome::Completed) && record.endpoints == endpoints
+            });
+        let plan = if is_proven { Plan::at_once() } else { service.config.rollout.plan.clone() };
+        let latest = records.last();
+        Ok(Beginning {
+            service: name.clone(),
+            id: latest.map_or(1, |record| record.id + 1),
+            version: latest.map_or(1, |record| record.version + 1),
+            candidate: candidate.name.clone(),
+            stable: stable.name.clone(),
+            revision: body.revision.clone(),
+            endpoints,
+            stable_revision: stable.revision.to_string(),
+            about: About {
+                commit: body.commit.clone(),
+                commit_time: body.commit_time.clone(),
+                author: body.author.clone(),
+                link: body.link.clone(),
+            },
+            by: by.to_owned(),
+            plan,
+            usual: usual(stable),
+        })
+    }
+
+    /// Puts a record in the place of what it was before, or behind all others.
+    fn replace(&mut self, record: Record) {
+        let snapshot = self.control.store().current();
+        let sides = snapshot.service(record.service.as_str()).and_then(|service| Sides::of(service, &record));
+        match sides.filter(|_| !record.state.is_over()) {
+            None => drop(self.sights.remove(&record.service)),
+            Some(sides) => {
+                let known = self.sights.entry(record.service.clone());
+                known.or_insert_with(|| Sight::new(sides, &record.state)).note(&record.state, sides.candidate);
+            }
+        }
+        let records = self.records.entry(record.service.clone()).or_default();
+        match records.iter_mut().find(|known| known.id == record.id) {
+            Some(known) => *known = record,
+            None => records.push(record),
+        }
+        if records.len() > RECORDS_MAX {
+            records.remove(0);
+        }
+    }
+
+    /// Looks at every rollout under way.
+    async fn look(&mut self) {
+        let open: Vec<ServiceName> =
+            self.records.iter().filter(|(_, records)| is_open(records)).map(|(name, _)| name.clone()).collect();
+        for name in open {
+            if let Some(event) = self.seen(&name).await
+                && let Err(error) = self.happen(&name, &event, SELF, None).await
+            {
+                // It is tried again at each look.
+                if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_INTERVAL) {
+                    self.warned = Some(Instant::now());
+                    warn!(service = %name, %error, "a rollout has to wait");
+                }
+            }
+        }
+    }
+
+    /// What there is to say of a rollout at this moment.
+    async fn seen(&mut self, name: &ServiceName) -> Option<Event> {
+        let record = self.current(name.as_str()).filter(|record| !record.state.is_over())?.clone();
+        let trial = self.trials.trial(name.clone(), record.candidate.clone()).await;
+        let snapshot = self.control.store().current();
+        let Some(service) = snapshot.service(name.as_str()) else {
+            return Some(Event::Overruled("the file has no such service any more".to_owned()));
+        };
+        if let Some(reason) = overruled(service, &record) {
+            return Some(Event::Overruled(reason));
+        }
+        let judged = self.is_judged(service);
+        let sides = Sides::of(service, &record)?;
+        if let Some(drain) = sides.candidate.drain.as_ref().filter(|drain| drain.until.is_none()) {
+            return Some(Event::Verdict(drain.reason.clone()));
+        }
+        let trial = trial.filter(|trial| trial.view.revision == record.revision);
+        let sight = self.sights.entry(name.clone()).or_insert_with(|| Sight::new(sides, &record.state));
+        sight.look(sides, trial);
+        if record.state.step().is_none() {
+            sight.connect(sides.candidate).await;
+        } else if !sides.candidate.is_available() {
+            return Some(Event::EndpointsGone { stable_up: sides.stable.is_available() });
+        }
+        Some(Event::Tick(Box::new(sight.evidence(&record, sides, judged))))
+    }
+
+    fn take_verdict(&mut self, convicted: Convicted) {
+        let Convicted { service, backend, revision, reason, evidence } = convicted;
+        let about =
+            |record: &&Record| !record.state.is_over() && record.candidate == backend && *record.revision == *revision;
+        if self.current(service.as_str()).as_ref().is_some_and(about)
+            && let Err(error) = self.happen_at_once(&service, &Event::Verdict(reason), SELF, Some(evidence))
+        {
+            warn!(%service, %error, "a rollout can't be rolled back");
+        }
+    }
+
+    fn take_urgent(&mut self, say: Say) {
+        let done = self.addressed(&say).and_then(|name| {
+            self.happen_at_once(&name, &Event::Operator(say.word), &say.by, say.why())?;
+            self.current(name.as_str()).map(|record| self.view(record)).ok_or(RolloutError::Stopping)
+        });
+        let _ = say.answer.send(done);
+    }
+
+    async fn said(&mut self, say: &Say) -> Result<RolloutView, RolloutError> {
+        let name = self.addressed(say)?;
+        self.happen(&name, &Event::Operator(say.word), &say.by, say.why()).await?;
+        self.current(name.as_str()).map(|record| self.view(record)).ok_or(RolloutError::Stopping)
+    }
+
+    /// The service whose latest rollout a word is about.
+    fn addressed(&self, say: &Say) -> Result<ServiceName, RolloutError> {
+        let snapshot = self.control.store().current();
+        let name = named_service(&snapshot, &say.service)?.name().clone();
+        let none = || RolloutError::NoRollout { service: say.service.clone(), id: say.id };
+        let latest = self.current(name.as_str()).ok_or_else(none)?;
+        if let Some(id) = say.id.filter(|id| *id != latest.id) {
+            let known = self.records.get(&name).is_some_and(|records| records.iter().any(|record| record.id == id));
+            return Err(if known {
+                RolloutError::Conflict(format!("rollout {id} is over, and {} came after it", latest.id))
+            } else {
+                none()
+            });
+        }
+        if let Some(now) = say.expected.and_then(|expected| (expected != latest.version).then_some(latest.version)) {
+            return Err(RolloutError::Outdated { now });
+        }
+        if say.word == Word::Rollback && latest.state.is_over() {
+            may_go_back(&snapshot, latest)?;
+        }
+        Ok(name)
+    }
+
+    /// Does what follows from an event; what goes toward a candidate once it is written down.
+    async fn happen(
+        &mut self,
+        name: &ServiceName,
+        event: &Event,
+        by: &str,
+        evidence: Option<serde_json::Value>,
+    ) -> Result<(), RolloutError> {
+        let Some(moved) = self.plan_move(name, event, by, evidence)? else { return Ok(()) };
+        match moved.change {
+            Some(change) if moved.toward_candidate => {
+                // Where the file has changed meanwhile, it is thought out anew.
+                self.advance(name, change, moved.entry, moved.seen).await?;
+                log(&moved.record, by);
+                self.replace(moved.record);
+                Ok(())
+            }
+            _ => self.make(moved, by),
+        }
+    }
+
+    /// The same for what takes nothing toward a candidate: nobody is waited for.
+    fn happen_at_once(
+        &mut self,
+        name: &ServiceName,
+        event: &Event,
+        by: &str,
+        evidence: Option<serde_json::Value>,
+    ) -> Result<(), RolloutError> {
+        let Some(moved) = self.plan_move(name, event, by, evidence)? else { return Ok(()) };
+        self.make(moved, by)
+    }
+
+    fn make(&mut self, moved: Move, by: &str) -> Result<(), RolloutError> {
+        match moved.change {
+            Some(change) => self.control.retreat(change, moved.entry)?,
+            None => self.control.note_rollout(moved.entry),
+        }
+        log(&moved.record, by);
+        self.replace(moved.record);
+        Ok(())
+    }
+
+    /// Writes down and puts in force, while whatever is urgent is taken in.
+    async fn advance(
+        &mut self,
+        name: &ServiceName,
+        change: DeployChange,
+        entry: Entry,
+        expected: Option<u64>,
+    ) -> Result<(), RolloutError> {
+        let control = Arc::clone(&self.control);
+        let version = |conductor: &Self| conductor.current(name.as_str()).map(|record| record.version);
+        let before = version(self);
+        let writing = control.advance(change, entry, expected);
+        tokio::pin!(writing);
+        loop {
+            tokio::select! {
+                biased;
+                Some(convicted) = self.convicted.recv() => self.take_verdict(convicted),
+                Some(say) = self.inbox.urgent.recv() => self.take_urgent(say),
+                written = &mut writing => return Ok(written?),
+            }
+            if version(self) != before {
+                // Whatever the journal makes of it, what was just said stands behind it.
+                return Err(RolloutError::Conflict("it was taken back meanwhile".to_owned()));
+            }
+        }
+    }
+
+    /// What follows from an event, ready to be done; `None`: nothing.
+    fn plan_move(
+        &self,
+        name: &ServiceName,
+        event: &Event,
+        by: &str,
+        evidence: Option<serde_json::Value>,
+    ) -> Result<Option<Move>, RolloutError> {
+        let Some(record) = self.current(name.as_str()) else { return Ok(None) };
+        let sight = self.sights.get(name);
+        let now_ms = sight.map_or(record.state.at_ms, Sight::now_ms);
+        let (state, actions) = record.state.next(&record.plan, event, now_ms)?;
+        if actions.is_empty() {
+            return Ok(None);
+        }
+        let decision = actions.iter().find_map(|action| match action {
+            Action::Record(decision) => Some(decision.clone()),
+            Action::Shift(_) => None,
+        });
+        let shift = actions.iter().find_map(|action| match action {
+            Action::Shift(traffic) => Some(*traffic),
+            Action::Record(_) => None,
+        });
+        let before = record.state.traffic(&record.plan);
+        let mut next = Record { state, version: record.version + 1, ..record.clone() };
+        let snapshot = self.control.store().current();
+        let service = snapshot.service(name.as_str());
+        if let Some(Decision::Advanced { step, reason }) = &decision {
+            next.steps.push(StepTaken {
+                step: *step,
+                at_ms: unix_ms(SystemTime::now()),
+                by: by.to_owned(),
+                reason: reason.clone(),
+            });
+        }
+        if let Some(Decision::Approved { step }) = &decision {
+            let reason = "approved".to_owned();
+            next.steps.push(StepTaken { step: step + 1, at_ms: unix_ms(SystemTime::now()), by: by.to_owned(), reason });
+        }
+        let sides = service.and_then(|service| Sides::of(service, record));
+        if next.state.is_over() {
+            end(&mut next, sides.zip(sight), evidence.as_ref());
+        }
+        let shown = evidence.or_else(|| {
+            let Event::Tick(evidence) = event else { return None };
+            Some(shown(record, evidence))
+        });
+        let fact = decision.map(|decision| fact(&next, decision, shown));
+        let Some(fact) = fact else { return Ok(None) };
+        let entry = Entry::now(by, fact).with(Lasting::SetRollout(written(&next, sides.zip(sight))));
+        // What isn't this rollout's any more is none of its business.
+        let is_ours = |service: &&Arc<Service>| {
+            record.state.is_over() || service.rollout().is_some_and(|open| open.id == record.id)
+        };
+        // A pause may follow on a step that was dropped while it waited for the disk, which may have it all the same.
+        let restates = shift.is_some() || next.state.is_over() || matches!(next.state.phase, Phase::Paused { .. });
+        let service = service.filter(is_ours).filter(|_| restates);
+        let overruled = matches!(event, Event::Overruled(_));
+        let change = service.map(|service| change(service, &next, self.file_stable(name), overruled));
+        let toward_candidate = shift.is_some_and(|after| is_toward_candidate(before, after));
+        let seen = service.map(|service| service.revision);
+        Ok(Some(Move { record: next, entry, change, toward_candidate, seen }))
+    }
+
+    /// What the file says is stable.
+    fn file_stable(&self, name: &ServiceName) -> Option<BackendName> {
+        let config = self.control.store().config();
+        let file = config.services.iter().find(|file| file.name == *name)?;
+        Some(file.backends[file.stable].name.clone())
+    }
+}
+
+/// The old side is as it was.
+fn may_go_back(snapshot: &Snapshot, latest: &Record) -> Result<(), RolloutError> {
+    let service = named_service(snapshot, latest.service.as_str())?;
+    let is_back = service.stable().name != latest.candidate;
+    let old = service.backend(latest.stable.as_str()).filter(|old| *old.revision == *latest.stable_revision);
+    let refuse = |reason: String| Err(RolloutError::Conflict(reason));
+    match old {
+        _ if latest.state.outcome() != Some(Outcome::Completed) => Ok(()),
+        _ if is_back => refuse("the file has made another backend stable since".to_owned()),
+        None => refuse(format!("{} doesn't run {:?} any more", latest.stable, latest.stable_revision)),
+        Some(old) if !old.is_available() => refuse(format!("no endpoint of {} is available any more", latest.stable)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn log(record: &Record, by: &str) {
+    let (service, id) = (&record.service, record.id);
+    match &record.state.phase {
+        Phase::Ended { outcome, reason } => {
+            info!(%service, id, outcome = outcome.name(), reason, by, "a rollout is over");
+        }
+        Phase::Paused { reason, .. } => warn!(%service, id, reason, by, "a rollout waits for a person"),
+        _ => info!(%service, id, step = record.state.step().map(|step| step + 1), by, "a rollout goes on"),
+    }
+}
+
+/// For the journal: with what it has cost so far, of which a restart forgets the counters.
+fn written(record: &Record, sight: Option<(Sides<'_>, &Sight)>) -> RolloutMemory {
+    match sight.filter(|_| !record.state.is_over()) {
+        None => record.memory(),
+        Some((sides, sight)) => {
+            let receipt = record.receipt.plus(&sight.receipt(sides.candidate));
+            Record { receipt, ..record.clone() }.memory()
+        }
+    }
+}
+
+fn is_open(records: &[Record]) -> bool {
+    records.last().is_some_and(|record| !record.state.is_over())
+}

@@ -1,0 +1,137 @@
+//! Each strategy on the running proxy: who gets the release when, and the way back.
+
+use std::time::Duration;
+
+use crate::support::rollouts::{Asking, Shop, becomes, command, deploy, latest, reaches, shares};
+use crate::support::{Load, Upstream, get, named};
+
+const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
+const POST: &str = "POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn blue_green_flips_every_worker_at_once_and_back_with_one_command() {
+    let plan = "strategy = \"blue-green\"";
+    let (shop, green) = (Shop::new(plan).await, named("green").await);
+    let proxy = shop.setup().workers(4).settings(&shop.settings()).start().await;
+    let load = Load::on(proxy.http(), 4, 2);
+    load.goes_on(50).await;
+    assert_eq!(deploy(&proxy, "v2", &green, &[]).await.code, Some(0));
+    reaches(&proxy, 1).await;
+    assert_eq!(shares(&proxy).await, [0.0, 1.0]);
+    // What was under way is finished; then blue gets nothing more, on any worker.
+    load.goes_on(50).await;
+    let before = shop.blue.requests().len();
+    load.goes_on(200).await;
+    assert_eq!(shop.blue.requests().len(), before, "blue is warm, and gets nothing");
+    assert_eq!(
+        latest(&proxy).await["progress"]["missing"].as_str().map(|missing| missing.contains("s of 600 s")),
+        Some(true)
+    );
+
+    assert_eq!(command(&proxy, &["rollback", "shop"]).await.code, Some(0));
+    for _ in 0..8 {
+        assert_eq!(proxy.fetch("/").await.text(), "blue");
+    }
+    load.goes_on(50).await;
+    let before = green.requests().len();
+    load.goes_on(200).await;
+    assert_eq!(green.requests().len(), before);
+    load.finish().await;
+}
+
+#[tokio::test]
+async fn a_flip_to_a_release_that_fails_is_taken_back_though_there_is_nothing_to_compare_with() {
+    let (shop, green) = (Shop::new("strategy = \"blue-green\"").await, Upstream::responding(|_| FAILING.into()).await);
+    let proxy = shop.open().await;
+    let mut wire = proxy.connect().await;
+    for _ in 0..50 {
+        assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
+    }
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    // Requests that can't be sent twice, so that nothing hides what the release does.
+    let asking = async {
+        while latest(&proxy).await.get("ended").is_none() {
+            wire.exchange(POST).await;
+        }
+    };
+    crate::support::within("the flip back", asking).await;
+    assert_eq!(latest(&proxy).await["state"], "rolled back");
+    assert_eq!((shares(&proxy).await, wire.exchange(POST).await.status()), (vec![1.0, 0.0], 200));
+}
+
+#[tokio::test]
+async fn a_flip_with_a_holdback_goes_on_being_compared() {
+    let plan = r#"strategy = "blue-green"
+steps = [{ weight = 100, holdback = "20%", watch = "400ms" }]"#;
+    let (shop, green) = (Shop::new(plan).await, named("green").await);
+    let proxy = shop.open().await;
+    let asking = Asking::on(&proxy, "", Duration::ZERO).await;
+    deploy(&proxy, "v2", &green, &[]).await;
+    let view = reaches(&proxy, 1).await;
+    assert_eq!(view["percent"], 80.0);
+    assert!((shares(&proxy).await[0] - 0.2).abs() < 1e-9);
+    becomes(&proxy, "completed").await;
+    assert_eq!(shares(&proxy).await, [0.0, 1.0]);
+    asking.finish().await;
+}
+
+#[tokio::test]
+async fn a_cohort_gets_the_release_first_and_then_everyone() {
+    let plan = r#"strategy = "cohort"
+cohort = [{ headers = { x-beta = "yes" } }, { cookies = { beta = "1" } }]
+steps = [{ cohort = true, hold = "1s" }, { approve = "ada" }, { weight = 100, watch = "0s" }]"#;
+    let (shop, green) = (Shop::new(plan).await, named("green").await);
+    let proxy = shop.open().await;
+    let beta = "x-beta: yes\r\n";
+    assert_eq!(proxy.exchange(&get("/", beta)).await.text(), "blue", "there is no release yet");
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    let asking = Asking::on(&proxy, beta, Duration::from_millis(5)).await;
+    assert_eq!(proxy.exchange(&get("/", beta)).await.text(), "green");
+    assert_eq!(proxy.exchange(&get("/", "cookie: beta=1\r\n")).await.text(), "green");
+    assert_eq!(proxy.exchange(&get("/", "")).await.text(), "blue");
+    assert_eq!(shares(&proxy).await, [1.0, 0.0]);
+
+    // They keep it while the rollout waits for an approval.
+    reaches(&proxy, 2).await;
+    assert_eq!(proxy.exchange(&get("/", beta)).await.text(), "green");
+    assert_eq!(proxy.exchange(&get("/", "")).await.text(), "blue");
+    command(&proxy, &["approve", "shop"]).await;
+    becomes(&proxy, "completed").await;
+    assert_eq!(proxy.exchange(&get("/", "")).await.text(), "green");
+    asking.finish().await;
+
+    command(&proxy, &["rollback", "shop"]).await;
+    assert_eq!(proxy.exchange(&get("/", beta)).await.text(), "blue");
+}
+
+#[tokio::test]
+async fn a_release_that_fails_its_cohort_is_taken_back_before_anybody_else_sees_it() {
+    let plan = r#"cohort = [{ headers = { x-beta = "yes" } }]
+steps = [{ cohort = true, hold = "1m" }, { weight = 100 }]"#;
+    let (shop, green) = (Shop::new(plan).await, Upstream::responding(|_| FAILING.into()).await);
+    let proxy = shop.open().await;
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    let beta = Asking::on(&proxy, "x-beta: yes\r\n", Duration::from_millis(2)).await;
+    let others = Asking::on(&proxy, "", Duration::from_millis(2)).await;
+    becomes(&proxy, "rolled back").await;
+    assert!(beta.finish().await.contains(&500), "a rule's requests aren't rescued");
+    assert!(others.finish().await.iter().all(|status| *status == 200));
+    assert_eq!(proxy.exchange(&get("/", "x-beta: yes\r\n")).await.text(), "blue");
+}
+
+#[tokio::test]
+async fn a_third_backend_keeps_its_share() {
+    let plan = r#"steps = [{ weight = 25, hold = "1m" }, { weight = 100, watch = "0s" }]"#;
+    let (shop, green, other) = (Shop::new(plan).await, named("green").await, named("other").await);
+    let third = crate::support::backend("other", 100.0, &other);
+    let settings = format!("[services.shop]\nstable = \"blue\"\n{}{third}", shop.settings());
+    let proxy = shop.setup().settings(&settings).start().await;
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    assert_eq!(shares(&proxy).await, [0.375, 0.125, 0.5]);
+    command(&proxy, &["promote", "shop", "--full"]).await;
+    assert_eq!(shares(&proxy).await, [0.0, 0.5, 0.5]);
+}
