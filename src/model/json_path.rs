@@ -1,6 +1,6 @@
 //! Places in JSON documents, with positions in arrays folded: `$.items[*].price`.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 /// The longest path that is written out or read.
@@ -69,9 +69,7 @@ pub fn write_json_path(place: &[Step<'_>]) -> String {
         match step {
             Step::Element => text += "[*]",
             Step::Folded => text += ".*",
-            Step::Key(key) if is_name(key) => text.extend([".", key]),
-            // Writing to a string can't fail.
-            Step::Key(key) => drop(write!(text, "[{}]", serde_json::Value::from(*key))),
+            Step::Key(key) => write_key(&mut text, key),
         }
         if text.len() > BYTES_MAX {
             text.truncate(text.floor_char_boundary(BYTES_MAX));
@@ -79,6 +77,18 @@ pub fn write_json_path(place: &[Step<'_>]) -> String {
         }
     }
     text
+}
+
+fn write_key(text: &mut String, key: &str) {
+    // The rest would be cut anyway, and one long key may be on the way to thousands of places.
+    let key = &key[..key.floor_char_boundary(BYTES_MAX)];
+    if is_name(key) {
+        text.extend([".", key]);
+        return;
+    }
+    // JSON escapes no more than the first 32 of them.
+    let plain: String = key.chars().map(|c| if c.is_control() && c >= '\u{7f}' { '\u{fffd}' } else { c }).collect();
+    text.extend(["[", &serde_json::Value::from(plain).to_string(), "]"]);
 }
 
 /// What needs no quotes.
@@ -204,5 +214,6 @@ mod tests {
         let key = "ä".repeat(500);
         let text = write_json_path(&[Step::Key(&key)]);
         assert!(text.len() <= BYTES_MAX + 3 && text.ends_with('…'), "{text}");
+        assert_eq!(write_json_path(&[Step::Key("\u{7f}\u{85}\n")]), "$[\"\u{fffd}\u{fffd}\\n\"]");
     }
 }
