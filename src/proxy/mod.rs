@@ -70,7 +70,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
             if !exchange.chosen_mirrors().is_none() {
                 copies::send(&mut exchange, &request);
             }
-            forward::send(&mut exchange, request, &mut Need::Nothing)
+            forward::send(&mut exchange, &mut request, &mut Need::Nothing)
                 .await
                 .and_then(|(response, lease)| forward::answer(&mut exchange, response, lease))
         }

@@ -104,7 +104,7 @@ async fn to_http1(
     };
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut need = Need::Upgrade(None);
-    let (response, lease) = send(exchange, request, &mut need).await?;
+    let (response, lease) = send(exchange, &mut request, &mut need).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         lease.forget_upgrade();
         return refused(exchange, response, lease, &client);
@@ -129,7 +129,7 @@ async fn to_http2(
     *request.method_mut() = Method::CONNECT;
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     request.extensions_mut().insert(Protocol::from_static("websocket"));
-    let (mut response, lease) = send(exchange, request, &mut Need::ExtendedConnect).await?;
+    let (mut response, lease) = send(exchange, &mut request, &mut Need::ExtendedConnect).await?;
     if response.status() != StatusCode::OK {
         return refused(exchange, response, lease, &client);
     }

@@ -63,9 +63,9 @@ pub enum AttemptEnd {
 impl AttemptEnd {
     /// By the head of an answer.
     #[must_use]
-    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+    pub fn of(status: StatusCode, grpc: Option<&HeaderMap>) -> Self {
         // Only in an answer that is all trailers: others tell their status at their end.
-        let failed = status.is_server_error() || grpc_blames_server(headers);
+        let failed = status.is_server_error() || grpc.is_some_and(grpc_blames_server);
         if failed { Self::BadAnswer } else { Self::Answered }
     }
 }
@@ -495,12 +495,12 @@ mod tests {
                 http::HeaderName::from_static("grpc-status"),
                 http::HeaderValue::from_static(status),
             )]);
-            AttemptEnd::of(StatusCode::OK, &headers)
+            AttemptEnd::of(StatusCode::OK, Some(&headers))
         };
         for (status, end) in [("0", AttemptEnd::Answered), ("5", AttemptEnd::Answered), ("14", AttemptEnd::BadAnswer)] {
             assert_eq!(of(status), end, "{status}");
         }
-        assert_eq!(AttemptEnd::of(StatusCode::NOT_FOUND, &HeaderMap::new()), AttemptEnd::Answered);
-        assert_eq!(AttemptEnd::of(StatusCode::BAD_GATEWAY, &HeaderMap::new()), AttemptEnd::BadAnswer);
+        assert_eq!(AttemptEnd::of(StatusCode::NOT_FOUND, None), AttemptEnd::Answered);
+        assert_eq!(AttemptEnd::of(StatusCode::BAD_GATEWAY, None), AttemptEnd::BadAnswer);
     }
 }

@@ -5,11 +5,10 @@ use hyper::ext::Protocol;
 
 use crate::upstream::{KeptBody, RequestBody};
 
-/// What is kept of a request for sending it again. HTTP/1 leaves the head where it is, so that keeping it costs nothing;
-/// HTTP/2 takes it, and gets a copy.
-pub(super) struct RequestCopy {
+/// A request that can be sent again.
+pub(super) struct RequestCopy<'a> {
     /// Without its body.
-    head: Request<RequestBody>,
+    head: &'a Request<RequestBody>,
     body: Kept,
 }
 
@@ -23,15 +22,9 @@ impl Kept {
     }
 }
 
-impl RequestCopy {
-    /// What is left of a request that has been handed to an HTTP/1 connection, and what was kept of its body.
-    pub(super) fn of_head(head: Request<RequestBody>, body: Kept) -> Self {
+impl<'a> RequestCopy<'a> {
+    pub(super) fn new(head: &'a Request<RequestBody>, body: Kept) -> Self {
         Self { head, body }
-    }
-
-    /// A copy of a request that is about to be handed to a connection.
-    pub(super) fn of(request: &Request<RequestBody>, body: Kept) -> Self {
-        Self { head: copy(request, RequestBody::Empty), body }
     }
 
     /// `None` when its body turned out to be too large, or has been given up.
@@ -40,7 +33,9 @@ impl RequestCopy {
             None => RequestBody::Empty,
             Some(kept) => kept.again()?,
         };
-        Some(copy(&self.head, body))
+        let mut request = copied(self.head);
+        *request.body_mut() = body;
+        Some(request)
     }
 
     /// It can be sent again, as far as is known.
@@ -61,9 +56,9 @@ impl RequestCopy {
     }
 }
 
-/// The head of `request`, as far as it is sent anywhere, with another body.
-fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBody> {
-    let mut copy = Request::new(body);
+/// The head of `request`, as far as it is sent anywhere.
+pub(super) fn copied(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();

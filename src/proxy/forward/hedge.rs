@@ -60,7 +60,7 @@ pub(super) async fn race<F>(
     exchange: &Exchange,
     mut first: Pin<&mut Attempt<F>>,
     stable: usize,
-    copy: Option<&RequestCopy>,
+    copy: Option<&RequestCopy<'_>>,
 ) -> Raced
 where
     F: Sending,
@@ -97,7 +97,11 @@ where
 }
 
 /// One attempt at an endpoint of `stable`; `None`: it failed.
-async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> Option<(Response<AnswerBody>, Lease)> {
+async fn ask(
+    exchange: &Exchange,
+    stable: usize,
+    copy: Option<&RequestCopy<'_>>,
+) -> Option<(Response<AnswerBody>, Lease)> {
     let mut request = copy?.request()?;
     let in_flight = InFlight::begin(exchange, stable);
     let (endpoint, permit) = match exchange.limits_of(stable) {
@@ -114,7 +118,7 @@ async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> 
     drop(in_flight);
     match ended {
         Event::Ended(Ok(response)) => {
-            endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+            endpoint.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
             Some((response, lease))
         }
         Event::Ended(Err(Broken::Late(_))) => {

@@ -33,7 +33,7 @@ use crate::upstream::{
     pick,
 };
 use attempt::{Broken, Event, attempt};
-use copy::RequestCopy;
+use copy::{RequestCopy, copied};
 use hedge::{Raced, race};
 use tries::{Hedge, Tries};
 
@@ -128,7 +128,7 @@ impl Need {
 /// Sends `request` until there is a head to pass on, or nobody is left who could be asked.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     need: &mut Need,
 ) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let mut tries = Tries::new(need);
@@ -153,15 +153,18 @@ pub(super) async fn send(
         };
         let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
-        let mut kept = tries.keep(exchange, &mut request, &lease);
-        let copied = if lease.is_http2() { kept.take() } else { None };
-        let copied = copied.map(|body| RequestCopy::of(&request, body));
+        let kept = tries.keep(exchange, request, &lease);
+        let copy = kept.as_ref().filter(|_| lease.is_http2()).map(|_| copied(request));
         // A first attempt on a connection that was there began when its request did.
         let is_at_once = tries.is_first() && !tries.has_replayed() && !lease.waited();
         let begun = if is_at_once { exchange.started() } else { Instant::now() };
         let slow_after = exchange.slow_after().filter(|_| tries.is_first());
-        let mut attempt = pin!(attempt(exchange, &mut lease, &mut request, begun, slow_after));
-        let copy = copied.or_else(|| kept.map(|body| RequestCopy::of_head(request, body)));
+        let mut attempt = pin!(attempt(exchange, &mut lease, request, begun, slow_after));
+        // HTTP/1 has left the head where it is.
+        if let Some(copy) = copy {
+            *request = copy;
+        }
+        let copy = kept.map(|body| RequestCopy::new(request, body));
         let ended = loop {
             // What an await is matched on is held as long as its arms last, so none of them awaits.
             let stable = match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
@@ -196,7 +199,7 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     endpoint.observe(now - begun, now);
                 }
-                endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+                endpoint.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
                 exchange.head_received(begun, now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
@@ -222,7 +225,7 @@ pub(super) async fn send(
         };
         match again(exchange, &mut tries, &endpoint, copy, failure, failed)? {
             Again::Pass(response, lease) => return Ok((response, lease)),
-            Again::Send(again, after) => (request, pause) = (again, after),
+            Again::Send(again, after) => (*request, pause) = (again, after),
         }
     }
 }
@@ -252,7 +255,7 @@ fn again(
     exchange: &mut Exchange,
     tries: &mut Tries,
     endpoint: &Rc<LocalEndpoint>,
-    copy: Option<RequestCopy>,
+    copy: Option<RequestCopy<'_>>,
     failure: AttemptFailure,
     failed: Failed,
 ) -> Result<Again, Failure> {

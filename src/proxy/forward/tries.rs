@@ -239,7 +239,7 @@ impl Tries {
     }
 
     /// Whether it may come to a hedge.
-    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy>) -> bool {
+    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy<'_>>) -> bool {
         self.is_plain && copy.is_some_and(RequestCopy::is_safe) && self.fallback(exchange).is_some()
     }
 }

@@ -20,8 +20,18 @@ struct Place {
     value: (u32, u32),
 }
 
-/// Takes a head out of `buffer`; `None` until it is whole. `scanned`: how much of it has been looked at in vain.
-pub(super) fn take_head(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Option<Response<()>>, Malformed> {
+/// A head, and what it says about its connection.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    pub(super) framing: Framing,
+    /// The endpoint will take another request.
+    pub(super) keeps_alive: bool,
+}
+
+/// Takes a head out of `buffer`; `None` until it is whole. `scanned`: how much of it has been looked at in vain;
+/// `to_head`: what was asked for is the head alone.
+pub(super) fn take_head(buffer: &mut BytesMut, scanned: &mut usize, to_head: bool) -> Result<Option<Head>, Malformed> {
     if *scanned > 0 && !has_end(&buffer[scanned.saturating_sub(3)..]) {
         return more(buffer, scanned);
     }
@@ -53,14 +63,17 @@ pub(super) fn take_head(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Op
     *scanned = 0;
     let head = buffer.split_to(length).freeze();
     let mut headers = HeaderMap::with_capacity(count + ADDED_FIELDS);
+    let mut connection = ConnectionFields::default();
     for Place { name, value } in &places[..count] {
         let name = HeaderName::from_bytes(&head[name.0 as usize..name.1 as usize]);
         let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize));
-        headers.append(
-            name.map_err(|_| Malformed("a field has no name"))?,
-            value.map_err(|_| Malformed("a field has no value"))?,
-        );
+        let name = name.map_err(|_| Malformed("a field has no name"))?;
+        let value = value.map_err(|_| Malformed("a field has no value"))?;
+        connection.note(&name, &value)?;
+        headers.append(name, value);
     }
+    let framing = connection.framing(code, version, to_head)?;
+    let keeps_alive = connection.keeps_alive(version) && framing != Framing::Close;
     let mut response = Response::new(());
     *response.status_mut() = code;
     *response.version_mut() = version;
@@ -68,10 +81,10 @@ pub(super) fn take_head(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Op
     if let Some(reason) = reason {
         response.extensions_mut().insert(reason);
     }
-    Ok(Some(response))
+    Ok(Some(Head { response, framing, keeps_alive }))
 }
 
-fn more(buffer: &BytesMut, scanned: &mut usize) -> Result<Option<Response<()>>, Malformed> {
+fn more(buffer: &BytesMut, scanned: &mut usize) -> Result<Option<Head>, Malformed> {
     *scanned = buffer.len();
     if buffer.len() > HEAD_BYTES { Err(Malformed("the head is too long")) } else { Ok(None) }
 }
@@ -81,40 +94,54 @@ fn has_end(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|end| end == b"\n\n") || bytes.windows(3).any(|end| end == b"\n\r\n")
 }
 
-/// How an answer's end is told; `to_head`: what was asked for is the head alone.
-pub(super) fn framing(response: &Response<()>, to_head: bool) -> Result<Framing, Malformed> {
-    let status = response.status();
-    let headers = response.headers();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next_back();
-    if coding.is_some() && response.version() == Version::HTTP_10 {
-        return Err(Malformed("HTTP/1.0 has no transfer encodings"));
-    }
-    let length = length(headers)?;
-    if to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        return Ok(Framing::Ended);
-    }
-    Ok(match (coding, length) {
-        (Some(coding), _) if ends_in_chunked(coding) => Framing::Chunked(Chunk::Size(0)),
-        (Some(_), _) => Framing::Close,
-        (None, Some(length)) => Framing::Length(length),
-        (None, None) => Framing::Close,
-    })
+/// The fields that are about the connection.
+#[derive(Debug, Default)]
+struct ConnectionFields {
+    length: Option<u64>,
+    /// There is a transfer coding; the last one is `chunked`.
+    chunked: Option<bool>,
+    close: bool,
+    keep_alive: bool,
 }
 
-fn ends_in_chunked(coding: &HeaderValue) -> bool {
-    let last = coding.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default();
-    last.trim_ascii().eq_ignore_ascii_case(b"chunked")
-}
-
-/// The length that all its lines give.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lines.next() else { return Ok(None) };
-    if lines.any(|line| line != first) {
-        return Err(Malformed("there are two lengths"));
+impl ConnectionFields {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
+        let value = value.as_bytes();
+        if *name == CONTENT_LENGTH {
+            let length = digits(value).ok_or(Malformed("the length is none"))?;
+            if self.length.replace(length).is_some_and(|before| before != length) {
+                return Err(Malformed("there are two lengths"));
+            }
+        } else if *name == TRANSFER_ENCODING {
+            let last = value.rsplit(|b| *b == b',').next().unwrap_or_default();
+            self.chunked = Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        } else if *name == CONNECTION {
+            for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(())
     }
-    digits(first.as_bytes()).map(Some).ok_or(Malformed("the length is none"))
+
+    /// How the end of an answer is told (RFC 9112, 6.3).
+    fn framing(&self, status: StatusCode, version: Version, to_head: bool) -> Result<Framing, Malformed> {
+        if self.chunked.is_some() && version == Version::HTTP_10 {
+            return Err(Malformed("HTTP/1.0 has no transfer encodings"));
+        }
+        if to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Ok(Framing::Ended);
+        }
+        Ok(match (self.chunked, self.length) {
+            (Some(true), _) => Framing::Chunked(Chunk::Size(0)),
+            (None, Some(length)) => Framing::Length(length),
+            (Some(false), _) | (None, None) => Framing::Close,
+        })
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version != Version::HTTP_10)
+    }
 }
 
 /// A number in decimal digits and nothing else.
@@ -128,27 +155,16 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether the endpoint will take another request on the connection.
-pub(super) fn keeps_alive(response: &Response<()>) -> bool {
-    let mut keeps = response.version() != Version::HTTP_10;
-    for line in response.headers().get_all(CONNECTION) {
-        for option in line.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            if option.eq_ignore_ascii_case(b"close") {
-                return false;
-            }
-            keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-    keeps
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn head(text: &str) -> Response<()> {
-        let mut buffer = BytesMut::from(text);
-        take_head(&mut buffer, &mut 0).unwrap().unwrap()
+    fn take(text: &str, to_head: bool) -> Result<Option<Head>, Malformed> {
+        take_head(&mut BytesMut::from(text), &mut 0, to_head)
+    }
+
+    fn head(text: &str) -> Head {
+        take(text, false).unwrap().unwrap()
     }
 
     #[test]
@@ -157,10 +173,10 @@ mod tests {
         let (mut buffer, mut scanned) = (BytesMut::new(), 0);
         for byte in &text[..text.len() - 5] {
             buffer.extend_from_slice(&[*byte]);
-            assert!(take_head(&mut buffer, &mut scanned).unwrap().is_none());
+            assert!(take_head(&mut buffer, &mut scanned, false).unwrap().is_none());
         }
         buffer.extend_from_slice(&text[text.len() - 5..]);
-        let response = take_head(&mut buffer, &mut scanned).unwrap().unwrap();
+        let response = take_head(&mut buffer, &mut scanned, false).unwrap().unwrap().response;
         assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_11));
         assert_eq!((response.headers().len(), response.headers()["server"].as_bytes()), (3, &b"a"[..]));
         assert_eq!(response.headers().get_all("x-twice").iter().next_back().unwrap().as_bytes(), b"\xe92");
@@ -169,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_reason_of_ones_own_is_kept() {
-        let reason = |line: &str| head(&format!("{line}\r\n\r\n")).extensions().get::<ReasonPhrase>().cloned();
+        let reason = |line: &str| head(&format!("{line}\r\n\r\n")).response.extensions().get::<ReasonPhrase>().cloned();
         assert_eq!(reason("HTTP/1.1 200 Fine").unwrap().as_bytes(), b"Fine");
         assert!(reason("HTTP/1.1 404 Not Found").is_none() && reason("HTTP/1.1 200").is_none());
     }
@@ -185,18 +201,18 @@ mod tests {
             "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: \0\r\n\r\n",
         ] {
-            assert!(take_head(&mut BytesMut::from(bad), &mut 0).is_err(), "{bad:?}");
+            assert!(take(bad, false).is_err(), "{bad:?}");
         }
         let long = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(HEAD_BYTES));
-        assert!(take_head(&mut BytesMut::from(&long[..]), &mut 0).is_err());
-        assert!(take_head(&mut BytesMut::from(&long[..long.len() - 4]), &mut 0).is_err());
+        assert!(take(&long, false).is_err() && take(&long[..long.len() - 4], false).is_err());
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(FIELDS_MAX + 1));
-        assert!(take_head(&mut BytesMut::from(&many[..]), &mut 0).is_err());
+        assert!(take(&many, false).is_err());
     }
 
     #[test]
     fn an_answers_end_is_told_in_one_way() {
-        let of = |lines: &str| framing(&head(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n")), false);
+        let of =
+            |lines: &str| take(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), false).map(|head| head.unwrap().framing);
         assert_eq!(of("content-length: 12\r\n"), Ok(Framing::Length(12)));
         assert_eq!(of("content-length: 12\r\ncontent-length: 12\r\n"), Ok(Framing::Length(12)));
         assert_eq!(of("transfer-encoding: Chunked\r\n"), Ok(Framing::Chunked(Chunk::Size(0))));
@@ -206,27 +222,27 @@ mod tests {
             assert!(of(&format!("content-length: {bad}\r\n")).is_err(), "{bad:?}");
         }
         assert!(of("content-length: 1\r\ncontent-length: 2\r\n").is_err());
-        let old = head("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
-        assert!(framing(&old, false).is_err());
+        assert!(take("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", false).is_err());
     }
 
     #[test]
     fn some_answers_have_no_body_whatever_they_say() {
         for (line, to_head) in [("200 OK", true), ("204 No Content", false), ("304 Not Modified", false)] {
-            let response = head(&format!("HTTP/1.1 {line}\r\ncontent-length: 5\r\n\r\n"));
-            assert_eq!(framing(&response, to_head), Ok(Framing::Ended), "{line}");
+            let head = take(&format!("HTTP/1.1 {line}\r\ncontent-length: 5\r\n\r\n"), to_head).unwrap().unwrap();
+            assert_eq!(head.framing, Framing::Ended, "{line}");
         }
     }
 
     #[test]
     fn a_connection_lives_on_where_both_ends_say_so() {
         for (text, keeps) in [
-            ("HTTP/1.1 200 OK\r\n\r\n", true),
-            ("HTTP/1.1 200 OK\r\nconnection: keep-alive, Close\r\n\r\n", false),
-            ("HTTP/1.0 200 OK\r\n\r\n", false),
-            ("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\nconnection: keep-alive, Close\r\n\r\n", false),
+            ("HTTP/1.0 204 No Content\r\n\r\n", false),
+            ("HTTP/1.0 204 No Content\r\nConnection: Keep-Alive\r\n\r\n", true),
         ] {
-            assert_eq!(keeps_alive(&head(text)), keeps, "{text}");
+            assert_eq!(head(text).keeps_alive, keeps, "{text}");
         }
     }
 }

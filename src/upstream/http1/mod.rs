@@ -286,14 +286,15 @@ impl State {
                     return Poll::Ready(Err(end));
                 }
             }
-            let head = answer::take_head(&mut self.received, &mut self.scanned).map_err(Http1Error::Malformed)?;
-            let Some(response) = head else { continue };
-            if response.status().is_informational() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let head = answer::take_head(&mut self.received, &mut self.scanned, self.to_head);
+            let Some(head) = head.map_err(Http1Error::Malformed)? else { continue };
+            let status = head.response.status();
+            if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 continue;
             }
-            self.framing = answer::framing(&response, self.to_head).map_err(Http1Error::Malformed)?;
-            self.keeps_alive &= answer::keeps_alive(&response) && self.framing != Framing::Close;
-            return Poll::Ready(Ok(response));
+            self.framing = head.framing;
+            self.keeps_alive &= head.keeps_alive;
+            return Poll::Ready(Ok(head.response));
         }
         cx.waker().wake_by_ref();
         Poll::Pending
