@@ -1,6 +1,6 @@
 //! Places in JSON documents, with positions in arrays folded: `$.items[*].price`.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 /// The longest path that is written out or read.
@@ -69,9 +69,7 @@ pub fn write_json_path(place: &[PlaceStep<'_>]) -> String {
         match step {
             PlaceStep::Element => text += "[*]",
             PlaceStep::Folded => text += ".*",
-            PlaceStep::Key(key) if is_name(key) => text.extend([".", key]),
-            // Writing to a string can't fail.
-            PlaceStep::Key(key) => drop(write!(text, "[{}]", serde_json::Value::from(*key))),
+            PlaceStep::Key(key) => write_key(&mut text, key),
         }
         if text.len() > BYTES_MAX {
             text.truncate(text.floor_char_boundary(BYTES_MAX));
@@ -79,6 +77,18 @@ pub fn write_json_path(place: &[PlaceStep<'_>]) -> String {
         }
     }
     text
+}
+
+fn write_key(text: &mut String, key: &str) {
+    // The rest would be cut anyway, and one long key may be on the way to thousands of places.
+    let key = &key[..key.floor_char_boundary(BYTES_MAX)];
+    if is_name(key) {
+        text.extend([".", key]);
+        return;
+    }
+    // JSON escapes no more than the first 32 of them.
+    let plain: String = key.chars().map(|c| if c.is_control() && c >= '\u{7f}' { '\u{fffd}' } else { c }).collect();
+    text.extend(["[", &serde_json::Value::from(plain).to_string(), "]"]);
 }
 
 /// What needs no quotes.
@@ -186,10 +196,7 @@ mod tests {
         for path in ["$.item", "$.items.id", "$.items[*].id.x", "$[*]", "$.items[*].ids"] {
             assert!(!covers(path, &place), "{path}");
         }
-        assert!(covers(
-            "$.users[\"123\"].name",
-            &[PlaceStep::Key("users"), PlaceStep::to("77"), PlaceStep::Key("name")]
-        ));
+        assert!(covers("$.users[\"123\"].name", &[PlaceStep::Key("users"), PlaceStep::to("77"), PlaceStep::Key("name")]));
     }
 
     #[test]
@@ -207,5 +214,6 @@ mod tests {
         let key = "ä".repeat(500);
         let text = write_json_path(&[PlaceStep::Key(&key)]);
         assert!(text.len() <= BYTES_MAX + 3 && text.ends_with('…'), "{text}");
+        assert_eq!(write_json_path(&[PlaceStep::Key("\u{7f}\u{85}\n")]), "$[\"\u{fffd}\u{fffd}\\n\"]");
     }
 }

@@ -252,6 +252,12 @@ mod tests {
         };
         assert_eq!(found(&keys("1"), &keys("2")).len(), 65);
         assert_eq!(found(&keys("1"), &json("{}")).len(), 65);
+        let below = |value: &str| {
+            let members: Vec<String> = (0..8_000).map(|n| format!("\"k{n}x\":{value}")).collect();
+            json(&format!("{{\"{}\":{{{}}}}}", "ä".repeat(80_000), members.join(",")))
+        };
+        // Cut, all of them are the same place.
+        assert_eq!(found(&below("1"), &below("2")).len(), 2);
         let digits = |last: &str| json(&format!("{}{last}", "9".repeat(250_000)));
         assert_eq!(found(&digits("1"), &digits("2")), ["$ changed"]);
         let text = |end: &str| json(&format!("\"{}{end}\"", "\\u00e4".repeat(40_000)));
