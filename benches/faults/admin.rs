@@ -28,6 +28,14 @@ impl Admin {
         Ok(canary.and_then(|canary| canary["weight"]["effective"].as_f64()) == Some(0.0))
     }
 
+    /// And it stays there until somebody says otherwise.
+    pub(crate) fn is_drained_for_good(&mut self) -> io::Result<bool> {
+        let view = self.get("/v1/services/shop")?;
+        let backends = view["backends"].as_array().cloned().unwrap_or_default();
+        let canary = backends.iter().find(|backend| backend["name"] == "canary");
+        Ok(canary.is_some_and(|canary| canary["drain"].is_object() && canary["drain"]["until"].is_null()))
+    }
+
     /// What is in its history, oldest first.
     pub(crate) fn events(&mut self) -> io::Result<Vec<Value>> {
         let page = self.get("/v1/events?limit=100")?;

@@ -58,8 +58,14 @@ impl Cell {
             0 => String::new(),
             some => format!(", {some} left out"),
         };
+        let suspended =
+            trials.iter().flat_map(|trial| &trial.events).filter(|event| event["kind"] == "suspended").count();
+        let suspended = match suspended {
+            0 => String::new(),
+            times => format!(", suspended {times}×"),
+        };
         let mut line = format!(
-            "| {proxy} | {fault} | {history} | {failures} | {} of {}{left_out} | {after} | {effect} | {in_all:.0} | {errors} of {requests} | \
+            "| {proxy} | {fault} | {history} | {failures} | {} of {}{suspended}{left_out} | {after} | {effect} | {in_all:.0} | {errors} of {requests} | \
              {p99_before:.0}, {p99_during:.0} | {longest:.0} |\n",
             drained.len(),
             trials.len()

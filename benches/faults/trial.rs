@@ -259,8 +259,10 @@ impl Watch {
             if self.drained.is_some() {
                 continue;
             }
-            let said = admin.as_deref_mut().map(Admin::is_drained).transpose()?.unwrap_or(false);
-            let quiet = self.counter.quiet(stable, candidate);
+            // Where nobody should be drained, a pause of seconds is told apart from it.
+            let is_drained = if plan.fault.is_calm() { Admin::is_drained_for_good } else { Admin::is_drained };
+            let said = admin.as_deref_mut().map(is_drained).transpose()?.unwrap_or(false);
+            let quiet = self.counter.quiet(stable, candidate).filter(|_| admin.is_none() || !plan.fault.is_calm());
             if said || quiet.is_some() {
                 let quiet = if said { Duration::ZERO } else { quiet.unwrap_or_default() };
                 self.drained = Some(Drain {

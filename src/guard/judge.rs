@@ -75,6 +75,16 @@ pub struct Evidence {
     pub clients: Option<u64>,
 }
 
+impl Evidence {
+    /// Leaves out what failures of one kind say.
+    pub(super) fn set_aside(&mut self, kind: FailureKind) {
+        let others = self.kinds.iter().filter(|part| part.kind != kind);
+        self.e_value = others.clone().map(|part| part.e_value).sum::<f64>() / self.kinds.len() as f64;
+        let weightiest = others.max_by(|a, b| a.e_value.total_cmp(&b.e_value));
+        self.weightiest = weightiest.map_or(self.weightiest, |part| part.kind);
+    }
+}
+
 /// One comparison's part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KindEvidence {
@@ -405,6 +415,11 @@ mod tests {
         assert_eq!(evidence.weightiest, FailureKind::Server);
         assert_eq!((evidence.kinds[0].candidate, evidence.kinds[0].stable), (n, 1));
         assert!(evidence.kinds[0].ratio_at_least > 2.0);
+        let mut without = judge.evidence();
+        without.set_aside(FailureKind::Slow);
+        assert!(without.e_value >= 1e4 && without.weightiest == FailureKind::Server);
+        without.set_aside(FailureKind::Server);
+        assert!(without.e_value < 1.0 && without.weightiest != FailureKind::Server);
         assert_eq!(evidence.only_endpoint, Some(endpoint));
         assert_eq!(
             (evidence.first_request, evidence.last_request),

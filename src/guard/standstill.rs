@@ -15,6 +15,10 @@ use tokio::time::Instant;
 const MOMENTS_MAX: usize = 16;
 /// Slow answers within this time are one moment.
 const MOMENT_MS: u64 = 1_000;
+/// How far back it matters how many are slow, and which share of all is too small to matter. A release that needs a
+/// little longer for each answer has several times as many late ones, which makes it no bad one.
+const RECENT_MS: u64 = 10_000;
+const FEW: f64 = 0.01;
 /// The first pause; each further one in a row is twice as long.
 const PAUSE: Duration = Duration::from_secs(2);
 /// So many standstills in a row are no moments any more.
@@ -32,6 +36,21 @@ impl Moments {
             self.0.pop_front();
         }
         self.0.push_back(unix_ms);
+    }
+
+    /// So few of the `requests` within [`RECENT_MS`] are slow, as far as that is remembered, that nobody minds.
+    pub(super) fn are_few(&self, requests: u64) -> bool {
+        let Some(last) = self.0.back() else { return true };
+        let mut recent = self.0.iter().rev().take_while(|at| last.saturating_sub(**at) < RECENT_MS);
+        let (mut slow, mut first) = (0_u64, *last);
+        for at in recent.by_ref() {
+            (slow, first) = (slow + 1, *at);
+        }
+        if slow as usize == MOMENTS_MAX {
+            // There may have been more.
+            slow = slow * RECENT_MS / (last - first).max(1);
+        }
+        (slow as f64) < FEW * requests as f64
     }
 
     /// Most of those that are remembered belong to the last moment.
@@ -86,6 +105,18 @@ mod tests {
         assert!(moments(&[1_000, 100_000, 100_010, 100_020, 100_030]));
         assert!(!moments(&[1_000, 11_000, 21_000, 31_000, 41_000, 51_000]));
         assert!(!moments(&[]));
+    }
+
+    #[test]
+    fn slow_answers_matter_where_they_are_a_hundredth_of_all() {
+        let few = |apart_ms: u64, requests: u64| {
+            let mut moments = Moments::default();
+            (0..40).for_each(|n| moments.note(1_000_000 + n * apart_ms));
+            moments.are_few(requests)
+        };
+        assert!(few(2_000, 501) && !few(2_000, 500), "five within ten seconds");
+        assert!(few(100, 11_000) && !few(100, 10_000), "more than are remembered");
+        assert!(!few(60_000, 50) && !few(60_000, 0), "a quiet service");
     }
 
     #[tokio::test(start_paused = true)]

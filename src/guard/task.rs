@@ -382,8 +382,15 @@ impl Guard {
     fn found_guilty(&mut self, service: &Service, backend: &Backend, guilty: Guilty) {
         let key = (service.name().clone(), backend.name.clone());
         let Some(known) = self.candidates.get(&key).filter(|known| !known.is_silenced()) else { return };
-        let evidence = known.trial.evidence_of(guilty);
-        let one_moment = evidence.weightiest == FailureKind::Slow && known.slow.are_one();
+        let mut evidence = known.trial.evidence_of(guilty);
+        let is_slow = evidence.weightiest == FailureKind::Slow;
+        let one_moment = is_slow && known.slow.are_one();
+        if is_slow && !one_moment && guilty == Guilty::OfAll && known.slow.are_few(known.window.recent().requests) {
+            evidence.set_aside(FailureKind::Slow);
+            if evidence.e_value * evidence.alpha < 1.0 {
+                return;
+            }
+        }
         let view = self.view_of(service, backend, &evidence, guilty);
         let (reason, told) = (view.reason(), serde_json::to_value(&view).unwrap_or_default());
         // One that is on probation has no second chance to lose.
