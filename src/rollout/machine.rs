@@ -412,3 +412,94 @@ fn ended(outcome: Outcome, reason: &str) -> (Phase, Option<Decision>) {
     let reason = reason.to_owned();
     (Phase::Ended { outcome, reason: reason.clone() }, Some(Decision::Ended { outcome, reason }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Strategy;
+
+    fn plan(steps: Vec<Step>) -> Plan {
+        Plan { steps, ..Plan::usual(Strategy::Canary) }
+    }
+
+    fn weight(percent: f64) -> Step {
+        Step::Weight { percent, advance_below: None, hold: Some(Duration::from_secs(60)) }
+    }
+
+    fn flip() -> Step {
+        Step::Flip { holdback: 0.02, watch: Duration::from_secs(60) }
+    }
+
+    fn at(step: usize) -> State {
+        State { phase: Phase::At { step }, at_ms: 0 }
+    }
+
+    fn tick(change: impl FnOnce(&mut Evidence)) -> Event {
+        let mut evidence = Evidence { ready: true, judged: true, ..Evidence::default() };
+        change(&mut evidence);
+        Event::Tick(Box::new(evidence))
+    }
+
+    #[test]
+    fn a_stable_that_is_the_bad_one_stops_a_rollout_where_it_is() {
+        let plan = plan(vec![weight(5.0), flip()]);
+        let (next, actions) = at(0).next(&plan, &tick(|seen| seen.stable_alarm = true), 1_000).unwrap();
+        assert!(matches!(&next.phase, Phase::Paused { step: Some(0), reason } if reason.contains("stable fails")));
+        assert_eq!(next.traffic(&plan), at(0).traffic(&plan));
+        assert!(matches!(&actions[..], [Action::Record(Decision::Paused { .. })]));
+    }
+
+    #[test]
+    fn a_candidate_without_endpoints_is_given_up_where_stable_has_some() {
+        let plan = plan(vec![weight(5.0), flip()]);
+        let gone = |stable_up| at(1).next(&plan, &Event::EndpointsGone { stable_up }, 1_000).unwrap().0;
+        assert_eq!(gone(true).outcome(), Some(Outcome::RolledBack));
+        assert!(matches!(gone(false).phase, Phase::Paused { .. }));
+        let starting = State::begun().next(&plan, &Event::EndpointsGone { stable_up: true }, 1_000).unwrap().0;
+        assert_eq!(starting, State::begun(), "they are waited for");
+    }
+
+    #[test]
+    fn what_was_reached_holds_while_somebody_is_waited_for() {
+        let approve = || Step::Approve { who: "ada".to_owned() };
+        let cohort = Step::Cohort { hold: Duration::from_secs(60) };
+        let plan = plan(vec![approve(), cohort, approve(), weight(5.0), approve(), flip()]);
+        let traffic: Vec<_> = (0..6).map(|step| at(step).traffic(&plan)).collect();
+        let shared = |percent, cohort| Traffic::Shared { percent, cohort };
+        let wanted = [
+            shared(0.0, false),
+            shared(0.0, true),
+            shared(0.0, true),
+            shared(5.0, true),
+            shared(5.0, true),
+            shared(98.0, true),
+        ];
+        assert_eq!(traffic, wanted);
+    }
+
+    #[test]
+    fn a_hold_is_over_after_its_time_with_requests_and_pauses_after_its_deadline_without() {
+        let plan = plan(vec![weight(5.0), flip()]);
+        let asked = |seen: &mut Evidence| seen.step = super::super::Count { requests: 100, failures: 0 };
+        assert_eq!(at(0).next(&plan, &tick(asked), 59_999).unwrap().0, at(0));
+        assert_eq!(at(0).next(&plan, &tick(asked), 60_000).unwrap().0.step(), Some(1));
+        assert_eq!(at(0).next(&plan, &tick(|_| {}), 60_000).unwrap().0, at(0));
+        let late = at(0).next(&plan, &tick(|_| {}), 60_000 + 600_000).unwrap().0;
+        assert!(matches!(late.phase, Phase::Paused { .. }), "{late:?}");
+        // A clock that goes back takes nothing back.
+        assert_eq!(late.next(&plan, &Event::Operator(Word::Resume), 0).unwrap().0.at_ms, late.at_ms);
+    }
+
+    #[test]
+    fn a_word_that_makes_no_sense_is_refused() {
+        let plan = plan(vec![Step::Approve { who: "ada".to_owned() }, weight(5.0), flip()]);
+        let said = |state: &State, word| state.next(&plan, &Event::Operator(word), 0).unwrap_err();
+        assert_eq!(said(&State::begun(), Word::Promote), Unfit::NotStarted);
+        assert_eq!(said(&at(0), Word::Promote), Unfit::NeedsApproval);
+        assert_eq!(said(&at(1), Word::Approve), Unfit::NothingToApprove);
+        assert_eq!(said(&at(1), Word::Resume), Unfit::NotPaused);
+        let aborted = at(1).next(&plan, &Event::Operator(Word::Abort), 0).unwrap().0;
+        assert_eq!(said(&aborted, Word::Pause), Unfit::Ended);
+        assert_eq!(said(&aborted, Word::Rollback), Unfit::NotCompleted);
+    }
+}
