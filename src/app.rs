@@ -132,7 +132,8 @@ impl App {
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads =
             start_workers(workers, &store, &process, &cookie_key, access_log.as_ref(), &reporter, &admission)?;
-        let (guard, questions) = Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials);
+        let (guard, questions) =
+            Guard::new(Arc::clone(&control), Arc::clone(&process.guard), reports, kept.trials, kept.past_drains);
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -336,7 +337,7 @@ fn open_journal(
         }
         Err(problem) => {
             error!(
-                "what was changed live before can't be known, so stable gets everything, and nothing can be changed until this is mended:\n{problem}"
+                "what was changed live before can't be known, so stable gets everything, and nothing can be moved away from it until this is mended:\n{problem}"
             );
             (Err(problem.to_string()), History::Unknown, journal::Kept::default(), None)
         }

@@ -48,6 +48,9 @@ struct Args {
     /// Requests per second.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
+    /// Workers of tidegate; its default unless given.
+    #[arg(long)]
+    workers: Option<usize>,
     /// Requests per second while nobody should be drained, since an hour is long.
     #[arg(long, default_value_t = 4000)]
     calm_rate: u64,
@@ -126,6 +129,7 @@ fn plan(args: &Args, fault: Fault, contender: Contender, history: u64) -> Plan {
         fault,
         history,
         per_second: if fault.is_calm() { args.calm_rate } else { args.rate },
+        workers: args.workers,
         limit: Duration::from_secs(patience),
         after: Duration::from_secs_f64(args.after),
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rand::RngExt;
 use socket2::SockRef;
@@ -69,6 +69,8 @@ struct Counts {
     since: Instant,
     received: AtomicU64,
     failed: AtomicU64,
+    /// When it received the last one, by the clock that events are told by.
+    last_unix_us: AtomicU64,
 }
 
 /// Two origins on one thread, so that when this machine stalls, it stalls for both. They end when this is dropped.
@@ -115,7 +117,12 @@ impl Origin {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let counts = Arc::new(Counts { since: Instant::now(), received: AtomicU64::new(0), failed: AtomicU64::new(0) });
+        let counts = Arc::new(Counts {
+            since: Instant::now(),
+            received: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_unix_us: AtomicU64::new(0),
+        });
         let (conduct, told) = watch::channel(Conduct::Healthy);
         let shared = Arc::clone(&counts);
         let serve = async move {
@@ -131,6 +138,11 @@ impl Origin {
 
     pub(crate) fn received(&self) -> u64 {
         self.counts.received.load(Ordering::SeqCst)
+    }
+
+    /// When the last request came.
+    pub(crate) fn last_received(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(self.counts.last_unix_us.load(Ordering::SeqCst))
     }
 
     /// Requests that it received and failed, counted when they came.
@@ -198,6 +210,8 @@ async fn serve(mut stream: TcpStream, told: &watch::Receiver<Conduct>, counts: &
             _ => true,
         };
         counts.received.fetch_add(1, Ordering::SeqCst);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        counts.last_unix_us.store(now.as_micros() as u64, Ordering::SeqCst);
         counts.failed.fetch_add(u64::from(fails), Ordering::SeqCst);
         let held = Held { counts, settled: fails };
         match conduct {

@@ -92,6 +92,7 @@ impl Proxy {
         contender: Contender,
         program: &Path,
         fault: Fault,
+        workers: Option<usize>,
         (stable, candidate): (SocketAddr, SocketAddr),
     ) -> io::Result<Self> {
         let folder = TempDir::new()?;
@@ -99,6 +100,7 @@ impl Proxy {
         let (address, admin) = (free_address()?, free_address()?);
         let config = config(contender, fault)
             .replace("{dir}", &at)
+            .replace("{workers}", &workers.map(|workers| format!("workers = {workers}")).unwrap_or_default())
             .replace("{listen}", &address.to_string())
             .replace("{port}", &address.port().to_string())
             .replace("{admin}", &admin.to_string())
@@ -205,6 +207,7 @@ fn config(contender: Contender, fault: Fault) -> String {
 
 const TIDEGATE: &str = r#"
 state_dir = "state"
+{workers}
 [[listeners]]
 address = "{listen}"
 [admin]

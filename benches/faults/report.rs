@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::trial::{Outcome, Plan};
 
 pub(crate) const HEADER: &str = "\
-| proxy | fault | history | failures until drained: median (least to most) | drained | after, ms | failures in all | \
+| proxy | fault | history | failures until drained: median (least to most) | drained | after, ms | in force within, ms | failures in all | \
 client errors | client p99 before, during, ms | longest, ms |
-|---|---|---|---|---|---|---|---|---|---|
+|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// All trials of one plan.
@@ -47,6 +47,8 @@ impl Cell {
         let each = |of: fn(&Outcome) -> f64| trials.iter().map(of).collect::<Vec<f64>>();
         let failures = spread(each(|t| t.failures as f64));
         let after = if drained.is_empty() { "-".to_owned() } else { format!("{:.0}", median(drained.clone())) };
+        let effects: Vec<f64> = trials.iter().filter_map(|trial| trial.effect_ms).collect();
+        let effect = if effects.is_empty() { "-".to_owned() } else { spread(effects) };
         let in_all = median(each(|t| t.failures_in_all as f64));
         let errors: u64 = trials.iter().map(|trial| trial.errors).sum();
         let requests: u64 = trials.iter().map(|trial| trial.requests).sum();
@@ -57,7 +59,7 @@ impl Cell {
             some => format!(", {some} left out"),
         };
         let mut line = format!(
-            "| {proxy} | {fault} | {history} | {failures} | {} of {}{left_out} | {after} | {in_all:.0} | {errors} of {requests} | \
+            "| {proxy} | {fault} | {history} | {failures} | {} of {}{left_out} | {after} | {effect} | {in_all:.0} | {errors} of {requests} | \
              {p99_before:.0}, {p99_during:.0} | {longest:.0} |\n",
             drained.len(),
             trials.len()

@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     /// Failures that both backends together have behind them, at the same rate.
     pub(crate) history: u64,
     pub(crate) per_second: u64,
+    /// Of tidegate; its default unless given.
+    pub(crate) workers: Option<usize>,
     /// How long to wait for the drain.
     pub(crate) limit: Duration,
     /// How long to go on watching after it.
@@ -59,6 +61,9 @@ pub(crate) struct Outcome {
     pub(crate) late: u64,
     /// From the fault's beginning to the drain.
     pub(crate) drained_ms: Option<f64>,
+    /// From tidegate's verdict to the last request that the candidate got; less than nothing where it got none after
+    /// that.
+    pub(crate) effect_ms: Option<f64>,
     /// Requests whose clients saw something else than a whole answer of 200, and all of them.
     pub(crate) errors: u64,
     pub(crate) requests: u64,
@@ -77,7 +82,7 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
     let origins = Origins::start()?;
     let (stable, candidate) = (&origins.stable, &origins.candidate);
     let begun = Instant::now();
-    let proxy = Proxy::start(plan.contender, program, plan.fault, (stable.address, candidate.address))?;
+    let proxy = Proxy::start(plan.contender, program, plan.fault, plan.workers, (stable.address, candidate.address))?;
     let mut admin = match plan.contender {
         Contender::Tidegate => Some(Admin::connect(proxy.admin)?),
         _ => None,
@@ -111,6 +116,7 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
     let touched: Vec<&Sample> = samples.iter().filter(|sample| sample.begin + sample.latency >= fault).collect();
     let before = latencies(&samples, |begin| begin < fault && begin + BESIDE >= fault);
     let during = latencies(&samples, |begin| begin >= fault && begin < fault + BESIDE);
+    let events: Vec<Value> = events.into_iter().skip(known.len()).collect();
     Ok(Outcome {
         history_requests,
         history_failures,
@@ -125,7 +131,18 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
         p99_during_ms: quantile(&during, 0.99),
         max_during_ms: quantile(&during, 1.0),
         phases: watch.phases,
-        events: events.into_iter().skip(known.len()).collect(),
+        effect_ms: effect(&events, candidate),
+        events,
+    })
+}
+
+/// See [`Outcome::effect_ms`].
+fn effect(events: &[Value], candidate: &Origin) -> Option<f64> {
+    let drained = events.iter().find(|event| event["kind"] == "drained")?;
+    let decided = humantime::parse_rfc3339(drained["at"].as_str()?).ok()?;
+    Some(match candidate.last_received().duration_since(decided) {
+        Ok(after) => ms(after),
+        Err(before) => -ms(before.duration()),
     })
 }
 

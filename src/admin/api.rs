@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
@@ -63,6 +63,12 @@ impl From<PathRejection> for ApiError {
     }
 }
 
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        Self { status: rejection.status(), error: rejection.body_text() }
+    }
+}
+
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         Self { status: rejection.status(), error: rejection.body_text() }
@@ -119,17 +125,22 @@ pub(super) async fn put_drain(
     State(admin): State<Admin>,
     names: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Tagged, ApiError> {
     const REASON_BYTES_MAX: usize = 1024;
     let Path((service, backend)) = names?;
+    let body = body?;
     let DrainBody { reason } = if body.is_empty() {
         DrainBody::default()
     } else {
         let bad = |error: serde_json::Error| ApiError { status: StatusCode::BAD_REQUEST, error: error.to_string() };
         serde_json::from_slice(&body).map_err(bad)?
     };
-    let reason = reason.filter(|reason| !reason.trim().is_empty() && reason.len() <= REASON_BYTES_MAX);
+    let reason = reason.filter(|reason| !reason.trim().is_empty());
+    if let Some(bytes) = reason.as_ref().map(String::len).filter(|bytes| *bytes > REASON_BYTES_MAX) {
+        let error = format!("a reason has {REASON_BYTES_MAX} bytes at most, and this one has {bytes}; say it shorter");
+        return Err(ApiError { status: StatusCode::BAD_REQUEST, error });
+    }
     admin.control.drain(&service, &backend, reason, caller(&headers), expected(&headers)?).await?;
     view(&admin, &service).await
 }
@@ -186,7 +197,7 @@ pub(super) async fn put_guard(
     body: Result<Json<GuardView>, JsonRejection>,
 ) -> Result<Json<GuardView>, ApiError> {
     let Json(GuardView { at_most }) = body?;
-    admin.control.set_guard(at_most, caller(&headers)).await?;
+    admin.control.set_guard(at_most, caller(&headers)).await;
     Ok(guard(State(admin)).await)
 }
 
@@ -240,6 +251,7 @@ async fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
     let snapshot = admin.control.store().current();
     let service = named_service(&snapshot, name)?;
     let mut view = ServiceView::new(service);
+    view.journal_problem = admin.control.journal().err().map(|error| error.to_string());
     view.trials = admin.trials.trials().await.into_iter().filter(|trial| trial.service == name).collect();
     Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(view)))
 }

@@ -68,6 +68,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
     let router = Router::new()
         .route("/livez", get(api::livez))
         .route("/readyz", get(api::readyz))
+        .method_not_allowed_fallback(api::wrong_method)
         .merge(guarded)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin);

@@ -86,6 +86,9 @@ pub struct ServiceView {
     /// How candidates stand against stable; of one service only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<TrialView>,
+    /// Why the journal can't be used, so that stable gets everything; of one service only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_problem: Option<String>,
 }
 
 /// A service whose new requests wait.
@@ -308,6 +311,7 @@ impl ServiceView {
             slow_after_ms: service.watch.slow_after().map(|limit| limit.as_secs_f64() * 1000.0),
             stable_alarm: service.watch.is_rescue_suspended(),
             trials: Vec::new(),
+            journal_problem: None,
             backends: service.backends.iter().map(|b| BackendView::new(b, share(b))).collect(),
         }
     }
@@ -362,6 +366,7 @@ impl EndpointView {
             Availability::CheckFailed => (notes.check_error.clone(), None),
             Availability::Ejected => (notes.ejected_for.clone(), notes.ejected_until),
             Availability::OnTrial => (notes.ejected_for.clone(), None),
+            Availability::Failing => (Some(endpoint.health.streak_told()), None),
             Availability::Up | Availability::Recovering | Availability::Drained => (None, None),
         };
         let until = until.map(|at| humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string());

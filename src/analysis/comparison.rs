@@ -225,9 +225,46 @@ mod tests {
         assert!(steady < alpha, "steady: {steady}");
         assert!(ramp < alpha, "ramp: {ramp}");
         assert!(alike < alpha / 5.0, "alike: {alike}");
+        // A baseline that drifts: a candidate that was better than stable, while little failed, becomes as bad as it may.
+        let drift = false_alarms(20_000, 100, alpha, |rng, n| {
+            (side(rng, candidate_probability(0.05, [0.2, 0.2, 1.0, 2.0][n / 25])), 0.05)
+        });
+        assert!(drift < alpha, "drift: {drift}");
         // And it is a test that can alarm at all.
         let worse = false_alarms(200, 200, alpha, |rng, _| (side(rng, candidate_probability(0.05, 20.0)), 0.05));
         assert!(worse > 0.95, "worse: {worse}");
+    }
+
+    #[test]
+    fn each_of_several_tolerable_candidates_is_found_guilty_less_often_than_the_level() {
+        let (alpha, mut rng, weights) = (0.01, StdRng::seed_from_u64(20_261_121), [0.80, 0.10, 0.06, 0.04]);
+        // All of them at the tolerated ratio: of stable's failures each comparison sees the same ones.
+        let rates: Vec<f64> = weights.iter().enumerate().map(|(n, w)| if n == 0 { *w } else { 2.0 * w }).collect();
+        let all: f64 = rates.iter().sum();
+        let mut guilty = [0; 3];
+        for _ in 0..20_000 {
+            let mut comparisons = [(); 3].map(|()| Comparison::new(2.0));
+            let mut found = [false; 3];
+            for _ in 0..60 {
+                let mut left = rng.random::<f64>() * all;
+                let failed = rates.iter().position(|rate| {
+                    left -= rate;
+                    left < 0.0
+                });
+                let failed = failed.unwrap_or(0);
+                for (candidate, comparison) in comparisons.iter_mut().enumerate() {
+                    if failed == 0 || failed == candidate + 1 {
+                        let weight = weights[candidate + 1];
+                        comparison.observe(if failed == 0 { S } else { C }, weight / (weight + weights[0]));
+                        found[candidate] |= comparison.e_value() >= 1.0 / alpha;
+                    }
+                }
+            }
+            guilty.iter_mut().zip(found).for_each(|(count, found)| *count += u32::from(found));
+        }
+        for count in guilty {
+            assert!(f64::from(count) / 20_000.0 < alpha, "{guilty:?}");
+        }
     }
 
     /// Candidate failures until the average of four metrics reaches 10,000 when one of them is at fault: the median

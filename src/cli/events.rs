@@ -56,18 +56,31 @@ pub(crate) fn told(event: &Event) -> String {
         "endpoint_down" | "endpoint_up" => {
             format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
         }
-        "held" => format!("for {} s at most, {} requests at most", number(&detail["seconds"]), detail["requests"]),
-        "released" => {
-            format!("{} waited, {} gave up, {} found no room", detail["waited"], detail["gave_up"], detail["refused"])
+        "held" => {
+            format!("new requests wait, up to {} s and {} at once", number(&detail["seconds"]), detail["requests"])
         }
-        "drained" | "would_drain" | "undrained" | "suspended" => format!("{}: {}", text("backend"), text("reason")),
+        "released" => {
+            let (waited, gave_up, refused) = (&detail["waited"], &detail["gave_up"], &detail["refused"]);
+            format!("requests go on: {waited} had waited, {gave_up} gave up before, {refused} found no room")
+        }
+        "drained" | "would_drain" | "suspended" => format!("{}: {}", text("backend"), text("reason")),
+        "undrained" => format!("{} gets its share again: {}", text("backend"), text("reason")),
         "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
         "endpoint_drained" | "endpoint_undrained" => format!("{}: {}", text("backend"), text("endpoint")),
         "resumed" => format!("{} gets requests again", text("backend")),
         "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
         "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
-        "guard_changed" => format!("{}  (was {})", text("to"), text("from")),
+        "guard_changed" => format!("{}  (before: {})", guard(&text("to")), guard(&text("from"))),
         _ => detail.to_string(),
+    }
+}
+
+/// What the guard may do everywhere.
+fn guard(mode: &str) -> &'static str {
+    match mode {
+        "off" => "the guard judges nobody",
+        "observe" => "the guard only observes, everywhere",
+        _ => "the guard does what the file says",
     }
 }
 

@@ -86,6 +86,9 @@ pub(super) fn service(service: &ServiceView) -> String {
         format!("held for another {:.1} s at most: {} wait, {} gave up", hold.seconds_left, hold.waiting, hold.gave_up)
     }));
     let mut text = format!("{}  ({})\n", service.name, notes.join(", "));
+    if let Some(problem) = &service.journal_problem {
+        let _ = writeln!(text, "  {problem}");
+    }
     let width = service.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("BACKEND".len());
     let _ = writeln!(
         text,

@@ -654,7 +654,7 @@ pub(super) struct BackendFile {
     pub(super) proxy_protocol: Option<ProxyVersionFile>,
     /// How https endpoints are verified: { ca = "ca.pem" }; left out: by the system's authorities.
     pub(super) tls: Option<BackendTlsFile>,
-    /// Idle connections to each endpoint: { idle_max = 128, idle_timeout = "4s" }.
+    /// Idle connections to each endpoint: { idle_max = 1024, idle_timeout = "4s" }.
     #[serde(default)]
     pub(super) pool: PoolFile,
     /// Asks each endpoint again and again whether it is well: { path = "/healthz" } and others; not at all when left out.
@@ -971,6 +971,6 @@ impl Default for ProbationFile {
 
 impl Default for PoolFile {
     fn default() -> Self {
-        Self { idle_max: 128, idle_timeout: duration("4s") }
+        Self { idle_max: 1024, idle_timeout: duration("4s") }
     }
 }

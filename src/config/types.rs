@@ -15,7 +15,7 @@ use regex::Regex;
 
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, NetworkSet, Page,
-    ProxyVersion, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -144,6 +144,8 @@ pub struct ServiceConfig {
     pub name: ServiceName,
     /// Empty: takes everything that no other service takes. At most one service is so.
     pub routes: Vec<RouteMatch>,
+    /// What each of `routes` is called across reloads.
+    pub route_ids: Vec<RouteId>,
     /// At least one, in the order of the file; at least one has a weight above zero.
     pub backends: Vec<BackendConfig>,
     /// Index in `backends`; the largest weight's when the file doesn't say.
@@ -174,12 +176,20 @@ pub struct ServiceConfig {
     pub guard: GuardMode,
     /// `None`: what the guard has drained waits for a person or a new revision.
     pub probation: Option<ProbationConfig>,
-    /// Indices of routes that the guard judges by themselves, too.
-    pub judged_routes: Vec<usize>,
+    /// Routes that the guard judges by themselves, too.
+    pub judged_routes: Vec<RouteId>,
     /// `None`: what requests come to makes nobody avoid an endpoint.
     pub ejection: Option<EjectionConfig>,
     /// How long the share of an endpoint grows after it has recovered.
     pub slow_start: Duration,
+}
+
+impl ServiceConfig {
+    /// The conditions of a route, if it is still there.
+    #[must_use]
+    pub fn route(&self, id: RouteId) -> Option<&RouteMatch> {
+        self.route_ids.iter().zip(&self.routes).find(|(known, _)| **known == id).map(|(_, route)| route)
+    }
 }
 
 /// How a backend that the guard has drained may prove itself again.

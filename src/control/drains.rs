@@ -25,7 +25,6 @@ impl Control {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
-        let journal = self.journal()?;
         let mut plan = self.plan_drain(service, backend, expected)?;
         let mut _turn = None;
         if plan.is_stable {
@@ -33,13 +32,16 @@ impl Control {
             plan = self.plan_drain(service, backend, expected)?;
         }
         // Otherwise nothing is waited for: whoever takes traffic away from a failing backend doesn't wait for others.
-        if plan.drain.as_ref().is_some_and(|drain| drain.by.is_some()) {
+        let by_person = plan.drain.as_ref().filter(|drain| drain.by.is_some());
+        if by_person.is_some_and(|drain| reason.as_ref().is_none_or(|reason| *reason == drain.reason)) {
             return Ok(());
         }
-        if !plan.others_answer {
+        // A new reason for what is drained already moves nothing.
+        let moves = by_person.is_none();
+        if moves && !plan.others_answer {
             return Err(Refused::LastBackend { name: backend.to_owned() }.into());
         }
-        let reason = reason.unwrap_or_else(|| "a person said so".to_owned());
+        let reason = reason.unwrap_or_else(|| "no reason given".to_owned());
         let drain = Drain {
             service: plan.service.clone(),
             backend: plan.backend.clone(),
@@ -60,12 +62,12 @@ impl Control {
         };
         let entry = Entry::now(by, fact).with(Lasting::SetDrain(drain.clone()));
         // Away from stable is toward a candidate.
-        if plan.is_stable {
-            journal.write(entry).await.map_err(ControlError::Journal)?;
+        if plan.is_stable && moves {
+            self.journal()?.write(entry).await.map_err(ControlError::Journal)?;
             self.store.apply(Change::Drain(drain))?;
         } else {
             self.store.apply(Change::Drain(drain))?;
-            journal.write_later(entry);
+            self.note_entry(entry);
         }
         info!(service, backend, by, "drained");
         Ok(())
@@ -83,17 +85,16 @@ impl Control {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
-        let journal = self.journal()?;
         let _turn = self.turn.lock().await;
         let plan = self.plan_drain(service, backend, expected)?;
         let Some(drain) = &plan.drain else { return Ok(()) };
-        let entry = undrained(by, drain, "a person said so");
+        let entry = undrained(by, drain, "by hand");
         let change = Change::Undrain(Arc::clone(drain));
         if plan.is_stable {
             self.store.apply(change)?;
-            journal.write_later(entry);
+            self.note_entry(entry);
         } else {
-            journal.write(entry).await.map_err(ControlError::Journal)?;
+            self.journal()?.write(entry).await.map_err(ControlError::Journal)?;
             self.store.apply(change)?;
         }
         info!(service, backend, by, "undrained");
@@ -121,7 +122,9 @@ impl Control {
         warn!(%service, %backend, revision = %drain.revision, reason = %drain.reason, "the guard has drained a backend");
         let (revision, reason) = (drain.revision.clone(), drain.reason.clone());
         let fact = Fact::Drained { service, backend, revision, reason, evidence: Some(evidence) };
-        self.note_entry(Entry::now(SELF, fact).with(Lasting::SetDrain(drain)));
+        // The moment of the verdict, not when it was in force.
+        let entry = Entry { at: drain.at, ..Entry::now(SELF, fact) };
+        self.note_entry(entry.with(Lasting::SetDrain(drain)));
         true
     }
 
@@ -209,20 +212,15 @@ impl Control {
     }
 
     /// Says what the guard may do everywhere, whatever the file says; `None`: what the file says.
-    ///
-    /// # Errors
-    /// When the journal can't be used at all.
-    pub async fn set_guard(&self, mode: Option<GuardMode>, by: &str) -> Result<(), ControlError> {
-        let journal = self.journal()?;
+    pub async fn set_guard(&self, mode: Option<GuardMode>, by: &str) {
         let _turn = self.turn.lock().await;
         let told = |mode: Option<GuardMode>| mode.map_or("file", GuardMode::name).to_owned();
         let before = self.guard.send_replace(mode);
         if before != mode {
             let fact = Fact::GuardChanged { from: told(before), to: told(mode) };
             // Whoever stops the guard in an emergency doesn't wait for a disk.
-            journal.write_later(Entry::now(by, fact).with(Lasting::SetGuard(mode)));
+            self.note_entry(Entry::now(by, fact).with(Lasting::SetGuard(mode)));
             info!(from = %told(before), to = %told(mode), by, "what the guard may do was changed");
         }
-        Ok(())
     }
 }

@@ -25,7 +25,6 @@ impl Control {
         drained: bool,
         by: &str,
     ) -> Result<(), ControlError> {
-        let journal = self.journal()?;
         let _turn = self.turn.lock().await;
         let plan = self.store.plan_drain(service, backend)?;
         let current = self.store.current();
@@ -54,7 +53,7 @@ impl Control {
         } else {
             Fact::EndpointUndrained { service, backend, endpoint }
         };
-        journal.write_later(Entry::now(by, fact));
+        self.note_entry(Entry::now(by, fact));
         Ok(())
     }
 }

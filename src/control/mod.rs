@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Mutex, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::journal::{Entry, Fact, Journal, Lasting, WriteError};
@@ -59,7 +59,8 @@ impl fmt::Display for ControlError {
             Self::ReadOnly { reason } => {
                 write!(
                     f,
-                    "nothing can be changed and stable gets everything, because the journal can't be used: {reason}"
+                    "stable gets everything, and nothing can be moved away from it, because the journal can't be used: \
+                     {reason}"
                 )
             }
         }
@@ -127,7 +128,6 @@ impl Control {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
-        let journal = self.journal()?;
         let _turn = self.turn.lock().await;
         let plan = self.store.plan(service, weights.as_deref())?;
         if expected.is_some_and(|expected| expected != plan.revision) {
@@ -139,9 +139,9 @@ impl Control {
         let entry = entry(&plan, by);
         if plan.is_toward_stable() {
             self.apply(weights, &plan, by)?;
-            journal.write_later(entry);
+            self.note_entry(entry);
         } else {
-            journal.write(entry).await.map_err(ControlError::Journal)?;
+            self.journal()?.write(entry).await.map_err(ControlError::Journal)?;
             self.apply(weights, &plan, by)?;
         }
         Ok(())
@@ -198,9 +198,16 @@ impl Control {
         self.note_entry(Entry::now(SELF, fact));
     }
 
+    /// Writes an entry down when the disk lets it. What is changed without a journal ends with the process: it is a move
+    /// toward stable, which gets everything then.
     fn note_entry(&self, entry: Entry) {
-        if let Ok(journal) = &self.journal {
-            journal.write_later(entry);
+        match &self.journal {
+            Ok(journal) => journal.write_later(entry),
+            Err(_) if entry.change.is_some() => {
+                let service = entry.fact.service().unwrap_or_default();
+                warn!(service, by = %entry.by, "a change can't be written down, and ends with the process");
+            }
+            Err(_) => {}
         }
     }
 

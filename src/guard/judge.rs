@@ -316,6 +316,37 @@ mod tests {
         assert_eq!(count, 5);
     }
 
+    /// The share of runs in which a tolerable candidate of a sticky service is found guilty. A client stays where it was
+    /// drawn, and some clients fail again and again; `once`: what it fails with later is told to the judge as its own.
+    fn sticky_false_alarms(runs: usize, once: bool) -> f64 {
+        let (mut rng, share, clients) = (StdRng::seed_from_u64(20_261_121), 0.05, 40);
+        // As often as tolerated: twice as many of its clients meet a failure, as of stable's.
+        let found = |_: &usize| {
+            let mut judge = Judge::new(0.01);
+            let mut sides = vec![None; clients];
+            (0..60_u64).any(|n| {
+                // The square of a uniform number: the first ones fail most often.
+                let client = (rng.random::<f64>().powi(2) * clients as f64) as usize;
+                let drawn =
+                    || if rng.random_bool(2.0 * share / (1.0 + share)) { Side::Candidate } else { Side::Stable };
+                let side = *sides[client].get_or_insert_with(drawn);
+                let key = if once { client as u64 } else { 1_000 + n };
+                let seen = Failure { share, key: Some(key), ..failure(side, FailureKind::Server) };
+                judge.observe(&seen).0 == Verdict::Fail
+            })
+        };
+        (0..runs).filter(found).count() as f64 / runs as f64
+    }
+
+    #[test]
+    fn twenty_thousand_tolerable_candidates_of_sticky_services_raise_fewer_false_alarms_than_the_level() {
+        let alarms = sticky_false_alarms(20_000, true);
+        assert!(alarms < 0.01, "{alarms}");
+        // Were a client counted each time, its draw would count each time: that is what the rule is for.
+        let alarms = sticky_false_alarms(1_000, false);
+        assert!(alarms > 0.02, "{alarms}");
+    }
+
     #[test]
     fn clients_beyond_the_table_are_counted_on_neither_side() {
         let mut judge = Judge::new(ALPHA);

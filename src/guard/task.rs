@@ -18,8 +18,9 @@ use super::slowness::{Slowness, for_age};
 use super::standstill::{Moments, Standstills};
 use super::trial::{Guilty, Trial};
 use crate::analysis::{Attempts, Side};
+use crate::config::ServiceConfig;
 use crate::control::Control;
-use crate::journal::{Fact, TrialMemory};
+use crate::journal::{Fact, PastDrains, TrialMemory};
 use crate::model::{BackendName, Drain, FailureKind, GuardMode, ServiceName};
 use crate::observe::{BackendTotals, CodeClass, GuardMetrics};
 use crate::state::{Backend, Service, Snapshot};
@@ -92,6 +93,8 @@ pub struct Guard {
 #[derive(Debug)]
 struct Candidate {
     revision: Arc<str>,
+    /// Whose routes the trial knows.
+    config: Arc<ServiceConfig>,
     trial: Trial,
     /// As its counters stood when the trial began.
     began: Counts,
@@ -124,6 +127,17 @@ struct Record {
     drains: u32,
 }
 
+impl Record {
+    fn new(revision: Arc<str>) -> Self {
+        Self { revision, standstills: Standstills::default(), looks: 0, drains: 0 }
+    }
+
+    fn drained(past: PastDrains) -> (Key, Self) {
+        let record = Self { drains: past.times, ..Self::new(past.revision.into()) };
+        ((past.service, past.backend), record)
+    }
+}
+
 /// What is known of one service.
 #[derive(Debug, Default)]
 struct Watched {
@@ -154,13 +168,14 @@ impl Counts {
 }
 
 impl Guard {
-    /// A guard that takes up the trials of before a restart.
+    /// A guard that takes up the trials of before a restart, and knows how often it has drained whom.
     #[must_use]
     pub fn new(
         control: Arc<Control>,
         metrics: Arc<GuardMetrics>,
         reports: mpsc::Receiver<Report>,
         memories: Vec<TrialMemory>,
+        past: Vec<PastDrains>,
     ) -> (Self, Questions) {
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let key = |memory: &TrialMemory| (memory.service.clone(), memory.backend.clone());
@@ -171,7 +186,7 @@ impl Guard {
             questions,
             candidates: HashMap::new(),
             services: HashMap::new(),
-            records: HashMap::new(),
+            records: past.into_iter().map(Record::drained).collect(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
             remembered: Instant::now(),
         };
@@ -247,12 +262,15 @@ impl Guard {
             endpoint: report.endpoint,
             unix_ms,
         };
+        let route = report.route.and_then(|route| report.service.config.route_ids.get(route as usize)).copied();
+        let mode = self.mode(service);
         let known = self.candidate(service, backend);
         if side == Side::Candidate && report.kind == FailureKind::Slow {
             known.slow.note(unix_ms);
         }
-        let (guilty, alarm) = known.trial.observe(&failure, report.route);
-        backend.watch.set_suspect(known.trial.is_suspect());
+        let (guilty, alarm) = known.trial.observe(&failure, route);
+        // A guard that observes has nobody else asked, either.
+        backend.watch.set_suspect(mode == GuardMode::Drain && known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
         if let Some(alarm) = alarm {
             known.trial.restart_alarm();
@@ -297,10 +315,11 @@ impl Guard {
         if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
             candidates.remove(&key);
         }
-        candidates.entry(key).or_insert_with_key(|key| {
+        let known = candidates.entry(key).or_insert_with_key(|key| {
             let memory = memories.remove(key).filter(|memory| *memory.revision == *backend.revision);
             Candidate {
                 revision: Arc::clone(&backend.revision),
+                config: Arc::clone(&service.config),
                 trial: Trial::new(
                     level(backend, drains),
                     &service.config.judged_routes,
@@ -314,7 +333,12 @@ impl Guard {
                 row: None,
                 slow: Moments::default(),
             }
-        })
+        });
+        if !Arc::ptr_eq(&known.config, &service.config) {
+            known.trial.take_up(&service.config.route_ids, &service.config.judged_routes);
+            known.config = Arc::clone(&service.config);
+        }
+        known
     }
 
     fn found_guilty(&mut self, service: &Service, backend: &Backend, guilty: Guilty) {
@@ -360,9 +384,7 @@ impl Guard {
         if self.records.get(key).is_some_and(|record| record.revision != *revision) {
             self.records.remove(key);
         }
-        let fresh =
-            || Record { revision: Arc::clone(revision), standstills: Standstills::default(), looks: 0, drains: 0 };
-        self.records.entry(key.clone()).or_insert_with(fresh)
+        self.records.entry(key.clone()).or_insert_with(|| Record::new(Arc::clone(revision)))
     }
 
     /// Gives those that stood still their requests back.
@@ -445,6 +467,8 @@ impl Guard {
             self.look_at(service);
             if mode == GuardMode::Drain {
                 self.look_at_probation(service);
+            } else {
+                service.backends.iter().for_each(|backend| backend.watch.set_suspect(false));
             }
         }
         if self.remembered.elapsed() >= MEMORY_INTERVAL {
@@ -585,7 +609,7 @@ impl Guard {
                 Guilty::OfAll => heaviest.route,
                 Guilty::OnRoute(route) => Some(route),
             };
-            let text = route.and_then(|route| service.config.routes.get(route as usize));
+            let text = route.and_then(|route| service.config.route(route));
             RouteView {
                 route: text.map_or_else(|| "any".to_owned(), ToString::to_string),
                 candidate: heaviest.candidate,
@@ -638,6 +662,41 @@ fn tally(totals: &BackendTotals) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{History, LiveChanges, Store};
+    use crate::tls::ServerTls;
+
+    /// A guard of a shop whose canary gets 5 %.
+    fn guard() -> Guard {
+        let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+                    [services.shop.backends.blue]\nweight = 95\nendpoints = [\"http://127.0.0.1:1\"]\n\
+                    [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://127.0.0.1:2\"]\n";
+        let config = crate::config::parse(file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config;
+        let history = History::Known(LiveChanges::default());
+        let store = Store::new(&Arc::new(config), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
+        let control = Control::new(Arc::new(store), Err("there is none".to_owned()), None);
+        let (_, reports) = mpsc::channel(1);
+        Guard::new(Arc::new(control), Arc::default(), reports, Vec::new(), Vec::new()).0
+    }
+
+    fn shop(guard: &Guard) -> Arc<Service> {
+        Arc::clone(&guard.control.store().current().services[0])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_stood_still_is_no_younger_for_it() {
+        let mut guard = guard();
+        (0..40).for_each(|_| guard.look());
+        let before = shop(&guard);
+        assert_eq!(guard.candidate(&before, &before.backends[1]).looks, 40);
+        guard.suspend(&before, &before.backends[1], "it answers nothing", serde_json::Value::Null);
+        let suspended = shop(&guard);
+        assert!(suspended.backends[1].is_drained() && guard.candidates.is_empty());
+        guard.control.resume(suspended.backends[1].drain.as_ref().unwrap());
+        guard.look();
+        let resumed = shop(&guard);
+        assert!(!resumed.backends[1].is_drained());
+        assert_eq!(guard.candidate(&resumed, &resumed.backends[1]).looks, 41);
+    }
 
     #[test]
     fn what_found_no_place_at_a_backend_is_none_of_its_failures() {

@@ -1,10 +1,10 @@
 //! The trial of one revision of a candidate: its judge, and one more for each route that is judged by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::judge::{Alarm, Evidence, Failure, Judge, Verdict};
 use crate::analysis::Side;
-use crate::model::FailureKind;
+use crate::model::{FailureKind, RouteId};
 
 /// Failures of one route.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,8 +16,7 @@ struct Stratum {
 /// The route that weighs most in a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Weightiest {
-    /// Index among the service's routes.
-    pub(super) route: Option<u32>,
+    pub(super) route: Option<RouteId>,
     pub(super) candidate: u64,
     pub(super) stable: u64,
 }
@@ -28,32 +27,47 @@ pub(super) enum Guilty {
     /// By the judge of all.
     OfAll,
     /// By the judge of this route.
-    OnRoute(u32),
+    OnRoute(RouteId),
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Trial {
     all: Judge,
-    routes: HashMap<u32, Judge>,
-    strata: HashMap<Option<u32>, Stratum>,
+    alpha: f64,
+    routes: HashMap<RouteId, Judge>,
+    strata: HashMap<Option<RouteId>, Stratum>,
 }
 
 impl Trial {
     /// At level `alpha` in all, `counted` failures after it began. Half of the level is for routes that are judged by
     /// themselves, where there are any.
-    pub(super) fn new(alpha: f64, judged_routes: &[usize], counted: [u64; 4]) -> Self {
-        let (all, each) = match judged_routes.len() {
-            0 => (alpha, 0.0),
-            routes => (alpha / 2.0, alpha / 2.0 / routes as f64),
-        };
-        let routes = judged_routes.iter().filter_map(|route| u32::try_from(*route).ok());
-        // A route's judge may have counted as many as the judge of all: a stake too small is never wrong.
-        let routes = routes.map(|route| (route, Judge::resumed(each, counted)));
-        Self { all: Judge::resumed(all, counted), routes: routes.collect(), strata: HashMap::new() }
+    pub(super) fn new(alpha: f64, judged: &[RouteId], counted: [u64; 4]) -> Self {
+        let all = if judged.is_empty() { alpha } else { alpha / 2.0 };
+        let (all, routes, strata) = (Judge::resumed(all, counted), HashMap::new(), HashMap::new());
+        let mut trial = Self { all, alpha, routes, strata };
+        trial.judge_routes(judged);
+        trial
     }
 
-    pub(super) fn observe(&mut self, failure: &Failure, route: Option<u32>) -> (Option<Guilty>, Option<Alarm>) {
+    /// Follows a new file: what is known of a route stays with it, wherever it stands now.
+    pub(super) fn take_up(&mut self, present: &[RouteId], judged: &[RouteId]) {
+        let present: HashSet<&RouteId> = present.iter().collect();
+        self.strata.retain(|route, _| route.as_ref().is_none_or(|route| present.contains(route)));
+        self.routes.retain(|route, _| judged.contains(route));
+        self.judge_routes(judged);
+    }
+
+    fn judge_routes(&mut self, judged: &[RouteId]) {
+        let each = self.alpha / 2.0 / judged.len() as f64;
+        // A route's judge may have counted as many as the judge of all: a stake too small is never wrong.
+        let counted = self.all.counted();
+        for route in judged {
+            self.routes.entry(*route).or_insert_with(|| Judge::resumed(each, counted));
+        }
+    }
+
+    pub(super) fn observe(&mut self, failure: &Failure, route: Option<RouteId>) -> (Option<Guilty>, Option<Alarm>) {
         let stratum = self.strata.entry(route).or_default();
         let kind = failure.kind as usize;
         match failure.side {
@@ -117,6 +131,10 @@ mod tests {
     use super::*;
     use crate::guard::ALPHA;
 
+    fn route(name: &str) -> RouteId {
+        RouteId::new(name)
+    }
+
     fn failure(side: Side) -> Failure {
         let request_id = HeaderValue::from_static("1");
         Failure { side, kind: FailureKind::Server, share: 0.05, key: None, request_id, endpoint: None, unix_ms: 0 }
@@ -124,14 +142,14 @@ mod tests {
 
     #[test]
     fn a_broken_route_is_found_by_its_own_judge_though_the_others_hide_it() {
-        let run = |judged: &[usize]| {
+        let run = |judged: &[RouteId]| {
             let mut trial = Trial::new(ALPHA, judged, [0; 4]);
             for n in 0..6_000 {
                 // Both sides fail alike on most routes; on one, the candidate alone does, once in a while.
                 let (side, route) = match n * 37 % 100 {
-                    0..5 => (Side::Candidate, Some(1)),
-                    5 => (Side::Candidate, Some(7)),
-                    _ => (Side::Stable, Some(1)),
+                    0..5 => (Side::Candidate, Some(route("/"))),
+                    5 => (Side::Candidate, Some(route("/pay"))),
+                    _ => (Side::Stable, Some(route("/"))),
                 };
                 if let (Some(found), _) = trial.observe(&failure(side), route) {
                     return Some(found);
@@ -140,19 +158,34 @@ mod tests {
             None
         };
         assert_eq!(run(&[]), None);
-        assert_eq!(run(&[7]), Some(Guilty::OnRoute(7)));
-        assert_eq!(run(&[1]), None);
+        assert_eq!(run(&[route("/pay")]), Some(Guilty::OnRoute(route("/pay"))));
+        assert_eq!(run(&[route("/")]), None);
     }
 
     #[test]
     fn the_route_that_fails_most_is_named() {
         let mut trial = Trial::new(ALPHA, &[], [0; 4]);
         assert_eq!(trial.weightiest_route(FailureKind::Server), None);
-        for (side, route) in [(Side::Stable, 1), (Side::Stable, 1), (Side::Candidate, 2), (Side::Stable, 2)] {
-            trial.observe(&failure(side), Some(route));
+        for (side, at) in [(Side::Stable, "/"), (Side::Stable, "/"), (Side::Candidate, "/pay"), (Side::Stable, "/pay")]
+        {
+            trial.observe(&failure(side), Some(route(at)));
         }
-        let wanted = Weightiest { route: Some(2), candidate: 1, stable: 1 };
+        let wanted = Weightiest { route: Some(route("/pay")), candidate: 1, stable: 1 };
         assert_eq!(trial.weightiest_route(FailureKind::Server), Some(wanted));
+    }
+
+    #[test]
+    fn a_new_file_keeps_what_is_known_of_the_routes_that_stay_and_judges_those_it_names() {
+        let (first, pay, gone) = (route("/"), route("/pay"), route("/gone"));
+        let mut trial = Trial::new(ALPHA, &[gone], [0; 4]);
+        for at in [pay, pay, gone] {
+            trial.observe(&failure(Side::Candidate), Some(at));
+        }
+        trial.take_up(&[pay, first], &[pay]);
+        assert!(!trial.strata.contains_key(&Some(gone)) && !trial.routes.contains_key(&gone));
+        let known = Weightiest { route: Some(pay), candidate: 2, stable: 0 };
+        assert_eq!(trial.weightiest_route(FailureKind::Server), Some(known));
+        assert_eq!(trial.routes[&pay].counted(), [3, 0, 0, 0], "no fresh stake");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! Percentages of a set ("at most 10 % may be ejected") mean nothing for two or three endpoints. The rule is absolute
 //! instead: the last available endpoint of a service stays.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,8 +29,9 @@ const CHANCE_MAX: f64 = 1e-4;
 const LATELY_MS: u64 = 1_000;
 
 /// One endpoint, as the decision sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct EndpointSight<'a> {
+    pub(super) id: u64,
     pub(super) available: bool,
     /// In a row, of which so many at the end were refused connects.
     pub(super) failures: u32,
@@ -94,8 +96,15 @@ impl fmt::Display for Cause {
 #[derive(Debug)]
 pub(super) struct Suspicion {
     pub(super) at_ms: u64,
-    /// By backend and endpoint.
-    pub(super) totals: Vec<Vec<Attempts>>,
+    /// By endpoint: snapshots come and go meanwhile. One that is new has come to nothing before.
+    pub(super) totals: HashMap<u64, Attempts>,
+}
+
+impl Suspicion {
+    /// What an endpoint has come to since.
+    fn since(&self, it: &EndpointSight<'_>) -> Attempts {
+        it.totals.since(self.totals.get(&it.id).copied().unwrap_or_default())
+    }
 }
 
 /// Whether endpoint `endpoint` of backend `backend` is to be ejected now.
@@ -110,22 +119,20 @@ pub(super) fn cause(
     if !it.available {
         return None;
     }
-    let siblings = || own.endpoints.iter().enumerate().filter(|(index, other)| *index != endpoint && other.available);
+    let siblings = || own.endpoints.iter().filter(|other| other.id != it.id && other.available);
     let elsewhere = || service.iter().enumerate().filter(|(index, other)| *index != backend && other.weighted);
     if it.refusals >= config.consecutive {
-        let mut others = siblings().map(|(_, other)| other).chain(elsewhere().flat_map(|(_, other)| &other.endpoints));
+        let mut others = siblings().chain(elsewhere().flat_map(|(_, other)| &other.endpoints));
         return others.any(|other| other.available && other.refusals == 0).then_some(Cause::Refused(it.refusals));
     }
     if it.failures >= config.consecutive {
         let suspicion = it.suspicion?;
         let row = Attempts { answered: 0, failed: it.failures.into() };
-        let witness = |backend: usize, (index, other): (usize, &EndpointSight<'_>)| {
-            Witness::new(other, other.totals.since(suspicion.totals[backend][index]), suspicion.at_ms)
-        };
-        let beside: Vec<_> = siblings().map(|other| witness(backend, other)).collect();
-        let is_better = |(index, other): (usize, &BackendSight<'_>)| {
-            let available = other.endpoints.iter().enumerate().filter(|(_, other)| other.available);
-            stand_against(row, &[Witness::sum(&available.map(|other| witness(index, other)).collect::<Vec<_>>())])
+        let witness = |other: &EndpointSight<'_>| Witness::new(other, suspicion.since(other), suspicion.at_ms);
+        let beside: Vec<_> = siblings().map(witness).collect();
+        let is_better = |(_, other): (usize, &BackendSight<'_>)| {
+            let available = other.endpoints.iter().filter(|other| other.available);
+            stand_against(row, &[Witness::sum(&available.map(witness).collect::<Vec<_>>())])
         };
         let instead = stand_against(row, &beside) || (own.dispensable && elsewhere().any(is_better));
         return instead.then_some(Cause::Consecutive(it.failures));
@@ -136,7 +143,7 @@ pub(super) fn cause(
     if ended < config.min_requests || (recent.failed as f64) < config.ratio * ended as f64 {
         return None;
     }
-    let witness = |(_, other): (usize, &EndpointSight<'_>)| {
+    let witness = |other: &EndpointSight<'_>| {
         Witness::new(other, other.window.since(begin_ms, other.totals), now_ms.saturating_sub(LATELY_MS))
     };
     stand_against(recent, &siblings().map(witness).collect::<Vec<_>>()).then_some(Cause::Ratio(recent))
@@ -223,6 +230,7 @@ mod tests {
 
     #[derive(Default)]
     struct Simulated {
+        id: u64,
         fails: f64,
         refuses: bool,
         away: bool,
@@ -235,8 +243,13 @@ mod tests {
 
     impl Simulation {
         fn new(seed: u64, shape: &[(f64, usize)]) -> Self {
+            let mut id = 0;
             let backends = shape.iter().enumerate().map(|(index, (weight, endpoints))| {
-                (index == 0, *weight, (0..*endpoints).map(|_| Simulated::default()).collect())
+                let endpoints = (0..*endpoints).map(|_| {
+                    id += 1;
+                    Simulated { id, ..Simulated::default() }
+                });
+                (index == 0, *weight, endpoints.collect())
             });
             let mut it = Self { now_ms: 1_000, rng: StdRng::seed_from_u64(seed), backends: backends.collect() };
             it.note();
@@ -281,7 +294,7 @@ mod tests {
         }
 
         fn suspect(&mut self, at: (usize, usize)) {
-            let totals = self.backends.iter().map(|b| b.2.iter().map(|e| e.totals).collect()).collect();
+            let totals = self.backends.iter().flat_map(|b| &b.2).map(|e| (e.id, e.totals)).collect();
             let now_ms = self.now_ms;
             let it = &mut self.backends[at.0].2[at.1];
             if it.failures < CONFIG.consecutive {
@@ -338,6 +351,7 @@ mod tests {
 
     fn sight(it: &Simulated) -> EndpointSight<'_> {
         EndpointSight {
+            id: it.id,
             available: !it.away,
             failures: it.failures,
             refusals: it.refusals,
@@ -429,6 +443,36 @@ mod tests {
         assert_eq!(ejected.len(), 2, "{ejected:?}");
         service.backends[1].2[0].refuses = true;
         assert_eq!(service.run(10, 100), []);
+    }
+
+    #[test]
+    fn an_endpoint_that_came_or_went_meanwhile_confuses_no_suspicion() {
+        let window = Window::default();
+        let at_first = Attempts { answered: 1_000, failed: 0 };
+        let suspicion = Suspicion { at_ms: 1_000, totals: [(7, Attempts::default()), (2, at_first)].into() };
+        let own = EndpointSight {
+            id: 7,
+            available: true,
+            failures: 5,
+            refusals: 0,
+            totals: Attempts { answered: 0, failed: 5 },
+            window: &window,
+            suspicion: Some(&suspicion),
+        };
+        let other = |id, answered| EndpointSight {
+            id,
+            failures: 0,
+            totals: Attempts { answered, failed: 0 },
+            suspicion: None,
+            ..own.clone()
+        };
+        let found = |endpoints: Vec<EndpointSight<'_>>| {
+            let backend = BackendSight { dispensable: false, weighted: true, endpoints };
+            cause(&CONFIG, &[backend], (0, 1), 2_000)
+        };
+        // The old one stands elsewhere now, behind a new one; neither has answered enough since.
+        assert_eq!(found(vec![other(9, 3), own.clone(), other(2, 1_003)]), None);
+        assert!(found(vec![other(9, 3), own.clone(), other(2, 1_011)]).is_some());
     }
 
     #[test]

@@ -139,8 +139,10 @@ impl Keeper {
             // Only configurations and weights are ever refused.
             drop(store.apply(Change::Availability(changed)));
         }
-        for fact in news {
-            tell(&fact);
+        for News { fact, is_logged } in news {
+            if !is_logged {
+                tell(&fact);
+            }
             self.control.note(fact);
         }
     }
@@ -160,11 +162,7 @@ impl Keeper {
             }
             let named = old.service.backends.iter().map(|b| b.name.to_string());
             peaks.insert(old.service.name().clone(), named.zip(old.peaks).collect());
-            for mut record in old.records.into_iter().flatten() {
-                // It counts endpoints by their places, which may be others now.
-                record.suspicion = None;
-                known.insert(record.endpoint.id, record);
-            }
+            known.extend(old.records.into_iter().flatten().map(|record| (record.endpoint.id, record)));
         }
         for service in &snapshot.services {
             tell_panic(service, panicking.contains(service.name()));
@@ -172,18 +170,25 @@ impl Keeper {
                 let record = |e: &Arc<Endpoint>| known.remove(&e.id).unwrap_or_else(|| Record::new(e));
                 backend.endpoints.iter().map(record).collect()
             });
-            let records = records.collect();
+            let records: Vec<Vec<Record>> = records.collect();
             let mut kept = peaks.remove(service.name()).unwrap_or_default();
             let mut peak = |backend: &Backend| {
                 let found = kept.iter().position(|(name, _)| *name == backend.name.as_str());
                 found.map(|at| kept.swap_remove(at).1).unwrap_or_default()
             };
             let peaks = service.backends.iter().map(&mut peak).collect();
-            self.services.push(Kept { service: Arc::clone(service), records, peaks, suspected_ms: None });
+            let suspected_ms = records.iter().flatten().filter_map(Record::suspected_ms).max();
+            self.services.push(Kept { service: Arc::clone(service), records, peaks, suspected_ms });
         }
         self.prober.take_up(snapshot.services.iter().map(|service| &**service));
         self.version = snapshot.version;
     }
+}
+
+/// Something that changed.
+struct News {
+    fact: Fact,
+    is_logged: bool,
 }
 
 /// One service, in the snapshot's order.
@@ -199,7 +204,7 @@ struct Kept {
 
 impl Kept {
     /// Whether requests have to see something new.
-    fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<Fact>) -> bool {
+    fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<News>) -> bool {
         let ejection = self.service.config.ejection;
         for record in self.records.iter_mut().flatten() {
             if occasion == Occasion::Tick {
@@ -247,16 +252,17 @@ impl Kept {
         let it = &self.records[backend][endpoint];
         let suspect = it.is_suspect(config);
         if suspect != it.suspicion.is_some() {
-            let totals = || self.records.iter().map(|b| b.iter().map(|e| e.health().attempts()).collect()).collect();
+            let attempts = |e: &Record| (e.endpoint.id, e.health().attempts());
+            let totals = || self.records.iter().flatten().map(attempts).collect();
             let suspicion = suspect.then(|| Suspicion { at_ms: now_ms, totals: totals() });
             self.records[backend][endpoint].suspicion = suspicion;
         }
-        let since_ms = self.records[backend][endpoint].suspicion.as_ref().map(|suspicion| suspicion.at_ms);
-        self.suspected_ms = self.suspected_ms.max(since_ms);
+        self.suspected_ms = self.suspected_ms.max(self.records[backend][endpoint].suspected_ms());
     }
 
     fn sight(&self, backend: usize) -> BackendSight<'_> {
         BackendSight {
+            // By the file's word alone: whoever stops the guard live wants nothing else to take its place.
             dispensable: backend != self.service.config.stable && self.service.config.guard == GuardMode::Off,
             weighted: {
                 let backend = &self.service.backends[backend];
@@ -331,6 +337,11 @@ impl Record {
         self.phase == Phase::In && self.health().is_available() && self.health().failures() >= config.consecutive
     }
 
+    /// Since when it is under suspicion.
+    fn suspected_ms(&self) -> Option<u64> {
+        self.suspicion.as_ref().map(|suspicion| suspicion.at_ms)
+    }
+
     /// A first look, so that the whole service is looked at only where there is a reason.
     fn may_be_bad(&self, config: &EjectionConfig, now_ms: u64) -> bool {
         if self.phase != Phase::In || !self.health().is_available() {
@@ -350,6 +361,7 @@ impl Record {
     fn sight(&self) -> EndpointSight<'_> {
         let health = self.health();
         EndpointSight {
+            id: self.endpoint.id,
             available: health.is_available(),
             failures: health.failures(),
             refusals: health.refusals(),
@@ -372,7 +384,7 @@ impl Record {
         let identity = &self.endpoint.identity;
         let (service, backend, endpoint) = (&identity.service, &identity.backend, self.endpoint.display());
         let kind = cause.label();
-        info!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
+        warn!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
     }
 
     /// Moves an ejection on; whether requests have to see something new.
@@ -430,7 +442,7 @@ impl Record {
     }
 
     /// Tells what has changed, and lets a recovered endpoint's share grow; whether requests have to see something new.
-    fn tell(&mut self, now_ms: u64, news: &mut Vec<Fact>) -> bool {
+    fn tell(&mut self, now_ms: u64, news: &mut Vec<News>) -> bool {
         let available = self.health().is_available();
         if available == self.was_available {
             return self.health().is_recovering() && self.grow();
@@ -444,7 +456,9 @@ impl Record {
             self.was = self.health().availability();
         }
         self.ramp = 0;
-        news.push(self.fact(available));
+        // An ejection has a line of its own in the log, with more in it.
+        let is_logged = !available && self.was == Availability::Ejected;
+        news.push(News { fact: self.fact(available), is_logged });
         true
     }
 

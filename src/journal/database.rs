@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::event::{Entry, Event, Lasting, TrialMemory};
+use super::event::{Entry, Event, Lasting, PastDrains, TrialMemory};
 use crate::model::{Drain, GuardMode, LiveWeights, Weight};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Marks a SQLite file as ours ("tdgt").
 const APPLICATION_ID: i64 = 0x7464_6774;
 /// Events that are kept; the oldest go first.
@@ -65,6 +65,18 @@ CREATE TABLE settings (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// What version 3 has besides. Of each backend, the revision that was drained last.
+const TABLES_3: &str = "
+CREATE TABLE past_drains (
+    service TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    PRIMARY KEY (service, backend)
+) STRICT, WITHOUT ROWID;
+INSERT INTO past_drains SELECT service, backend, revision, times FROM drains WHERE times > 0;
 ";
 
 /// Why a journal can't be used. The file is as it was.
@@ -135,6 +147,7 @@ pub struct Kept {
     pub weights: Vec<LiveWeights>,
     pub drains: Vec<Drain>,
     pub trials: Vec<TrialMemory>,
+    pub past_drains: Vec<PastDrains>,
     /// What the guard may do, whatever the file says.
     pub guard: Option<GuardMode>,
 }
@@ -182,7 +195,10 @@ impl Database {
             if version < 1 {
                 transaction.execute_batch(TABLES)?;
             }
-            transaction.execute_batch(TABLES_2)?;
+            if version < 2 {
+                transaction.execute_batch(TABLES_2)?;
+            }
+            transaction.execute_batch(TABLES_3)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
@@ -214,7 +230,13 @@ impl Database {
 
     /// All that must hold after a restart.
     pub(super) fn kept(&self) -> rusqlite::Result<Kept> {
-        Ok(Kept { weights: self.overrides()?, drains: self.drains()?, trials: self.trials()?, guard: self.guard()? })
+        Ok(Kept {
+            weights: self.overrides()?,
+            drains: self.drains()?,
+            trials: self.trials()?,
+            past_drains: self.past_drains()?,
+            guard: self.guard()?,
+        })
     }
 
     fn drains(&self) -> rusqlite::Result<Vec<Drain>> {
@@ -249,6 +271,19 @@ impl Database {
             })
         })?;
         trials.collect()
+    }
+
+    fn past_drains(&self) -> rusqlite::Result<Vec<PastDrains>> {
+        let mut statement = self.connection.prepare("SELECT service, backend, revision, times FROM past_drains")?;
+        let past = statement.query_map([], |row| {
+            Ok(PastDrains {
+                service: row.get::<_, String>(0)?.parse().map_err(invalid)?,
+                backend: row.get::<_, String>(1)?.parse().map_err(invalid)?,
+                revision: row.get(2)?,
+                times: row.get(3)?,
+            })
+        })?;
+        past.collect()
     }
 
     fn guard(&self) -> rusqlite::Result<Option<GuardMode>> {
@@ -402,6 +437,14 @@ fn set_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<(
             drain.probation
         ],
     )?;
+    // A person's drain of what the guard has never drained tells nothing about it.
+    if drain.times > 0 {
+        let (service, backend) = (drain.service.as_str(), drain.backend.as_str());
+        transaction.execute(
+            "INSERT OR REPLACE INTO past_drains VALUES (?1, ?2, ?3, ?4)",
+            params![service, backend, drain.revision, drain.times],
+        )?;
+    }
     Ok(())
 }
 
@@ -493,6 +536,11 @@ mod tests {
         assert_eq!(database.overrides().unwrap(), [kept]);
     }
 
+    fn past_of(service: &str, backend: &str) -> PastDrains {
+        let (service, backend) = (service.parse().unwrap(), backend.parse().unwrap());
+        PastDrains { service, backend, revision: String::new(), times: 1 }
+    }
+
     #[test]
     fn what_must_hold_besides_weights_is_there_when_it_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -522,13 +570,18 @@ mod tests {
         drop(database);
         let mut database = open(&folder);
         let kept = database.kept().unwrap();
-        assert_eq!((kept.drains, kept.guard), (vec![drain], Some(GuardMode::Observe)));
+        assert_eq!((kept.drains, kept.guard), (vec![drain.clone()], Some(GuardMode::Observe)));
         assert_eq!(kept.trials, [trial("2", [5, 6, 7, 8])]);
         let end = Lasting::EndDrain("shop".parse().unwrap(), "canary".parse().unwrap());
         database.write(&changed("shop").with(end)).unwrap();
         database.write(&changed("shop").with(Lasting::SetGuard(None))).unwrap();
         let kept = database.kept().unwrap();
         assert_eq!((kept.drains, kept.guard), (vec![], None));
+        let past = |times| PastDrains { revision: "sha256:1".into(), times, ..past_of("shop", "canary") };
+        assert_eq!(kept.past_drains, [past(2)], "that it was drained is not forgotten");
+        let persons = Drain { by: Some("ada".into()), revision: "sha256:2".into(), times: 0, ..drain };
+        database.write(&changed("shop").with(Lasting::SetDrain(persons))).unwrap();
+        assert_eq!(database.kept().unwrap().past_drains, [past(2)]);
     }
 
     #[test]
@@ -544,6 +597,23 @@ mod tests {
         database.write(&changed("shop").with(Lasting::SetWeights(live.clone()))).unwrap();
         drop(database);
         assert_eq!(open(&folder).kept().unwrap(), Kept { weights: vec![live], ..Kept::default() });
+    }
+
+    #[test]
+    fn a_file_of_the_second_version_tells_how_often_what_is_drained_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("journal.db")).unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        connection.execute_batch(TABLES_2).unwrap();
+        let drains = "INSERT INTO drains VALUES ('shop', 'canary', 'sha:1', NULL, 1, '', 2, NULL), \
+                      ('shop', 'green', 'sha:1', 'ada', 1, '', 0, NULL)";
+        connection.execute(drains, []).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        drop(connection);
+        let kept = open(&folder).kept().unwrap();
+        assert_eq!(kept.drains.len(), 2);
+        assert_eq!(kept.past_drains, [PastDrains { revision: "sha:1".into(), times: 2, ..past_of("shop", "canary") }]);
     }
 
     #[test]

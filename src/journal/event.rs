@@ -220,6 +220,15 @@ pub struct TrialMemory {
     pub failures: [u64; 4],
 }
 
+/// How often the guard has drained a revision, also where it has been undrained since: each return has less to spend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastDrains {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    pub revision: String,
+    pub times: u32,
+}
+
 /// An event and what it changes, written in one transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {

@@ -43,7 +43,8 @@ where
 {
     let service = service_fn({
         let client = Rc::clone(&client);
-        move |request| serve(Rc::clone(&client), request)
+        // hyper and the runtime move a stream's future seven times; an HTTP/1 connection's they hold in place.
+        move |request| Box::pin(serve(Rc::clone(&client), request))
     });
     let view = client.worker.view();
     let (limits, timeouts) = (view.snapshot.limits, view.snapshot.timeouts);

@@ -1,10 +1,12 @@
 //! What a request must look like: the conditions of routes and of rules.
 
 use std::fmt;
+use std::hash::Hasher;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use regex::Regex;
+use siphasher::sip::SipHasher13;
 
 /// Which hosts a route takes. Text is lower case, without a port and without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,6 +57,20 @@ pub struct RouteMatch {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     pub query: Vec<(String, ValueMatch)>,
     pub cookies: Vec<(String, ValueMatch)>,
+}
+
+/// Names a route across reloads: equal conditions are the same route, wherever in the file they stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(u64);
+
+impl RouteId {
+    /// `identity`: text that is the same for two routes exactly when their conditions are.
+    #[must_use]
+    pub fn new(identity: &str) -> Self {
+        let mut hasher = SipHasher13::new();
+        hasher.write(identity.as_bytes());
+        Self(hasher.finish())
+    }
 }
 
 /// For people, in a line: `GET,HEAD shop.example.com/api`.

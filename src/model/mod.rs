@@ -28,7 +28,7 @@ pub use failure::{FailureKind, grpc_blames_server};
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use guarding::{Drain, GuardMode};
 pub use header_changes::HeaderChanges;
-pub use matching::{HostMatch, PathMatch, RouteMatch, RuleMatch, ValueMatch};
+pub use matching::{HostMatch, PathMatch, RouteId, RouteMatch, RuleMatch, ValueMatch};
 pub use name::{BackendName, NameError, ServiceName};
 pub use networks::{AccessList, NetworkSet, leading_bits, lies_in};
 pub use overload::Overload;

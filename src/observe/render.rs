@@ -292,7 +292,7 @@ fn describe() {
     gauge!("tidegate_journal_backlog", "Events that wait to be written.");
     gauge!(
         "tidegate_journal_usable",
-        "1 if the journal is in use; 0: everything goes to stable, nothing can be changed."
+        "1 if the journal is in use; 0: everything goes to stable, and nothing can be moved away from it."
     );
     gauge!("tidegate_snapshot_version", "Version of what requests see.");
     gauge!("tidegate_build_info", "Always 1; the version is in the label.");

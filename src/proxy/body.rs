@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::client::Turn;
 use super::compress::Compressed;
@@ -14,7 +13,7 @@ use super::exchange::Exchange;
 use super::reply::Reason;
 use super::trailers;
 use crate::timers::Timer;
-use crate::upstream::{BodyError, BodyFault, Lease};
+use crate::upstream::{AnswerBody, BodyError, BodyFault, Lease};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub struct ResponseBody {
 pub(crate) enum Source {
     Whole(Bytes),
     Endpoint {
-        incoming: Incoming,
+        incoming: AnswerBody,
         lease: Lease,
     },
     /// Boxed: large, and rare.
@@ -136,9 +135,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = match &mut this.source {
-            Source::Endpoint { incoming, .. } => {
-                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http)))
-            }
+            Source::Endpoint { incoming, .. } => Pin::new(incoming).poll_frame(cx),
             Source::Compressed(compressed) => compressed.poll_frame(cx),
             Source::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);

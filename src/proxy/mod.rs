@@ -64,7 +64,7 @@ pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Res
     }
     let upgrade = reached.and_then(|_| rewrite(&exchange, &mut request, names));
     let answered = match upgrade {
-        Ok(None) => forward::send(&mut exchange, request, &mut Need::Nothing)
+        Ok(None) => forward::send(&mut exchange, &mut request, &mut Need::Nothing)
             .await
             .and_then(|(response, lease)| forward::answer(&mut exchange, response, lease)),
         // Boxed: rare, and large.

@@ -10,7 +10,6 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
@@ -22,7 +21,7 @@ use super::names::RequestNames;
 use super::reply::{Answer, Failure, Reason};
 use super::tunnel::{ClientEnd, EndpointEnd, Opening};
 use crate::config::UpstreamProtocol;
-use crate::upstream::{Lease, RequestBody};
+use crate::upstream::{AnswerBody, Lease, RequestBody};
 
 /// What the client asked for.
 #[derive(Debug)]
@@ -105,7 +104,7 @@ async fn to_http1(
     };
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut need = Need::Upgrade(None);
-    let (response, lease) = send(exchange, request, &mut need).await?;
+    let (response, lease) = send(exchange, &mut request, &mut need).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         lease.forget_upgrade();
         return refused(exchange, response, lease, &client);
@@ -130,7 +129,7 @@ async fn to_http2(
     *request.method_mut() = Method::CONNECT;
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     request.extensions_mut().insert(Protocol::from_static("websocket"));
-    let (mut response, lease) = send(exchange, request, &mut Need::ExtendedConnect).await?;
+    let (mut response, lease) = send(exchange, &mut request, &mut Need::ExtendedConnect).await?;
     if response.status() != StatusCode::OK {
         return refused(exchange, response, lease, &client);
     }
@@ -143,7 +142,7 @@ async fn to_http2(
 /// at fault.
 fn refused(
     exchange: &mut Exchange,
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     lease: Lease,
     client: &ClientEnd,
 ) -> Result<Answer, Failure> {
@@ -157,7 +156,7 @@ fn refused(
 /// The head that tells the client that HTTP ends here.
 fn switched_head(
     exchange: &Exchange,
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     client: &ClientEnd,
     protocol: HeaderValue,
     accepted: Option<HeaderValue>,

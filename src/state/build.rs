@@ -71,7 +71,7 @@ impl Registry {
         hold: Option<&Arc<Hold>>,
         revision: u64,
         resolved: &Resolved,
-    ) -> Arc<Service> {
+    ) -> Service {
         let wanted = |index: usize, backend: &BackendConfig| weights.map_or(backend.weight, |w| w[index]);
         let backends = config.backends.iter().enumerate();
         let mut backends: Box<[Backend]> =
@@ -85,12 +85,12 @@ impl Registry {
         let known = known.or_insert_with(|| (Arc::new(ServiceMetrics::new(self.workers)), Arc::default()));
         let (metrics, watch) = known.clone();
         let config = Arc::clone(config);
-        let service = Service::new(config, backends, rate_limits, metrics, watch, weights.is_some(), revision);
+        let service = Service::new(config, backends, rate_limits, metrics, watch, revision);
         let service = service.panicking(panicking);
-        Arc::new(match hold {
+        match hold {
             Some(hold) => service.held(Arc::clone(hold)),
             None => service,
-        })
+        }
     }
 
     /// A limit that stays as it is keeps what it knows of its clients.

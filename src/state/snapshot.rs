@@ -129,7 +129,6 @@ impl Service {
         rate_limits: Box<[Arc<RateLimit>]>,
         metrics: Arc<ServiceMetrics>,
         watch: Arc<ServiceWatch>,
-        overridden: bool,
         revision: u64,
     ) -> Self {
         let weights: Vec<Weight> = backends.iter().map(|b| b.effective).collect();
@@ -152,11 +151,16 @@ impl Service {
             metrics,
             watch,
             hold: None,
-            overridden,
+            overridden: false,
             panicking: false,
             on_trial,
             revision,
         }
+    }
+
+    /// The same; whether somebody has changed its weights.
+    pub(super) fn overridden(self, overridden: bool) -> Self {
+        Self { overridden, ..self }
     }
 
     /// The same; whether no backend with a weight has an available endpoint.

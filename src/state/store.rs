@@ -544,13 +544,15 @@ impl Writer {
 
     fn build(&mut self, config: &Arc<ServiceConfig>, revision: u64) -> Arc<Service> {
         let live = self.overrides.get(&config.name).map(|live| live.weights.iter().map(|(_, weight)| *weight));
+        let overridden = live.is_some();
         let weights = match live {
             Some(live) => Some(live.collect()),
             None if self.stable_only => Some(stable_alone(config)),
             None => None,
         };
         let hold = self.holds.get(&config.name);
-        self.registry.service(config, weights.as_deref(), &self.drains, hold, revision, &self.resolved)
+        let service = self.registry.service(config, weights.as_deref(), &self.drains, hold, revision, &self.resolved);
+        Arc::new(service.overridden(overridden))
     }
 
     fn sweep(&mut self) {

@@ -22,7 +22,7 @@ pub fn pick<'a>(
 ) -> Option<&'a Rc<LocalEndpoint>> {
     if endpoints.len() < 2 {
         return endpoints.first().inspect(|only| {
-            only.begin_trial();
+            only.takes_trial();
         });
     }
     let (draw, now) = (draw(), Instant::now());
@@ -37,7 +37,7 @@ pub fn pick<'a>(
         if is_open(first, now) && is_open(second, now) {
             return Some(if is_first(first, second, draw) { first } else { second });
         }
-        if let Some(tried) = endpoints.iter().find(|e| e.begin_trial()) {
+        if let Some(tried) = endpoints.iter().find(|e| e.takes_trial()) {
             return Some(tried);
         }
     }
@@ -183,8 +183,12 @@ mod tests {
         let ejected = &endpoints[1];
         ejected.endpoint.health.eject();
         ejected.endpoint.health.offer_trial();
-        assert_eq!(counts(&endpoints, &[])[1], 1);
-        ejected.ended(AttemptEnd::Answered);
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut asked = (0..1_000).map(|_| pick(&endpoints, &[], || rng.next_u64()).unwrap());
+        let trial = asked.by_ref().find_map(|endpoint| endpoint.begin_trial());
+        assert!(trial.is_some());
+        assert!(asked.all(|endpoint| !Rc::ptr_eq(endpoint, ejected)));
+        ejected.ended(AttemptEnd::Answered, trial);
         assert_eq!(ejected.endpoint.health.trial_outcome(), Some(true));
     }
 
@@ -205,13 +209,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn endpoints_that_refuse_are_passed_over_while_there_is_another() {
         let endpoints: Vec<_> = (0..4).map(endpoint).collect();
-        endpoints[0].refused(Instant::now(), &"refused");
-        endpoints[2].refused(Instant::now(), &"refused");
+        endpoints[0].refused(Instant::now(), &"refused", None);
+        endpoints[2].refused(Instant::now(), &"refused", None);
         let counts = counts(&endpoints, &[]);
         assert_eq!((counts[0], counts[2]), (0, 0));
         assert!(counts[1] > 13_000 && counts[3] > 13_000, "{counts:?}");
         for endpoint in &endpoints {
-            endpoint.refused(Instant::now(), &"refused");
+            endpoint.refused(Instant::now(), &"refused", None);
         }
         assert!(pick(&endpoints, &[], || 0).is_some());
     }

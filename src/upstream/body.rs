@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::http1::Http1Error;
 use super::kept::{KeptBody, KeptReader};
 use crate::timers::{Timer, Timers};
 
@@ -34,6 +35,7 @@ pub enum BodyFault {
 #[derive(Debug)]
 pub enum BodyError {
     Http(hyper::Error),
+    Http1(Http1Error),
     Fault(BodyFault),
     /// Compression failed, which takes a lack of memory.
     Encoder(io::Error),
@@ -45,6 +47,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(error) => error.fmt(f),
+            Self::Http1(error) => error.fmt(f),
             Self::Fault(BodyFault::Broken) => f.write_str("the body broke off"),
             Self::Fault(BodyFault::Stalled) => f.write_str("the body stands still"),
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
@@ -59,6 +62,7 @@ impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Http(error) => Some(error),
+            Self::Http1(error) => Some(error),
             Self::Fault(_) | Self::Superseded => None,
             Self::Encoder(error) => Some(error),
         }

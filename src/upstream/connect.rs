@@ -10,18 +10,18 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
 use super::endpoint::{Endpoint, EndpointTls};
-use super::pool::Http1Connection;
+use super::http1::{Http1Connection, Io};
 use crate::config::UpstreamProtocol;
 use crate::executor::LocalExecutor;
 use crate::model::{Ends, local_proxy_header, write_proxy_header};
@@ -31,12 +31,8 @@ use crate::stream::{HyperStream, keep_alive};
 /// hasn't taken, and the connection sixteen such streams before others wait.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// A response's head, and the trailers of a chunked one: twice what we take from a client. HTTP/1 heads have at most a
-/// hundred fields, which is what hyper has room for without an allocation.
+/// A response's head, and its trailers: twice what we take from a client.
 const HEAD_BYTES: u32 = 64 * 1024;
-/// HTTP/1: what was received and not passed on, and what is to be sent. Large bodies come in reads of this size; larger
-/// ones cost slow readers' memory and gain nothing that can be measured.
-const BUFFER_BYTES: usize = 64 * 1024;
 /// HTTP/2: a request's bytes that wait in one stream for the endpoint.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// A silent HTTP/2 connection is asked for a sign of life this often, and given this long.
@@ -94,19 +90,16 @@ impl fmt::Debug for UpgradedStream {
     }
 }
 
-/// Where the task that drives a connection delivers the stream after a 101; empty when nobody asked for one.
-pub(super) type UpgradeSlot = RefCell<Option<oneshot::Sender<UpgradedStream>>>;
-
 pub(super) async fn http1(endpoint: &Endpoint, ends: Ends) -> Result<Http1Connection, ConnectError> {
     let mut tcp = tcp(endpoint).await?;
     if let Some(version) = endpoint.identity.proxy_protocol {
         let header = write_proxy_header(version, ends);
         tcp.write_all(&header).await.map_err(ConnectError::Tcp)?;
     }
-    match &endpoint.tls {
-        None => http1_over(tcp).await,
-        Some(tls) => http1_over(handshake(tls, tcp).await?).await,
-    }
+    Ok(Http1Connection::new(match &endpoint.tls {
+        None => Io::Tcp(tcp),
+        Some(tls) => Io::Tls(Box::new(handshake(tls, tcp).await?)),
+    }))
 }
 
 /// An HTTP/2 connection's sending side, and what its other end allows.
@@ -244,41 +237,6 @@ async fn handshake(
     connector.connect(tls.server_name.clone(), tcp).await.map_err(ConnectError::Tls)
 }
 
-async fn http1_over<T>(stream: T) -> Result<Http1Connection, ConnectError>
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(HEAD_BYTES as usize)
-        .max_buf_size(BUFFER_BYTES)
-        .handshake(HyperStream::in_turns(stream))
-        .await
-        .map_err(ConnectError::Http)?;
-    let upgrade = Rc::new(UpgradeSlot::default());
-    tokio::task::spawn_local(drive(connection, Rc::clone(&upgrade)));
-    Ok(Http1Connection { sender, upgrade })
-}
-
-/// Runs a connection until it closes or stops speaking HTTP. Errors are not lost: hyper hands them to the request
-/// under way, and an idle connection's end is nobody's error.
-async fn drive<T>(mut connection: http1::Connection<HyperStream<T>, RequestBody>, upgrade: Rc<UpgradeSlot>)
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
-    match upgrade.take() {
-        Some(waiting) if ended.is_ok() => {
-            let stream = UpgradedStream { stream: Box::new(stream), read_ahead: parts.read_buf };
-            // Nobody waits any more when the client has left: the stream is dropped and so closed.
-            drop(waiting.send(stream));
-        }
-        // A failing shutdown means that the other side closed first.
-        _ => drop(stream.shutdown().await),
-    }
-}
-
 async fn http2_over<T>(stream: T) -> Result<Http2Connection, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -297,7 +255,7 @@ where
         .map_err(ConnectError::Http)?;
     settings.streams_max.set(connection.current_max_send_streams());
     let heard = Rc::clone(&settings);
-    // As in `drive`: hyper hands errors to the requests they concern.
+    // Errors are not lost: hyper hands them to the requests they concern.
     tokio::task::spawn_local(poll_fn(move |cx| {
         let ended = Pin::new(&mut connection).poll(cx);
         heard.hear(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled(), cx);

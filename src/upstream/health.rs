@@ -40,10 +40,19 @@ const ON_TRIAL: u32 = 1 << 5;
 const TRIAL_PASSED: u32 = 1 << 6;
 const TRIAL_FAILED: u32 = 1 << 7;
 const UNAVAILABLE: u32 = CHECK_FAILED | EJECTED | DRAINED;
+/// How often a trial was offered, so that each is decided by its own attempt.
+const TRIAL_NUMBER: u32 = 0xffff_0000;
+const TRIAL_NUMBER_ONE: u32 = 1 << 16;
 const TRIAL: u32 = DUE | ON_TRIAL | TRIAL_PASSED | TRIAL_FAILED;
 
 /// What an endpoint's share begins with after a recovery: with less, one of little traffic would hardly be asked.
 const RAMP_MIN: f64 = 0.1;
+/// Failures in a row that are told of an endpoint that nobody ejects.
+const FAILING_FROM: u32 = 5;
+
+/// The right to try out an ejected endpoint with one attempt, whose end alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrialClaim(u32);
 
 /// How an attempt ended, as its endpoint is judged by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +72,9 @@ pub enum AttemptEnd {
 impl AttemptEnd {
     /// By the head of an answer.
     #[must_use]
-    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+    pub fn of(status: StatusCode, grpc: Option<&HeaderMap>) -> Self {
         // Only in an answer that is all trailers: others tell their status at their end.
-        let failed = status.is_server_error() || grpc_blames_server(headers);
+        let failed = status.is_server_error() || grpc.is_some_and(grpc_blames_server);
         if failed { Self::BadAnswer } else { Self::Answered }
     }
 }
@@ -151,6 +160,8 @@ pub struct Health {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
     Up,
+    /// Its last requests have all failed; it gets more for want of anybody who does better.
+    Failing,
     /// Its share grows to its full size.
     Recovering,
     Drained,
@@ -166,6 +177,7 @@ impl Availability {
     pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Failing => "failing",
             Self::Recovering => "recovering",
             Self::Drained => "drained",
             Self::CheckFailed => "check failed",
@@ -216,17 +228,27 @@ impl Health {
         is_due(self.flags())
     }
 
-    /// Whether this request is the one that tries it out.
+    /// The right to try it out, for whoever asks first.
     #[must_use]
-    pub fn claim(&self) -> bool {
+    pub fn claim(&self) -> Option<TrialClaim> {
+        if !self.is_due() {
+            return None;
+        }
         let claimed = |flags| is_due(flags).then_some(flags & !DUE | ON_TRIAL);
-        self.is_due() && self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
+        let before = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).ok()?;
+        Some(TrialClaim(before & TRIAL_NUMBER))
     }
 
-    /// How the request that claimed it ended.
-    pub fn tried(&self, end: AttemptEnd) {
+    /// Whether that right still holds: a trial that told nothing for too long is another one's.
+    #[must_use]
+    pub fn is_claimed_by(&self, claim: TrialClaim) -> bool {
+        is_claimed_by(self.flags(), claim)
+    }
+
+    /// How the attempt that had claimed it ended.
+    pub fn tried(&self, claim: TrialClaim, end: AttemptEnd) {
         let outcome = if end == AttemptEnd::Answered { TRIAL_PASSED } else { TRIAL_FAILED };
-        let ended = |flags: u32| (flags & ON_TRIAL != 0).then_some(flags & !TRIAL | outcome);
+        let ended = |flags: u32| is_claimed_by(flags, claim).then_some(flags & !TRIAL | outcome);
         if self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, ended).is_ok() {
             self.alarm.ring();
         }
@@ -262,6 +284,10 @@ impl Health {
 fn is_due(flags: u32) -> bool {
     // What its checks or a person say outranks a trial.
     flags & (UNAVAILABLE | DUE) == EJECTED | DUE
+}
+
+fn is_claimed_by(flags: u32, claim: TrialClaim) -> bool {
+    flags & (ON_TRIAL | TRIAL_NUMBER) == ON_TRIAL | claim.0
 }
 
 /// What whoever decides needs to know and do.
@@ -332,7 +358,7 @@ impl Health {
 
     /// Lets one request try it out.
     pub fn offer_trial(&self) {
-        self.change(|flags| flags & !TRIAL | DUE);
+        self.change(|flags| (flags & !TRIAL | DUE).wrapping_add(TRIAL_NUMBER_ONE));
     }
 
     /// How the trial went, once it has ended.
@@ -371,6 +397,15 @@ impl Health {
         self.flags() & RECOVERING != 0
     }
 
+    /// So many failures in a row would have it ejected, if others did better.
+    fn is_failing(&self) -> bool {
+        let streak_max = match self.streak_max.load(Ordering::Relaxed) {
+            0 => FAILING_FROM,
+            max => max,
+        };
+        self.failures() >= streak_max
+    }
+
     #[must_use]
     pub fn availability(&self) -> Availability {
         let flags = self.flags();
@@ -380,8 +415,18 @@ impl Health {
             () if holds(CHECK_FAILED) => Availability::CheckFailed,
             () if holds(EJECTED) && holds(TRIAL) => Availability::OnTrial,
             () if holds(EJECTED) => Availability::Ejected,
+            () if self.is_failing() => Availability::Failing,
             () if holds(RECOVERING) => Availability::Recovering,
             () => Availability::Up,
+        }
+    }
+
+    /// How its last requests failed, for people.
+    #[must_use]
+    pub fn streak_told(&self) -> String {
+        match (self.failures(), self.refusals()) {
+            (failures, refusals) if refusals >= failures => format!("the last {refusals} connects failed"),
+            (failures, _) => format!("the last {failures} requests failed"),
         }
     }
 
@@ -446,21 +491,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_request_tries_out_an_ejected_endpoint() {
         let health = health();
-        assert!(!health.claim());
+        assert_eq!(health.claim(), None);
         health.eject();
-        assert!(!health.claim() && !health.is_available());
+        assert!(health.claim().is_none() && !health.is_available());
         health.offer_trial();
-        assert!(health.claim());
-        assert!(!health.claim(), "one is enough");
-        health.tried(AttemptEnd::Broken);
+        let claim = health.claim().unwrap();
+        assert_eq!(health.claim(), None, "one is enough");
+        health.tried(claim, AttemptEnd::Broken);
         assert_eq!(health.trial_outcome(), Some(false));
         health.eject();
         health.offer_trial();
-        assert!(health.claim());
-        health.tried(AttemptEnd::Answered);
+        let claim = health.claim().unwrap();
+        health.tried(claim, AttemptEnd::Answered);
         assert_eq!(health.trial_outcome(), Some(true));
         health.readmit();
         assert!(health.is_available() && health.trial_outcome().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_told_nothing_for_too_long_is_not_decided_by_its_late_end() {
+        let health = health();
+        health.eject();
+        health.offer_trial();
+        let first = health.claim().unwrap();
+        health.offer_trial();
+        let second = health.claim().unwrap();
+        assert!(!health.is_claimed_by(first) && health.is_claimed_by(second));
+        health.tried(first, AttemptEnd::TimedOut);
+        assert_eq!(health.trial_outcome(), None);
+        health.tried(second, AttemptEnd::Answered);
+        assert_eq!(health.trial_outcome(), Some(true));
+        (0..70_000).for_each(|_| health.offer_trial());
+        assert!(health.is_ejected() && health.is_due(), "its number begins anew and touches nothing else");
     }
 
     #[tokio::test(start_paused = true)]
@@ -470,9 +532,9 @@ mod tests {
             health.eject();
             health.offer_trial();
             set(&health, true);
-            assert!(!health.claim());
+            assert_eq!(health.claim(), None);
             set(&health, false);
-            assert!(health.claim());
+            assert!(health.claim().is_some());
         }
     }
 
@@ -495,12 +557,12 @@ mod tests {
                 http::HeaderName::from_static("grpc-status"),
                 http::HeaderValue::from_static(status),
             )]);
-            AttemptEnd::of(StatusCode::OK, &headers)
+            AttemptEnd::of(StatusCode::OK, Some(&headers))
         };
         for (status, end) in [("0", AttemptEnd::Answered), ("5", AttemptEnd::Answered), ("14", AttemptEnd::BadAnswer)] {
             assert_eq!(of(status), end, "{status}");
         }
-        assert_eq!(AttemptEnd::of(StatusCode::NOT_FOUND, &HeaderMap::new()), AttemptEnd::Answered);
-        assert_eq!(AttemptEnd::of(StatusCode::BAD_GATEWAY, &HeaderMap::new()), AttemptEnd::BadAnswer);
+        assert_eq!(AttemptEnd::of(StatusCode::NOT_FOUND, None), AttemptEnd::Answered);
+        assert_eq!(AttemptEnd::of(StatusCode::BAD_GATEWAY, None), AttemptEnd::BadAnswer);
     }
 }

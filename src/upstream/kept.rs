@@ -98,16 +98,25 @@ impl Kept {
     fn keep(&self, frame: &Frame<Bytes>) {
         let Some(left) = self.left.get() else { return };
         let mut pieces = self.pieces.borrow_mut();
-        let (piece, size) = match (frame.data_ref(), frame.trailers_ref()) {
-            // A small piece would keep the whole buffer that it was read into.
-            (Some(data), _) if data.len() < COPIED_BELOW => (Piece::Data(Bytes::copy_from_slice(data)), data.len()),
-            (Some(data), _) => (Piece::Data(data.clone()), data.len()),
-            (None, Some(trailers)) => (Piece::Trailers(trailers.clone()), 0),
-            (None, None) => return,
-        };
+        let Some((piece, size)) = Piece::of(frame) else { return };
         self.left.set(left.checked_sub(size).filter(|_| pieces.len() < PIECES_MAX));
         if self.left.get().is_some() {
             pieces.push(piece);
+        }
+    }
+}
+
+impl Piece {
+    /// What is kept of a frame, and how much of the limit it takes.
+    fn of(frame: &Frame<Bytes>) -> Option<(Self, usize)> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            // A small piece would keep the whole buffer that it was read into.
+            (Some(data), _) if data.len() < COPIED_BELOW => {
+                Some((Self::Data(Bytes::copy_from_slice(data)), data.len()))
+            }
+            (Some(data), _) => Some((Self::Data(data.clone()), data.len())),
+            (None, Some(trailers)) => Some((Self::Trailers(trailers.clone()), 0)),
+            (None, None) => None,
         }
     }
 }
@@ -165,5 +174,23 @@ impl KeptReader {
             hint.set_upper(upper.saturating_add(kept));
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_copied_so_that_they_keep_no_large_buffer() {
+        let buffer = Bytes::from(vec![b'x'; 1 << 20]);
+        for (bytes, shared) in [(1, false), (COPIED_BELOW - 1, false), (COPIED_BELOW, true), (65_536, true)] {
+            let piece = buffer.slice(100..100 + bytes);
+            let Some((Piece::Data(kept), size)) = Piece::of(&Frame::data(piece.clone())) else { panic!("it is data") };
+            assert_eq!((size, kept == piece), (bytes, true));
+            assert_eq!(kept.as_ptr() == piece.as_ptr(), shared, "{bytes}");
+        }
+        let (piece, size) = Piece::of(&Frame::trailers(HeaderMap::new())).unwrap();
+        assert!(matches!(piece, Piece::Trailers(_)) && size == 0);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::pool::{IdleStack, SharedConnection};
-use super::{AttemptEnd, Endpoint};
+use super::{AttemptEnd, Endpoint, TrialClaim};
 
 /// The time constant with which an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
@@ -25,23 +25,14 @@ const LATENCY_NOISE: f64 = 2.0;
 /// What differs below this is the machine's noise, not the endpoint's load.
 const LATENCY_FLOOR: Duration = Duration::from_millis(1);
 
-/// Finding out whether an ejected endpoint is well again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trial {
-    None,
-    /// By a request that hasn't got here yet.
-    Claimed,
-    UnderWay,
-}
-
 /// A worker's view of one endpoint. Lives as long as a snapshot names the endpoint or a request uses it.
 #[derive(Debug)]
 pub struct LocalEndpoint {
     pub endpoint: Arc<Endpoint>,
     /// The worker's index.
     worker: usize,
-    /// Of an ejected endpoint, as far as this worker's requests have to do with it.
-    trial: Cell<Trial>,
+    /// For the next attempt that gets here: it tries out the endpoint, whose ejection is over.
+    trial: Cell<Option<TrialClaim>>,
     in_flight: Cell<u32>,
     latency: Cell<Duration>,
     observed: Cell<Option<Instant>>,
@@ -65,7 +56,7 @@ impl LocalEndpoint {
         Self {
             endpoint,
             worker,
-            trial: Cell::new(Trial::None),
+            trial: Cell::new(None),
             in_flight: Cell::new(0),
             latency: Cell::new(Duration::ZERO),
             observed: Cell::new(None),
@@ -87,29 +78,38 @@ impl LocalEndpoint {
     /// Whether the request that asks is to try out the endpoint, whose ejection is over: it is, if it gets here.
     #[must_use]
     pub fn claim(&self) -> bool {
-        let claimed = self.endpoint.health.claim();
-        if claimed {
-            self.trial.set(Trial::Claimed);
+        let claim = self.endpoint.health.claim();
+        if claim.is_some() {
+            self.trial.set(claim);
         }
-        claimed
+        claim.is_some()
     }
 
-    /// Whether the attempt that asks is the one that tries it out.
-    pub(super) fn begin_trial(&self) -> bool {
-        let begun = self.trial.get() == Trial::Claimed || self.endpoint.health.claim();
-        if begun {
-            self.trial.set(Trial::UnderWay);
-        }
-        begun
+    /// Whether the attempt that asks is to be the one that tries it out.
+    pub(super) fn takes_trial(&self) -> bool {
+        let claimed = self.trial.get().filter(|claim| self.endpoint.health.is_claimed_by(*claim));
+        let claim = claimed.or_else(|| self.endpoint.health.claim());
+        self.trial.set(claim);
+        claim.is_some()
     }
 
-    /// Takes note of how an attempt ended.
-    pub fn ended(&self, end: AttemptEnd) {
+    /// An attempt gets here; whether it tries out the endpoint.
+    #[must_use]
+    pub(crate) fn begin_trial(&self) -> Option<TrialClaim> {
+        self.trial.take()
+    }
+
+    /// The attempt that tried it out came to nothing and is made again.
+    pub(super) fn put_back(&self, claim: TrialClaim) {
+        self.trial.set(Some(claim));
+    }
+
+    /// Takes note of how an attempt ended. `trial`: what it had from [`Self::begin_trial`].
+    pub fn ended(&self, end: AttemptEnd, trial: Option<TrialClaim>) {
         let health = &self.endpoint.health;
         health.ended(self.worker, end);
-        if self.trial.get() == Trial::UnderWay {
-            self.trial.set(Trial::None);
-            health.tried(end);
+        if let Some(claim) = trial {
+            health.tried(claim, end);
         }
     }
 
@@ -150,8 +150,8 @@ impl LocalEndpoint {
 
     /// A connection couldn't be opened: other endpoints are asked first for a second, and twice as long each time it
     /// happens again. Says so once.
-    pub fn refused(&self, now: Instant, reason: &dyn std::fmt::Display) {
-        self.ended(AttemptEnd::Refused);
+    pub fn refused(&self, now: Instant, reason: &dyn std::fmt::Display, trial: Option<TrialClaim>) {
+        self.ended(AttemptEnd::Refused, trial);
         if self.held_back.get().is_none() {
             let identity = &self.endpoint.identity;
             let (service, backend) = (&identity.service, &identity.backend);
@@ -291,17 +291,49 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn only_the_attempt_that_tries_out_an_endpoint_decides_about_it() {
+        let endpoint = endpoint(1);
+        let health = &endpoint.endpoint.health;
+        let sent_before = endpoint.begin_trial();
+        health.eject();
+        health.offer_trial();
+        assert!(endpoint.claim());
+        let trial = endpoint.begin_trial();
+        endpoint.ended(AttemptEnd::TimedOut, sent_before);
+        assert_eq!(health.trial_outcome(), None);
+        endpoint.ended(AttemptEnd::Answered, endpoint.begin_trial());
+        assert_eq!(health.trial_outcome(), None);
+        endpoint.ended(AttemptEnd::Broken, trial);
+        assert_eq!(health.trial_outcome(), Some(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_claimed_a_trial_and_never_got_there_has_no_claim_once_it_is_offered_again() {
+        let endpoint = endpoint(1);
+        let health = &endpoint.endpoint.health;
+        health.eject();
+        health.offer_trial();
+        assert!(endpoint.claim() && endpoint.takes_trial());
+        health.offer_trial();
+        let elsewhere = health.claim().unwrap();
+        assert!(!endpoint.takes_trial());
+        assert_eq!(endpoint.begin_trial(), None);
+        health.tried(elsewhere, AttemptEnd::Answered);
+        assert_eq!(health.trial_outcome(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_refuses_again_and_again_is_held_back_longer_until_it_accepts() {
         let endpoint = endpoint(1);
         let now = Instant::now();
         for seconds in [1, 2, 4, 8, 8] {
-            endpoint.refused(now, &"refused");
+            endpoint.refused(now, &"refused", None);
             let until = now + Duration::from_secs(seconds);
             assert!(endpoint.is_held_back(until - Duration::from_millis(1)) && !endpoint.is_held_back(until));
         }
         endpoint.accepted();
         assert!(!endpoint.is_held_back(now));
-        endpoint.refused(now, &"refused");
+        endpoint.refused(now, &"refused", None);
         assert!(!endpoint.is_held_back(now + Duration::from_secs(1)));
     }
 }

@@ -6,17 +6,19 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use futures_util::future::Either;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
-use super::connect::{self, ConnectError, Http2Connection, UpgradeSlot, UpgradedStream};
+use super::connect::{self, ConnectError, Http2Connection, UpgradedStream};
 use super::endpoint::PoolKey;
+use super::http1::Http1Connection;
 use super::limiter::Permit;
 use super::local::LocalEndpoint;
+use super::send::{AnswerBody, Http1Sending, SendError};
+use super::{AttemptEnd, TrialClaim};
 use crate::config::UpstreamProtocol;
 use crate::model::Ends;
 use crate::timers::Timers;
@@ -25,14 +27,6 @@ use crate::timers::Timers;
 const STREAMS_MAX: usize = 100;
 /// HTTP/2 connections of one worker to one endpoint; beyond, requests queue on the least loaded.
 const SHARED_CONNECTIONS_MAX: usize = 32;
-
-/// An HTTP/1 connection that carries one request at a time.
-#[derive(Debug)]
-pub(super) struct Http1Connection {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    /// Where to deliver the stream if the endpoint agrees to an upgrade.
-    pub(super) upgrade: Rc<UpgradeSlot>,
-}
 
 /// An HTTP/2 connection that carries many requests at once.
 #[derive(Debug)]
@@ -66,7 +60,7 @@ impl SharedConnection {
 /// Idle HTTP/1 connections, the most recently used last.
 #[derive(Debug)]
 pub(super) struct IdleStack {
-    idle: VecDeque<(Http1Connection, u64)>,
+    idle: VecDeque<(Rc<Http1Connection>, u64)>,
     limits: PoolKey,
 }
 
@@ -75,25 +69,18 @@ impl IdleStack {
         Self { idle: VecDeque::new(), limits }
     }
 
-    /// The most recently used connection that can carry a request. One that is still reading the end of its last
-    /// answer is left to finish.
-    fn pop(&mut self) -> Option<Http1Connection> {
-        let mut at = self.idle.len();
-        while at > 0 {
-            at -= 1;
-            let sender = &self.idle[at].0.sender;
-            if sender.is_ready() {
-                return self.idle.remove(at).map(|(connection, _)| connection);
-            }
-            if sender.is_closed() {
-                self.idle.remove(at);
+    /// The most recently used connection that is still open.
+    fn pop(&mut self) -> Option<Rc<Http1Connection>> {
+        while let Some((connection, _)) = self.idle.pop_back() {
+            if !connection.is_closed() {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn push(&mut self, connection: Http1Connection, now_ms: u64) {
-        if self.limits.idle_max == 0 || connection.sender.is_closed() {
+    fn push(&mut self, connection: Rc<Http1Connection>, now_ms: u64) {
+        if self.limits.idle_max == 0 {
             return;
         }
         if self.idle.len() >= self.limits.idle_max {
@@ -110,15 +97,10 @@ impl IdleStack {
         self.idle.is_empty()
     }
 
+    /// Closes those that have idled too long, and those that their endpoint has closed, which nobody is told.
     pub(super) fn expire(&mut self, now_ms: u64) {
         let timeout_ms = self.limits.idle_timeout_ms;
-        while self
-            .idle
-            .front()
-            .is_some_and(|(c, since)| c.sender.is_closed() || now_ms.saturating_sub(*since) >= timeout_ms)
-        {
-            self.idle.pop_front();
-        }
+        self.idle.retain(|(connection, since)| now_ms.saturating_sub(*since) < timeout_ms && !connection.is_closed());
     }
 }
 
@@ -139,13 +121,15 @@ pub struct Lease {
     connection: Connection,
     reused: bool,
     waited: bool,
+    /// It tries out an ejected endpoint.
+    trial: Option<TrialClaim>,
     /// Where the backend's concurrency is limited.
     permit: Option<Permit>,
 }
 
 #[derive(Debug)]
 enum Connection {
-    Http1(Http1Connection),
+    Http1(Rc<Http1Connection>),
     Http2(Rc<SharedConnection>),
     Returned,
 }
@@ -184,7 +168,27 @@ impl Lease {
             shared.streams.set(shared.streams.get() + 1);
         }
         in_flight.handed_over();
-        Ok(Self { endpoint: Rc::clone(endpoint), timers: Rc::clone(timers), connection, reused, waited, permit })
+        let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
+        Ok(Self { endpoint, timers, connection, reused, waited, trial: None, permit })
+    }
+
+    /// The attempt tries out the endpoint.
+    #[must_use]
+    pub fn on_trial(mut self, trial: Option<TrialClaim>) -> Self {
+        self.trial = trial;
+        self
+    }
+
+    /// The attempt came to nothing, and is made again: the next one there tries out the endpoint.
+    pub fn replay(&mut self) {
+        if let Some(claim) = self.trial.take() {
+            self.endpoint.put_back(claim);
+        }
+    }
+
+    /// Takes note of how the attempt ended.
+    pub fn ended(&mut self, end: AttemptEnd) {
+        self.endpoint.ended(end, self.trial.take());
     }
 
     #[must_use]
@@ -215,15 +219,26 @@ impl Lease {
         self.timers.timeout(limit, shared.http2.settings.extended_connect()).await.is_ok()
     }
 
-    /// Sends a request; the future waits for the head of its response. The request is handed over at once, so that
-    /// the future doesn't hold it.
+    /// Sends a request; the future waits for the head of its response. HTTP/1 takes the body out of `request` and leaves
+    /// its head, HTTP/2 takes all of it.
     pub fn send(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        request: &mut Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, Box<SendError>>> + use<> {
         match &mut self.connection {
-            Connection::Http1(connection) => Either::Left(connection.sender.try_send_request(request)),
-            Connection::Http2(shared) => Either::Right(shared.http2.sender.clone().try_send_request(request)),
+            Connection::Http1(connection) => {
+                connection.begin(request, &self.endpoint.endpoint.identity.authority);
+                Either::Left(Http1Sending(Rc::clone(connection)))
+            }
+            Connection::Http2(shared) => {
+                let request = std::mem::replace(request, Request::new(RequestBody::Empty));
+                let sending = shared.http2.sender.clone().try_send_request(request);
+                Either::Right(
+                    sending
+                        .map_ok(|response| response.map(AnswerBody::Http2))
+                        .map_err(|error| Box::new(SendError::http2(error))),
+                )
+            }
             Connection::Returned => unreachable!("a lease is returned when its response has ended"),
         }
     }
@@ -231,24 +246,23 @@ impl Lease {
     /// Asks for the raw stream, should the endpoint answer 101. HTTP/1 only.
     pub(crate) fn expect_upgrade(&self) -> Option<oneshot::Receiver<UpgradedStream>> {
         let Connection::Http1(connection) = &self.connection else { return None };
-        let (sender, receiver) = oneshot::channel();
-        connection.upgrade.replace(Some(sender));
-        Some(receiver)
+        Some(connection.expect_upgrade())
     }
 
     /// The endpoint didn't upgrade.
     pub(crate) fn forget_upgrade(&self) {
         if let Connection::Http1(connection) = &self.connection {
-            connection.upgrade.replace(None);
+            connection.forget_upgrade();
         }
     }
 
     /// Request and response have both been passed on whole: the connection can carry another.
     pub fn give_back(&mut self) {
         match std::mem::replace(&mut self.connection, Connection::Returned) {
-            Connection::Http1(connection) => {
+            Connection::Http1(connection) if connection.is_reusable() => {
                 self.endpoint.idle.borrow_mut().push(connection, self.timers.now_ms());
             }
+            Connection::Http1(connection) => connection.close(),
             Connection::Http2(shared) => self.leave(&shared),
             Connection::Returned => return,
         }
@@ -266,7 +280,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match &self.connection {
-            Connection::Http1(_) => {}
+            Connection::Http1(connection) => connection.close(),
             Connection::Http2(shared) => self.leave(shared),
             Connection::Returned => return,
         }
@@ -290,7 +304,9 @@ impl LocalEndpoint {
 /// A new connection, or one that somebody else opened meanwhile; the flag tells the latter.
 async fn open(endpoint: &LocalEndpoint, timers: &Timers, ends: Ends) -> Result<(Connection, bool), ConnectError> {
     match endpoint.endpoint.identity.protocol {
-        UpstreamProtocol::Http1 => Ok((Connection::Http1(connect::http1(&endpoint.endpoint, ends).await?), false)),
+        UpstreamProtocol::Http1 => {
+            Ok((Connection::Http1(Rc::new(connect::http1(&endpoint.endpoint, ends).await?)), false))
+        }
         UpstreamProtocol::Http2 => {
             let (shared, waited) = open_shared(endpoint, timers).await?;
             Ok((Connection::Http2(shared), waited))

@@ -1,5 +1,7 @@
 //! Who may call the admin API, and what its probes say while the proxy lives and ends.
 
+use serde_json::{Value, json};
+
 use crate::support::{Gate, OK, Proxy, Setup, Signal, Upstream, Wire, eventually};
 
 async fn guarded(upstream: &Upstream) -> Proxy {
@@ -91,6 +93,27 @@ async fn probes_need_neither_token_nor_name() {
         let answer = proxy.call("GET", path, "host: node-7.cluster\r\n", "").await;
         assert_eq!((answer.status(), answer.text()), (200, text));
         assert_eq!(status(&proxy, "POST", path, "").await, 405);
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_call_is_told_as_json() {
+    let upstream = Upstream::answering(OK).await;
+    let proxy = Setup::new().backend(&[upstream.url()], "").start().await;
+    let drain = "/v1/services/shop/backends/blue/drain";
+    let long = json!({ "reason": "x".repeat(70_000) }).to_string();
+    for (method, path, body, status) in [
+        ("POST", "/livez", "", 405),
+        ("POST", "/readyz", "", 405),
+        ("POST", drain, "", 405),
+        ("PUT", drain, "{", 400),
+        ("PUT", drain, &long, 413),
+        ("GET", "/nothing", "", 404),
+    ] {
+        let answer = proxy.call(method, path, "", body).await;
+        assert_eq!(answer.status(), status, "{method} {path}");
+        let said: Value = serde_json::from_str(answer.text()).expect("JSON");
+        assert!(said["error"].as_str().is_some_and(|error| !error.is_empty()), "{said}");
     }
 }
 

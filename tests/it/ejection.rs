@@ -99,6 +99,19 @@ async fn an_endpoint_that_fails_beside_fine_ones_is_left_and_comes_back_by_one_r
 }
 
 #[tokio::test]
+async fn what_speaks_against_an_endpoint_is_kept_while_other_things_change() {
+    let (fine, bad) = (Fickle::failing(0).await, Fickle::failing(1).await);
+    let proxy = shop("ejection = { time = \"1m\" }", &backend("blue", 1.0, &[fine.url(), bad.url()])).await;
+    // Between two changes there is never enough to decide.
+    for round in 0..60 {
+        proxy.fetch("/").await;
+        proxy.fetch("/").await;
+        proxy.shift(&format!("{{\"blue\": {}}}", round % 2 + 2)).await;
+    }
+    proxy.endpoint_becomes(0, 1, "ejected").await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_refuses_is_left_by_all_workers() {
     let (one, other, dead) = (Fickle::failing(0).await, Fickle::failing(0).await, Refusing::new());
     let urls = [one.url(), dead.url(), other.url()];
@@ -137,6 +150,18 @@ async fn without_a_guard_a_candidate_that_fails_yields_its_share_within_a_few_re
 }
 
 #[tokio::test]
+async fn the_request_that_tries_out_a_candidate_in_vain_is_answered_by_stable() {
+    let (blue, canary) = (Fickle::failing(0).await, Fickle::failing(1).await);
+    let backends = backend("blue", 80.0, &[blue.url()]) + &backend("canary", 20.0, &[canary.url()]);
+    let proxy = retrying(&format!("stable = \"blue\"\nguard = \"off\"\n{SHORT}"), &backends).await;
+    while ejections(&proxy).await < 4 {
+        assert_eq!(failures(&proxy, 80).await, 0);
+    }
+    let rescued = proxy.metric("tidegate_rescues_total", "backend=\"canary\",result=\"answered\"").await;
+    assert_eq!(rescued, canary.served() as u64);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_again_and_again_stays_away_longer() {
     let endpoints = [Fickle::failing(0).await, Fickle::failing(1).await];
     let urls: Vec<_> = endpoints.iter().map(Fickle::url).collect();
@@ -155,8 +180,11 @@ async fn the_last_endpoint_is_never_ejected() {
     for urls in [vec![bad.url()], vec![dead.url()], vec![dead.url(), bad.url()]] {
         let proxy = shop(SHORT, &backend("blue", 1.0, &urls)).await;
         assert_eq!(failures(&proxy, 160).await, 160);
-        let last = urls.len() - 1;
-        assert_eq!(proxy.endpoint(0, last).await["state"], "up", "{urls:?}");
+        let (last, last_refuses) = (urls.len() - 1, urls[urls.len() - 1] == dead.url());
+        let shown = proxy.endpoint(0, last).await;
+        assert_eq!(shown["state"], "failing", "{urls:?}");
+        let what = if last_refuses { "connects" } else { "requests" };
+        assert!(shown["reason"].as_str().is_some_and(|reason| reason.contains(what)), "{shown}");
         assert_eq!(proxy.metric("tidegate_service_panicking", "").await, 0);
     }
 }

@@ -1,14 +1,16 @@
 //! A backend that fails more often than stable takes itself out, and what people can do about it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Proxy, Ran, Refusing, Setup, Signal, Upstream, Wire, backend, get, named, tidegate, within};
+use crate::support::{
+    Proxy, Ran, Refusing, Setup, Signal, Upstream, Wire, backend, eventually, get, named, tidegate, within,
+};
 
 const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
 const MISSING: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
@@ -140,6 +142,45 @@ async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_e
 }
 
 #[tokio::test]
+async fn a_verdict_is_in_force_on_every_worker_at_once() {
+    /// A hundred times what it takes, since other tests run beside this one; to look once a second would take longer.
+    const LATEST: Duration = Duration::from_millis(250);
+    let (broken, asked) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(SystemTime::UNIX_EPOCH)));
+    let (told, noted) = (Arc::clone(&broken), Arc::clone(&asked));
+    let canary = Upstream::responding(move |_| {
+        *noted.lock().unwrap() = SystemTime::now();
+        if told.load(Ordering::SeqCst) == 1 { FAILING.into() } else { WELL.into() }
+    })
+    .await;
+    let blue = answering(WELL).await;
+    let settings = backend("blue", 80.0, &blue) + &backend("canary", 20.0, &canary);
+    let proxy = Setup::new().workers(4).settings(&settings).start().await;
+    let over = Arc::new(AtomicU8::new(0));
+    let clients = (0..32).map(|_| {
+        let (address, over) = (proxy.http(), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut wire = Wire::connect(address).await;
+            while over.load(Ordering::SeqCst) == 0 {
+                assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    eventually("all workers to have asked the canary", || canary.connections() >= 4).await;
+    broken.store(1, Ordering::SeqCst);
+    let event = one_event(&proxy, "drained").await;
+    tokio::time::sleep(2 * LATEST).await;
+    over.store(1, Ordering::SeqCst);
+    for client in clients {
+        client.await.expect("every request is answered");
+    }
+    let decided = humantime::parse_rfc3339(event["at"].as_str().expect("an event has a time")).expect("a time");
+    // Times are told to the millisecond.
+    let late = asked.lock().unwrap().duration_since(decided).unwrap_or_default();
+    assert!(late < LATEST, "{late:?} after the verdict");
+}
+
+#[tokio::test]
 async fn a_canary_that_knows_nothing_or_cuts_its_answers_off_is_out_as_well() {
     for (answer, kind, most) in [(MISSING, "client", 14), (CUT, "server", 12)] {
         let (blue, canary) = (answering(WELL).await, answering(answer).await);
@@ -219,6 +260,17 @@ async fn the_kill_switch_holds_for_all_services_and_over_a_restart() {
 }
 
 #[tokio::test]
+async fn whoever_stops_the_guard_live_has_nothing_else_take_its_place() {
+    let (blue, canary) = (named("blue").await, answering(FAILING).await);
+    let settings = "[services.shop]\nrescue = \"off\"\n".to_owned() + &shop(&blue, &canary);
+    let proxy = Setup::new().settings(&settings).start().await;
+    assert_eq!(command(&proxy, &["guard", "off"]).await.code, Some(0));
+    ask(&proxy, 600).await;
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    assert_eq!(proxy.metric("tidegate_endpoint_ejections_total", "").await, 0);
+}
+
+#[tokio::test]
 async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
     let state = TempDir::new().expect("there is room for temporary files");
     let (blue, canary) = (named("blue").await, Upstream::responding(|_| MISSING.into()).await);
@@ -268,6 +320,23 @@ async fn a_restart_places_no_fresh_stake() {
 }
 
 #[tokio::test]
+async fn a_restart_forgets_no_drain_so_that_each_return_has_less_to_spend() {
+    let state = TempDir::new().expect("there is room for temporary files");
+    let (blue, canary) = (named("blue").await, answering(MISSING).await);
+    let setup = || Setup::new().state_dir(state.path().to_str().unwrap()).settings(&shop(&blue, &canary));
+    for needed in ["10000", "20000", "60000"] {
+        let mut proxy = setup().start().await;
+        ask_until_drained(&proxy, 4_000).await;
+        let view = proxy.view("/v1/services/shop").await;
+        let reason = view["backends"][1]["drain"]["reason"].as_str().expect("a reason");
+        assert!(reason.ends_with(&format!("needed {needed})")), "{reason}");
+        assert_eq!(command(&proxy, &["undrain", "shop/canary"]).await.code, Some(0));
+        proxy.signal(Signal::KILL);
+        proxy.wait().await;
+    }
+}
+
+#[tokio::test]
 async fn a_person_brings_a_backend_back_and_it_is_judged_anew() {
     let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
     let proxy = start(&blue, &canary.upstream).await;
@@ -277,7 +346,8 @@ async fn a_person_brings_a_backend_back_and_it_is_judged_anew() {
     assert_eq!(undrained.code, Some(0), "{}", undrained.err);
     ask(&proxy, 400).await;
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
-    assert_eq!(one_event(&proxy, "undrained").await["by"], "ada (cli)");
+    let event = one_event(&proxy, "undrained").await;
+    assert_eq!((&event["by"], &event["detail"]["reason"]), (&json!("ada (cli)"), &json!("by hand")));
     canary.turn(0);
     ask_until_drained(&proxy, 2_000).await;
     assert_eq!(events(&proxy, "drained").await.len(), 2);
@@ -302,6 +372,26 @@ async fn a_person_drains_a_backend_and_never_the_last_one() {
     let unknown = command(&proxy, &["drain", "shop/green"]).await;
     assert!(unknown.err.contains("the service has no backend \"green\"; it has: blue, canary"), "{}", unknown.err);
     assert_eq!(one_event(&proxy, "drained").await["detail"]["reason"], "disk is being replaced");
+}
+
+#[tokio::test]
+async fn a_second_drain_gives_another_reason_and_none_takes_none_away() {
+    let (blue, canary) = (named("blue").await, named("canary").await);
+    let proxy = start(&blue, &canary).await;
+    for (reason, shown) in [("", "no reason given"), ("its disk", "its disk"), ("its fan", "its fan"), ("", "its fan")]
+    {
+        let arguments = ["drain", "shop/canary", "--reason", reason];
+        let drained = command(&proxy, &arguments[..if reason.is_empty() { 2 } else { 4 }]).await;
+        assert_eq!(drained.code, Some(0), "{}", drained.err);
+        let line = drained.out.lines().find(|line| line.contains("is drained by ada")).unwrap_or_default();
+        assert!(line.ends_with(&format!(": {shown}")), "{}", drained.out);
+    }
+    let told = events(&proxy, "drained").await;
+    let told: Vec<&str> = told.iter().filter_map(|event| event["detail"]["reason"].as_str()).collect();
+    assert_eq!(told, ["no reason given", "its disk", "its fan"]);
+    let path = "/v1/services/shop/backends/canary/drain";
+    let long = proxy.call("PUT", path, "", &json!({ "reason": "x".repeat(1025) }).to_string()).await;
+    assert_eq!((long.status(), long.text().contains("1024 bytes at most")), (400, true), "{}", long.text());
 }
 
 #[tokio::test]
@@ -369,7 +459,7 @@ async fn after_a_flip_a_backend_that_fails_by_itself_gives_everything_back() {
 }
 
 /// A shop whose canary can be told to stand still, and that knows what is slow.
-async fn standing_still() -> (Proxy, Upstream, Upstream, Arc<AtomicU8>) {
+async fn standing_still(settings: &str) -> (Proxy, Upstream, Upstream, Arc<AtomicU8>) {
     let (blue, still) = (answering(WELL).await, Arc::new(AtomicU8::new(0)));
     let told = Arc::clone(&still);
     let canary = Upstream::scripted(move |mut wire, _| {
@@ -386,7 +476,7 @@ async fn standing_still() -> (Proxy, Upstream, Upstream, Arc<AtomicU8>) {
         }
     })
     .await;
-    let proxy = start(&blue, &canary).await;
+    let proxy = Setup::new().settings(&(settings.to_owned() + &shop(&blue, &canary))).start().await;
     let knowing = async {
         while proxy.view("/v1/services/shop").await["slow_after_ms"].is_null() {
             ask(&proxy, 100).await;
@@ -419,7 +509,7 @@ async fn crowd(address: SocketAddr, over: Arc<AtomicU8>) {
 
 #[tokio::test]
 async fn a_canary_that_hangs_is_left_at_once_and_in_the_end_for_good_and_nobody_waits_for_it() {
-    let (proxy, _blue, _canary, still) = standing_still().await;
+    let (proxy, _blue, _canary, still) = standing_still("").await;
     still.store(1, Ordering::SeqCst);
     let over = Arc::new(AtomicU8::new(0));
     let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
@@ -436,7 +526,7 @@ async fn a_canary_that_hangs_is_left_at_once_and_in_the_end_for_good_and_nobody_
 
 #[tokio::test]
 async fn a_canary_that_stands_still_for_a_moment_is_back_in_a_moment() {
-    let (proxy, _blue, _canary, still) = standing_still().await;
+    let (proxy, _blue, _canary, still) = standing_still("").await;
     still.store(1, Ordering::SeqCst);
     let over = Arc::new(AtomicU8::new(0));
     let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
@@ -448,6 +538,25 @@ async fn a_canary_that_stands_still_for_a_moment_is_back_in_a_moment() {
     over.store(1, Ordering::SeqCst);
     clients.await.expect("no client fails");
     assert_eq!(events(&proxy, "drained").await, [json!(null); 0]);
+}
+
+#[tokio::test]
+async fn a_guard_that_observes_suspends_nobody_and_asks_nobody_else() {
+    let (proxy, _blue, _canary, still) = standing_still("[services.shop]\nguard = \"observe\"\n").await;
+    still.store(1, Ordering::SeqCst);
+    let over = Arc::new(AtomicU8::new(0));
+    let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
+    let event = one_event(&proxy, "would_drain").await;
+    assert_eq!(event["detail"]["evidence"]["weightiest"], "slow", "{event:#}");
+    assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+    still.store(0, Ordering::SeqCst);
+    over.store(1, Ordering::SeqCst);
+    clients.await.expect("no client fails");
+    for kind in ["suspended", "drained"] {
+        assert_eq!(events(&proxy, kind).await, [json!(null); 0], "{kind}");
+    }
+    assert_eq!(proxy.metric("tidegate_hedges_total", "canary").await, 0);
+    assert_eq!(proxy.metric("tidegate_guard_suspensions_total", "").await, 0);
 }
 
 #[tokio::test]
@@ -483,6 +592,32 @@ async fn a_route_judged_by_itself_isn_t_hidden_by_the_others() {
 }
 
 #[tokio::test]
+async fn a_file_with_its_routes_in_another_order_mixes_up_no_evidence() {
+    let canary = Upstream::responding(|request| if request.target() == "/pay" { FAILING.into() } else { WELL.into() });
+    let (blue, canary) = (answering(WELL).await, canary.await);
+    let settings = |routes: &str| {
+        format!("[services.shop]\nstable = \"blue\"\nroutes = [{routes}]\n")
+            + &backend("blue", 50.0, &blue)
+            + &backend("canary", 50.0, &canary)
+    };
+    let (all, pay) = ("{ path = \"/\" }", "{ path = \"/pay\" }");
+    let mut proxy = Setup::new().settings(&settings(&format!("{all}, {pay}"))).start().await;
+    let mut wire = proxy.connect().await;
+    let failures = |view: &Value| view["trials"][0]["route"].clone();
+    let failing = async {
+        while failures(&proxy.view("/v1/services/shop").await).is_null() {
+            wire.exchange(get("/pay", "")).await;
+        }
+    };
+    within("a failure of the canary", failing).await;
+    let before = failures(&proxy.view("/v1/services/shop").await);
+    assert_eq!(before["route"], "/pay");
+    proxy.rewrite(&settings(&format!("{pay}, {all}")));
+    proxy.reload_well().await;
+    assert_eq!(failures(&proxy.view("/v1/services/shop").await), before);
+}
+
+#[tokio::test]
 async fn probation_lets_a_backend_prove_itself_with_a_few_requests() {
     let (blue, canary) = (named("blue").await, Moody::new(&[MISSING, WELL]).await);
     let settings = "[services.shop]\nprobation = { after = \"1s\", percent = 10, pass = \"1s\" }\n".to_owned();
@@ -498,4 +633,27 @@ async fn probation_lets_a_backend_prove_itself_with_a_few_requests() {
     };
     within("the canary to be back", proving).await;
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_on_probation_is_drained_again_and_waits_twice_as_long() {
+    let (blue, canary) = (named("blue").await, answering(MISSING).await);
+    let settings = "[services.shop]\nprobation = { after = \"1s\", percent = 10, pass = \"1m\" }\n".to_owned();
+    let proxy = Setup::new().settings(&(settings + &shop(&blue, &canary))).start().await;
+    let asking = async {
+        while events(&proxy, "probation_began").await.len() < 3 {
+            ask(&proxy, 40).await;
+        }
+    };
+    within("three returns", asking).await;
+    let at = |event: &Value| humantime::parse_rfc3339(event["at"].as_str().expect("a time")).expect("a time");
+    let (drained, began) = (events(&proxy, "drained").await, events(&proxy, "probation_began").await);
+    for (nth, pause_s) in [1.0, 2.0, 4.0_f64].into_iter().enumerate() {
+        let pause = at(&began[nth]).duration_since(at(&drained[nth])).expect("it came back afterwards");
+        assert!(pause.as_secs_f64() >= pause_s, "{nth}: {pause:?}");
+    }
+    for (nth, needed) in ["10000", "20000", "60000"].into_iter().enumerate() {
+        let reason = drained[nth]["detail"]["reason"].as_str().expect("a reason");
+        assert!(reason.ends_with(&format!("needed {needed})")), "{reason}");
+    }
 }

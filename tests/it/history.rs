@@ -214,15 +214,28 @@ async fn serves_stable_alone(shop: &Shop, says: &str) {
     for _ in 0..20 {
         assert_eq!(proxy.fetch("/").await.text(), "blue");
     }
-    let refused = proxy.put_weights(r#"{"blue": 100, "canary": 0}"#).await;
+    let refused = proxy.put_weights(r#"{"blue": 50, "canary": 50}"#).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.text().contains(says), "{}", refused.text());
+    assert_eq!(proxy.call("DELETE", "/v1/services/shop/weights", "", "").await.status(), 503);
     assert_eq!(proxy.call("GET", "/v1/events", "", "").await.status(), 503);
     let status = command(&proxy, &["status"]).await;
-    assert!(status.out.contains("nothing can be changed and stable gets everything"), "{}", status.out);
+    assert!(status.out.contains("stable gets everything, and nothing can be moved away from it"), "{}", status.out);
+    assert!(!status.out.contains("weights changed live"), "{}", status.out);
+    let status = command(&proxy, &["status", "shop"]).await;
+    assert!(status.out.contains(says), "{}", status.out);
     assert_eq!(proxy.metric("tidegate_journal_usable", "").await, 0);
     proxy.reload_well().await;
     assert_eq!(weights(&proxy).await, json!([1.0, 0.0]));
+    // Whatever takes requests away from a candidate doesn't wait for a mended disk.
+    for arguments in [&["guard", "off"][..], &["drain", "shop/canary"], &["weights", "shop", "blue=2", "canary=0"]] {
+        let made = command(&proxy, arguments).await;
+        assert_eq!(made.code, Some(0), "{arguments:?}: {}", made.err);
+    }
+    assert_eq!(proxy.view("/v1/guard").await, json!({ "at_most": "off" }));
+    assert_eq!(weights(&proxy).await, json!([2.0, 0.0]));
+    let undrained = command(&proxy, &["undrain", "shop/canary"]).await;
+    assert!(undrained.err.contains(says), "{}", undrained.err);
     drop(proxy);
     assert_eq!(fs::read(shop.journal()).expect("the journal is there"), before);
 }

@@ -259,6 +259,9 @@ async fn the_command_line_holds_shows_and_releases() {
     assert!(run(&["status", "shop"]).await.contains("1 wait, 0 gave up"));
     assert!(!run(&["release", "shop"]).await.contains("held for"));
     let events = run(&["events", "shop"]).await;
-    assert!(events.contains("for 90 s at most, 50 requests at most  by ada (cli)"), "{events}");
-    assert!(events.contains("1 waited, 0 gave up, 0 found no room  by ada (cli)"), "{events}");
+    assert!(events.contains("new requests wait, up to 90 s and 50 at once  by ada (cli)"), "{events}");
+    assert!(
+        events.contains("requests go on: 1 had waited, 0 gave up before, 0 found no room  by ada (cli)"),
+        "{events}"
+    );
 }

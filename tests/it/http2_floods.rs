@@ -339,7 +339,8 @@ async fn requests_reset_before_they_are_seen_end_the_connection() {
         (attacker, End::Endured)
     })
     .await;
-    assert_eq!(report.end, End::GoAway(ENHANCE_YOUR_CALM));
+    // What the attacker goes on to send is answered with a reset, which may overtake the GOAWAY.
+    assert!(matches!(report.end, End::GoAway(ENHANCE_YOUR_CALM) | End::Closed), "{:?}", report.end);
     assert!(report.upstream_connections < 200, "{}", report.upstream_connections);
 }
 

@@ -1,12 +1,14 @@
 //! Requests that a candidate fails and stable answers: which, and who is told and charged.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use h2::Reason;
 use serde_json::Value;
 
 use crate::support::http2::http2_endpoint;
-use crate::support::{Proxy, Refusing, Setup, Upstream, Wire, eventually, get, named};
+use crate::support::{OK, Proxy, Refusing, Setup, Upstream, Wire, eventually, get, named};
 
 const FAILED: &str = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 4\r\n\r\noops";
 
@@ -252,4 +254,32 @@ async fn http_1_and_2_clients_are_rescued_alike() {
         assert_eq!(client.exchange(get("/", "")).await.text(), "blue");
     }
     assert_eq!(canary.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_reset_that_was_replayed_in_vain_is_one_failure_of_one_request() {
+    let (blue, asked) = (named("blue").await, Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    let canary = Upstream::scripted(move |mut wire: Wire, _| {
+        let count = Arc::clone(&count);
+        async move {
+            while wire.next_head().await.is_some() {
+                if count.fetch_add(1, Ordering::SeqCst) > 0 {
+                    return;
+                }
+                wire.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let proxy = before("", &blue.url(), &canary.url()).await;
+    for text in ["ok", "blue"] {
+        assert_eq!(proxy.fetch("/").await.text(), text);
+    }
+    // On the idle connection, and on a new one: only then it is known that it wasn't age that broke the first.
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    assert_eq!(proxy.metric("tidegate_upstream_replays_total", "canary").await, 1);
+    assert_eq!(charged(&proxy, "canary", "5xx").await, 1);
+    let trial = proxy.view("/v1/services/shop").await["trials"][0].clone();
+    assert_eq!(trial["kinds"][0]["candidate"], 1, "{trial:#}");
 }

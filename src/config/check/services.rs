@@ -10,7 +10,7 @@ use crate::config::key_path::KeyPath;
 use crate::config::suggestion::closest;
 use crate::config::table::Table;
 use crate::config::types::{BackendConfig, RequestTimeouts, RuleConfig, ServiceConfig};
-use crate::model::{RouteMatch, ServiceName};
+use crate::model::{RouteId, RouteMatch, ServiceName};
 
 impl Check<'_, '_> {
     pub(super) fn services(
@@ -68,13 +68,17 @@ impl Check<'_, '_> {
         let response_headers =
             file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         let probation = file.probation.as_ref().map(|file| self.probation(&at.key("probation"), file));
-        let judged_routes = file.routes.iter().flatten().enumerate().filter(|(_, route)| route.judged);
+        let routes = routes?;
+        let route_ids: Vec<_> = routes.iter().map(|route| RouteId::new(&routes::identity(route))).collect();
+        let judged = file.routes.iter().flatten().zip(&route_ids).filter(|(route, _)| route.judged);
+        let judged_routes = judged.map(|(_, id)| *id).collect();
         Some(ServiceConfig {
             guard: guard(file),
             probation: unless_reported(probation)?,
-            judged_routes: judged_routes.map(|(index, _)| index).collect(),
+            judged_routes,
             name: name?,
-            routes: routes?,
+            routes,
+            route_ids,
             backends: backends?,
             stable: stable?,
             sticky: unless_reported(sticky)?,

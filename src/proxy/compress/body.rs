@@ -7,11 +7,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 
 use super::DIGESTS;
 use super::encoder::Encoder;
-use crate::upstream::{BodyError, Lease};
+use crate::upstream::{AnswerBody, BodyError, Lease};
 use crate::worker::Worker;
 
 /// Compressed in one go; then others have their turn.
@@ -20,7 +19,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Compressed {
-    incoming: Incoming,
+    incoming: AnswerBody,
     pub(in crate::proxy) lease: Lease,
     /// `None` once the last byte has come out of it.
     encoder: Option<Encoder>,
@@ -56,7 +55,7 @@ impl Drop for Place {
 }
 
 impl Compressed {
-    pub(super) fn new(incoming: Incoming, lease: Lease, encoder: Encoder, place: Place) -> Self {
+    pub(super) fn new(incoming: AnswerBody, lease: Lease, encoder: Encoder, place: Place) -> Self {
         Self {
             incoming,
             lease,
@@ -109,7 +108,7 @@ impl Compressed {
                         }
                     }
                 },
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Http(error)))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => {}
                 Poll::Pending if !self.held_back => return Poll::Pending,
                 // The endpoint's connection is a task of its own that may have more in its hands: it gets one turn,

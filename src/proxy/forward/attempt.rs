@@ -1,14 +1,11 @@
 //! One request on its way to one endpoint, until the head of its response comes.
 
-use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -16,7 +13,7 @@ use super::copy::adapt;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::reply::Reason;
 use crate::timers::Timer;
-use crate::upstream::{Lease, RequestBody};
+use crate::upstream::{AnswerBody, Lease, RequestBody, SendError};
 
 /// How often is asked, at first, whether a slow attempt's backend has become suspect; with time, as often as is
 /// proportionate to the time that has passed.
@@ -25,7 +22,7 @@ const LOOK_SHARE: u32 = 8;
 
 /// What is told of an attempt.
 pub(super) enum Event {
-    Ended(Result<Response<Incoming>, Broken>),
+    Ended(Result<Response<AnswerBody>, Broken>),
     /// It is slow now; told once.
     Slow,
     /// Time to look whether somebody else had better be asked, too.
@@ -36,7 +33,7 @@ pub(super) enum Event {
 pub(super) enum Broken {
     /// None within the time allowed.
     Late(Reason),
-    Connection(Box<TrySendError<Request<RequestBody>>>),
+    Connection(Box<SendError>),
 }
 
 /// What happens besides waiting.
@@ -49,12 +46,9 @@ enum Watch {
 }
 
 /// A request that has been handed to its connection.
-pub(super) trait Sending:
-    Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>
-{
-}
+pub(super) trait Sending: Future<Output = Result<Response<AnswerBody>, Box<SendError>>> {}
 
-impl<F> Sending for F where F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {}
+impl<F> Sending for F where F: Future<Output = Result<Response<AnswerBody>, Box<SendError>>> {}
 
 pin_project! {
     /// See the module's text. Written out rather than an async block, which would hold what it awaits twice: this is
@@ -69,16 +63,16 @@ pin_project! {
     }
 }
 
-/// Sends `request`. Time runs from `begun`, or from the end of the client's body if that is later; `slow_after` that
+/// Sends `request`; what [`Lease::send`] leaves of it is still there. Time runs from `begun`, or from the end of the client's body if that is later; `slow_after` that
 /// time an attempt is slow.
 pub(super) fn attempt(
     exchange: &Exchange,
     lease: &mut Lease,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     begun: Instant,
     slow_after: Option<Duration>,
 ) -> Attempt<impl Sending + use<>> {
-    adapt(&mut request, lease);
+    adapt(request, lease);
     let service = &exchange.service().service.config;
     let per_try = service.attempts.retry.as_ref().and_then(|retry| retry.per_try);
     let limit = per_try.map_or(service.timeouts.response_header, |limit| limit.min(service.timeouts.response_header));
@@ -96,7 +90,7 @@ where
     /// What has happened since; after [`Event::Ended`] nothing may be asked any more.
     pub(super) fn poll_event(mut self: Pin<&mut Self>, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Event> {
         if let Poll::Ready(sent) = self.as_mut().project().sending.poll(cx) {
-            return Poll::Ready(Event::Ended(sent.map_err(|error| Broken::Connection(Box::new(error)))));
+            return Poll::Ready(Event::Ended(sent.map_err(Broken::Connection)));
         }
         let this = self.project();
         while this.timer.poll(cx).is_ready() {
@@ -150,34 +144,4 @@ fn due(watch: Watch, limit: Duration, begun: Instant, exchange: &Exchange, now: 
 /// `limit`, or what is left until `deadline`.
 fn within(limit: Duration, deadline: Option<Instant>) -> Duration {
     deadline.map_or(limit, |deadline| limit.min(deadline.saturating_duration_since(Instant::now())))
-}
-
-/// What a broken connection says about the request on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// The endpoint promises that it did nothing.
-    NotLookedAt,
-    /// The connection ended before a byte of an answer.
-    Closed,
-    Other,
-}
-
-pub(super) fn why(error: &hyper::Error) -> Why {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            // Streams above a GOAWAY's last id are the ones that fail with it.
-            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
-            return if refused {
-                Why::NotLookedAt
-            } else if h2.is_reset() || h2.is_library() {
-                // The endpoint ended this one stream, or we broke off for what had come.
-                Why::Other
-            } else {
-                Why::Closed
-            };
-        }
-        source = cause.source();
-    }
-    if error.is_parse() || error.is_timeout() || error.is_user() { Why::Other } else { Why::Closed }
 }

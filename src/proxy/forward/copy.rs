@@ -1,86 +1,82 @@
 //! What is kept of a request for sending it again, and the form it has on a connection.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{Request, Uri, Version};
 use hyper::ext::Protocol;
 
 use crate::config::Scheme;
 use crate::upstream::{KeptBody, Lease, RequestBody};
 
-/// A copy of a request, for sending it again: hyper keeps none. Made for nearly every request and hardly ever used, so
-/// it is no more than it has to be.
-pub(super) struct RequestCopy {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    protocol: Option<Protocol>,
-    /// `None`: there was none.
-    body: Option<KeptBody>,
+/// A request that can be sent again.
+pub(super) struct RequestCopy<'a> {
+    /// Without its body.
+    head: &'a Request<RequestBody>,
+    body: Kept,
 }
 
-impl RequestCopy {
-    /// `None` when more than `body_max` of a body is to come.
-    pub(super) fn of(request: &mut Request<RequestBody>, body_max: usize) -> Option<Self> {
-        let body = if request.body().is_empty() { None } else { Some(request.body_mut().keep(body_max)?) };
-        Some(Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            protocol: request.extensions().get().cloned(),
-            body,
-        })
+/// What is kept of a body; `None`: there is none.
+pub(super) struct Kept(Option<KeptBody>);
+
+impl Kept {
+    /// `None` when more than `max` is to come.
+    pub(super) fn of(body: &mut RequestBody, max: usize) -> Option<Self> {
+        if body.is_empty() { Some(Self(None)) } else { body.keep(max).map(|kept| Self(Some(kept))) }
+    }
+}
+
+impl<'a> RequestCopy<'a> {
+    pub(super) fn new(head: &'a Request<RequestBody>, body: Kept) -> Self {
+        Self { head, body }
     }
 
     /// `None` when its body turned out to be too large, or has been given up.
     pub(super) fn request(&self) -> Option<Request<RequestBody>> {
-        let body = match &self.body {
+        let body = match &self.body.0 {
             None => RequestBody::Empty,
             Some(kept) => kept.again()?,
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        if let Some(protocol) = self.protocol.clone() {
-            request.extensions_mut().insert(protocol);
-        }
+        let mut request = copied(self.head);
+        *request.body_mut() = body;
         Some(request)
     }
 
     /// It can be sent again, as far as is known.
     pub(super) fn is_whole(&self) -> bool {
-        self.body.as_ref().is_none_or(KeptBody::is_whole)
+        self.body.0.as_ref().is_none_or(KeptBody::is_whole)
     }
 
     /// Asking for it changes nothing.
     pub(super) fn is_safe(&self) -> bool {
-        self.method.is_safe()
+        self.head.method().is_safe()
     }
 
     /// It won't be sent again.
     pub(super) fn give_up(&self) {
-        if let Some(body) = &self.body {
+        if let Some(body) = &self.body.0 {
             body.give_up();
         }
     }
 }
 
-/// Puts the request into the form of the connection's protocol. Can be done again for another connection.
+/// The head of `request`, as far as it is sent anywhere.
+pub(super) fn copied(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    if let Some(protocol) = request.extensions().get::<Protocol>().cloned() {
+        copy.extensions_mut().insert(protocol);
+    }
+    copy
+}
+
+/// Puts the request into the form of the connection's protocol. HTTP/1 is written from what requests are here.
 pub(super) fn adapt(request: &mut Request<RequestBody>, lease: &Lease) {
-    let identity = &lease.endpoint().endpoint.identity;
     if !lease.is_http2() {
-        // Only HTTP/1.0 may do without a `Host`, and what we send on is HTTP/1.1.
-        if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, identity.authority.clone());
-        }
-        // hyper takes a GET or HEAD of unknown length for one without a body, unless told.
-        if !request.body().is_empty() && !request.headers().contains_key(CONTENT_LENGTH) {
-            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        *request.version_mut() = Version::HTTP_11;
         return;
     }
+    let identity = &lease.endpoint().endpoint.identity;
     *request.version_mut() = Version::HTTP_2;
     let scheme = match identity.scheme {
         Scheme::Http => UriScheme::HTTP,

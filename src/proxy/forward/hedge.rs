@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::Response;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, Broken, Event, Sending, attempt};
@@ -18,18 +17,18 @@ use crate::model::AttemptFailure;
 use crate::observe::{BackendMetrics, CodeClass};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::queue;
-use crate::upstream::{AttemptEnd, Freshness, Lease};
+use crate::upstream::{AnswerBody, AttemptEnd, Freshness, Lease};
 
 /// Whose answer is passed on.
 pub(super) enum Raced {
     /// The first attempt's, or its failure: the second one failed, too.
-    First(Result<Response<Incoming>, Broken>),
+    First(Result<Response<AnswerBody>, Broken>),
     Second(Second),
 }
 
 /// The answer of the second attempt.
 pub(super) struct Second {
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     lease: Lease,
     asked: Instant,
     /// The first one had ended before.
@@ -38,7 +37,12 @@ pub(super) struct Second {
 
 impl Second {
     /// Enters it as the request's own.
-    pub(super) fn take(self, exchange: &mut Exchange, tries: &mut Tries, stable: usize) -> (Response<Incoming>, Lease) {
+    pub(super) fn take(
+        self,
+        exchange: &mut Exchange,
+        tries: &mut Tries,
+        stable: usize,
+    ) -> (Response<AnswerBody>, Lease) {
         let now = Instant::now();
         if self.first_code.is_some() {
             tries.failed(exchange);
@@ -56,7 +60,7 @@ pub(super) async fn race<F>(
     exchange: &Exchange,
     mut first: Pin<&mut Attempt<F>>,
     stable: usize,
-    copy: Option<&RequestCopy>,
+    copy: Option<&RequestCopy<'_>>,
 ) -> Raced
 where
     F: Sending,
@@ -93,8 +97,12 @@ where
 }
 
 /// One attempt at an endpoint of `stable`; `None`: it failed.
-async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> Option<(Response<Incoming>, Lease)> {
-    let request = copy?.request()?;
+async fn ask(
+    exchange: &Exchange,
+    stable: usize,
+    copy: Option<&RequestCopy<'_>>,
+) -> Option<(Response<AnswerBody>, Lease)> {
+    let mut request = copy?.request()?;
     let in_flight = InFlight::begin(exchange, stable);
     let (endpoint, permit) = match exchange.limits_of(stable) {
         None => (choose(exchange, stable, &[]).ok()?, None),
@@ -105,16 +113,16 @@ async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> 
         }
     };
     let mut lease = connect(exchange, stable, &endpoint, Freshness::Any, permit).await.ok()?;
-    let mut attempt = pin!(attempt(exchange, &mut lease, request, Instant::now(), None));
+    let mut attempt = pin!(attempt(exchange, &mut lease, &mut request, Instant::now(), None));
     let ended = poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await;
     drop(in_flight);
     match ended {
         Event::Ended(Ok(response)) => {
-            endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+            lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
             Some((response, lease))
         }
         Event::Ended(Err(Broken::Late(_))) => {
-            endpoint.ended(AttemptEnd::TimedOut);
+            lease.ended(AttemptEnd::TimedOut);
             None
         }
         // That its connection had been closed may be nobody's fault, and who asks it is about to ask it again.
@@ -123,14 +131,14 @@ async fn ask(exchange: &Exchange, stable: usize, copy: Option<&RequestCopy>) -> 
 }
 
 /// An answer in whose place another is looked for.
-fn is_rescued(exchange: &Exchange, response: &Response<Incoming>) -> bool {
+fn is_rescued(exchange: &Exchange, response: &Response<AnswerBody>) -> bool {
     let rescue = exchange.service().service.config.attempts.rescue;
     let status = blamed(exchange, response);
     rescue.zip(status).is_some_and(|(rescue, status)| rescue.on.contains(AttemptFailure::Status(status)))
 }
 
 /// As what the first attempt is counted.
-fn code(ended: &Result<Response<Incoming>, Broken>) -> CodeClass {
+fn code(ended: &Result<Response<AnswerBody>, Broken>) -> CodeClass {
     ended.as_ref().map_or(CodeClass::ServerError, |response| CodeClass::of(response.status()))
 }
 

@@ -17,7 +17,6 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
@@ -30,10 +29,11 @@ use super::reply::{Answer, Failure, Reason};
 use super::{queue, restart};
 use crate::model::{AttemptFailure, FailureKind};
 use crate::upstream::{
-    AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, pick,
+    AnswerBody, AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, Why,
+    pick,
 };
-use attempt::{Broken, Event, Why, attempt, why};
-use copy::RequestCopy;
+use attempt::{Broken, Event, attempt};
+use copy::{RequestCopy, copied};
 use hedge::{Raced, race};
 use tries::{Hedge, Tries};
 
@@ -43,7 +43,7 @@ const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 const BACKEND: HeaderName = HeaderName::from_static("tidegate-backend");
 
 /// An endpoint's response to an ordinary request, as the client gets it.
-pub(super) fn answer(exchange: &mut Exchange, response: Response<Incoming>, lease: Lease) -> Result<Answer, Failure> {
+pub(super) fn answer(exchange: &mut Exchange, response: Response<AnswerBody>, lease: Lease) -> Result<Answer, Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::BadSwitch.into());
     }
@@ -76,7 +76,7 @@ pub(super) fn tell_backend(exchange: &Exchange, headers: &mut HeaderMap) {
 
 /// Whether there is one way to tell where an HTTP/1 answer ends. Two lengths, or a coding that we would have to pass on
 /// undone, are how an answer is read in two ways.
-fn is_unambiguous(response: &Response<Incoming>) -> bool {
+fn is_unambiguous(response: &Response<AnswerBody>) -> bool {
     // Most have a length and nothing else: hyper reads a body by its length only where there is no coding.
     if response.version() == Version::HTTP_2 || response.body().size_hint().exact().is_some() {
         return true;
@@ -125,9 +125,9 @@ impl Need {
 /// Sends `request` until there is a head to pass on, or nobody is left who could be asked.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     need: &mut Need,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let mut tries = Tries::new(need);
     let mut pause = Duration::ZERO;
     loop {
@@ -150,12 +150,18 @@ pub(super) async fn send(
         };
         let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
-        let copy = tries.copy(exchange, &mut request, &lease);
+        let kept = tries.keep(exchange, request, &lease);
+        let copy = kept.as_ref().filter(|_| lease.is_http2()).map(|_| copied(request));
         // A first attempt on a connection that was there began when its request did.
         let is_at_once = tries.is_first() && !tries.has_replayed() && !lease.waited();
         let begun = if is_at_once { exchange.started() } else { Instant::now() };
         let slow_after = exchange.slow_after().filter(|_| tries.is_first());
         let mut attempt = pin!(attempt(exchange, &mut lease, request, begun, slow_after));
+        // HTTP/1 has left the head where it is.
+        if let Some(copy) = copy {
+            *request = copy;
+        }
+        let copy = kept.map(|body| RequestCopy::new(request, body));
         let ended = loop {
             // What an await is matched on is held as long as its arms last, so none of them awaits.
             let stable = match poll_fn(|cx| attempt.as_mut().poll_event(exchange, cx)).await {
@@ -190,7 +196,7 @@ pub(super) async fn send(
                 if exchange.request_progress().is_none() {
                     endpoint.observe(now - begun, now);
                 }
-                endpoint.ended(AttemptEnd::of(response.status(), response.headers()));
+                lease.ended(AttemptEnd::of(response.status(), exchange.is_grpc().then_some(response.headers())));
                 exchange.head_received(now);
                 if tries.is_first() {
                     // An answer may come before the request has been read.
@@ -205,18 +211,18 @@ pub(super) async fn send(
                     Some(status) => (AttemptFailure::Status(status), Failed::Answered(response, lease)),
                 }
             }
-            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason)),
+            Err(Broken::Late(reason)) => (AttemptFailure::Timeout, Failed::Late(reason, lease)),
             Err(Broken::Connection(mut error)) => {
                 let address = endpoint.endpoint.display();
                 let request_id = exchange.request_id_text();
-                debug!(error = %error.error(), endpoint = %address, %request_id, "no answer");
-                let (unsent, why) = (error.take_message(), why(error.error()));
-                (AttemptFailure::Reset, Failed::Broken { unsent, why, reused: lease.reused() })
+                debug!(%error, endpoint = %address, %request_id, "no answer");
+                let (unsent, why) = (error.take_unsent(), error.why());
+                (AttemptFailure::Reset, Failed::Broken { unsent, why, lease })
             }
         };
         match again(exchange, &mut tries, &endpoint, copy, failure, failed)? {
             Again::Pass(response, lease) => return Ok((response, lease)),
-            Again::Send(again, after) => (request, pause) = (again, after),
+            Again::Send(again, after) => (*request, pause) = (again, after),
         }
     }
 }
@@ -224,12 +230,12 @@ pub(super) async fn send(
 /// What is left of an attempt that failed.
 enum Failed {
     /// A head, which can still be passed on.
-    Answered(Response<Incoming>, Lease),
-    Late(Reason),
+    Answered(Response<AnswerBody>, Lease),
+    Late(Reason, Lease),
     Broken {
         unsent: Option<Request<RequestBody>>,
         why: Why,
-        reused: bool,
+        lease: Lease,
     },
 }
 
@@ -238,7 +244,7 @@ enum Again {
     /// After a pause.
     Send(Request<RequestBody>, Duration),
     /// The endpoint's own words for it.
-    Pass(Response<Incoming>, Lease),
+    Pass(Response<AnswerBody>, Lease),
 }
 
 /// What to do after an attempt failed.
@@ -246,7 +252,7 @@ fn again(
     exchange: &mut Exchange,
     tries: &mut Tries,
     endpoint: &Rc<LocalEndpoint>,
-    copy: Option<RequestCopy>,
+    copy: Option<RequestCopy<'_>>,
     failure: AttemptFailure,
     failed: Failed,
 ) -> Result<Again, Failure> {
@@ -263,19 +269,21 @@ fn again(
             discard(exchange, response, lease);
             Ok(Again::Send(request, pause))
         }
-        Failed::Late(reason) => {
+        Failed::Late(reason, mut lease) => {
             // A client that hasn't sent all of its request is late itself.
             if exchange.request_read() {
                 tries.failed(exchange);
-                endpoint.ended(AttemptEnd::TimedOut);
+                lease.ended(AttemptEnd::TimedOut);
             }
+            drop(lease);
             let request = copy.zip(tries.next(exchange, endpoint, failure, false));
             let request = request.and_then(|(copy, pause)| Some((copy.request()?, pause)));
             let is_over = exchange.deadline().is_some_and(|deadline| deadline <= Instant::now());
             let (request, pause) = request.ok_or(if is_over { Reason::RequestTimeout } else { reason })?;
             Ok(Again::Send(request, pause))
         }
-        Failed::Broken { unsent, why, reused } => {
+        Failed::Broken { unsent, why, mut lease } => {
+            let reused = lease.reused();
             let broke = Reason::EndpointBroke;
             let fault = exchange.request_progress().and_then(|progress| progress.fault());
             if let Some(fault) = fault.filter(|_| unsent.is_none()) {
@@ -284,11 +292,13 @@ fn again(
             let is_unseen = unsent.is_some() || why == Why::NotLookedAt;
             let may_be_sent = unsent.is_some() || copy.is_some();
             if may_be_sent && tries.replay(exchange, endpoint, is_unseen, reused && why == Why::Closed) {
+                lease.replay();
                 let request = unsent.or_else(|| copy?.request());
                 return Ok(Again::Send(request.ok_or(broke)?, Duration::ZERO));
             }
             tries.failed(exchange);
-            tries.broke(endpoint);
+            tries.broke(&mut lease);
+            drop(lease);
             if !reused {
                 // It isn't age that breaks its connections: those that idle would only break, too, and be replayed.
                 endpoint.let_go();
@@ -304,7 +314,7 @@ fn again(
 }
 
 /// The status that an answer means, where it blames the server. gRPC has its own in a head without a body.
-fn blamed(exchange: &Exchange, response: &Response<Incoming>) -> Option<StatusCode> {
+fn blamed(exchange: &Exchange, response: &Response<AnswerBody>) -> Option<StatusCode> {
     if response.status().is_server_error() {
         return Some(response.status());
     }
@@ -321,7 +331,7 @@ fn blamed(exchange: &Exchange, response: &Response<Incoming>) -> Option<StatusCo
 }
 
 /// An answer that isn't passed on. hyper reads the rest of a body that has come already, and otherwise closes.
-fn discard(exchange: &Exchange, response: Response<Incoming>, mut lease: Lease) {
+fn discard(exchange: &Exchange, response: Response<AnswerBody>, mut lease: Lease) {
     drop(response);
     lease.forget_upgrade();
     if exchange.request_read() {
@@ -366,6 +376,8 @@ async fn connect(
     freshness: Freshness,
     permit: Option<Permit>,
 ) -> Result<Lease, Reason> {
+    // Before anybody else gets here: it was picked a moment ago.
+    let trial = endpoint.begin_trial();
     let mut limit = exchange.service().service.config.timeouts.connect;
     if let Some(deadline) = exchange.deadline() {
         limit = limit.min(deadline.saturating_duration_since(Instant::now()));
@@ -376,6 +388,7 @@ async fn connect(
     let timers = &exchange.client().worker.timers;
     match Lease::acquire(endpoint, timers, limit, freshness, &exchange.client().ends, permit).await {
         Ok(lease) => {
+            let lease = lease.on_trial(trial);
             if !lease.reused() {
                 endpoint.accepted();
                 exchange.cell_of(backend).connects.add(1);
@@ -384,7 +397,7 @@ async fn connect(
         }
         Err(error) => {
             let now = Instant::now();
-            endpoint.refused(now, &error);
+            endpoint.refused(now, &error, trial);
             if error.is_refusal() {
                 endpoint.nobody_listens(now);
             }

@@ -7,7 +7,7 @@ use http::{HeaderName, Method, Request};
 use tokio::time::Instant;
 
 use super::Need;
-use super::copy::RequestCopy;
+use super::copy::{Kept, RequestCopy};
 use crate::config::AttemptsConfig;
 use crate::model::{AttemptFailure, FailureKind};
 use crate::observe::CodeClass;
@@ -85,13 +85,13 @@ impl Tries {
         self.replays > 0
     }
 
-    /// A copy of the request, if it could be of use.
-    pub(super) fn copy(
+    /// Keeps the request's body while it is sent, if that and its head could be of use; `None` where they can't.
+    pub(super) fn keep(
         &mut self,
         exchange: &Exchange,
         request: &mut Request<RequestBody>,
         lease: &Lease,
-    ) -> Option<RequestCopy> {
+    ) -> Option<Kept> {
         let config = &exchange.service().service.config.attempts;
         self.repeatable = repeatable(config, request);
         let may_fail_unseen = lease.reused() || lease.is_http2();
@@ -99,7 +99,7 @@ impl Tries {
         let is_of_use = (may_fail_unseen && request.body().is_empty() && (is_repeatable || lease.is_http2()))
             || (is_repeatable && self.may_retry(exchange))
             || (self.repeatable != Repeatable::No && self.fallback(exchange).is_some());
-        if is_of_use { RequestCopy::of(request, config.replay_buffer) } else { None }
+        if is_of_use { Kept::of(request.body_mut(), config.replay_buffer) } else { None }
     }
 
     /// Another endpoint of the backend could be asked after this one.
@@ -138,11 +138,11 @@ impl Tries {
         true
     }
 
-    /// An attempt at `endpoint` has broken. Then it wasn't age that broke the one before there, either.
-    pub(super) fn broke(&mut self, endpoint: &Rc<LocalEndpoint>) {
-        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, endpoint));
+    /// An attempt has broken. Then it wasn't age that broke the one before there, either.
+    pub(super) fn broke(&mut self, lease: &mut Lease) {
+        let twice = self.broke_at.take().is_some_and(|before| Rc::ptr_eq(&before, lease.endpoint()));
         for _ in 0..=u32::from(twice) {
-            endpoint.ended(AttemptEnd::Broken);
+            lease.ended(AttemptEnd::Broken);
         }
     }
 
@@ -239,7 +239,7 @@ impl Tries {
     }
 
     /// Whether it may come to a hedge.
-    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy>) -> bool {
+    pub(super) fn may_hedge(&self, exchange: &Exchange, copy: Option<&RequestCopy<'_>>) -> bool {
         self.is_plain && copy.is_some_and(RequestCopy::is_safe) && self.fallback(exchange).is_some()
     }
 }
