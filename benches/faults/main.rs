@@ -7,6 +7,7 @@
 
 mod admin;
 mod fault;
+#[path = "../load.rs"]
 mod load;
 mod origin;
 mod proxy;

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::admin::Admin;
 use crate::fault::{FLAP, Fault};
-use crate::load::{Load, Sample};
+use crate::load::{Http1, Load, Sample, connect};
 use crate::origin::{Conduct, Origin, Origins};
 use crate::proxy::{Contender, Proxy};
 
@@ -86,7 +87,7 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
         Contender::Tidegate => Some(Admin::connect(proxy.admin)?),
         _ => None,
     };
-    let load = Load::start(proxy.address, plan.per_second);
+    let load = load_on(proxy.address, plan.per_second);
     sleep(SETTLE);
     let history_failures = live_through(plan, &load, stable, candidate);
     if plan.fault.is_about_time() && plan.contender == Contender::Tidegate {
@@ -143,6 +144,11 @@ fn effect(events: &[Value], candidate: &Origin) -> Option<f64> {
         Ok(after) => ms(after),
         Err(before) => -ms(before.duration()),
     })
+}
+
+fn load_on(address: SocketAddr, per_second: u64) -> Load {
+    let host = HeaderValue::from_static("shop.test");
+    Load::start(move || Http1::new(host, async move || connect(address).await), per_second)
 }
 
 /// Both backends fail at the same rate, more often than in life, until they have as many failures behind them as an
@@ -298,7 +304,7 @@ fn ms(duration: Duration) -> f64 {
 pub(crate) fn smoke() {
     let origins = Origins::start().expect("loopback has free ports");
     let origin = &origins.candidate;
-    let load = Load::start(origin.address, 200);
+    let load = load_on(origin.address, 200);
     sleep(Duration::from_millis(500));
     let samples = load.finish();
     assert!(samples.len() > 10, "{} requests", samples.len());

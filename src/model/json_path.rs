@@ -196,7 +196,10 @@ mod tests {
         for path in ["$.item", "$.items.id", "$.items[*].id.x", "$[*]", "$.items[*].ids"] {
             assert!(!covers(path, &place), "{path}");
         }
-        assert!(covers("$.users[\"123\"].name", &[PlaceStep::Key("users"), PlaceStep::to("77"), PlaceStep::Key("name")]));
+        assert!(covers(
+            "$.users[\"123\"].name",
+            &[PlaceStep::Key("users"), PlaceStep::to("77"), PlaceStep::Key("name")]
+        ));
     }
 
     #[test]

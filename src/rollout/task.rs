@@ -520,11 +520,16 @@ impl Conductor {
             record.state.is_over() || service.rollout().is_some_and(|open| open.id == record.id)
         };
         // A pause may follow on a step that was dropped while it waited for the disk, which may have it all the same.
-        let restates = shift.is_some() || next.state.is_over() || matches!(next.state.phase, Phase::Paused { .. });
+        // A person's word to go on must outlive the process once it is answered, be it to a step that only waits.
+        let goes_on =
+            matches!(event, Event::Operator(Word::Promote | Word::PromoteFull | Word::Approve | Word::Resume))
+                && !next.state.is_over();
+        let restates =
+            goes_on || shift.is_some() || next.state.is_over() || matches!(next.state.phase, Phase::Paused { .. });
         let service = service.filter(is_ours).filter(|_| restates);
         let overruled = matches!(event, Event::Overruled(_));
         let change = service.map(|service| change(service, &next, self.file_stable(name), overruled));
-        let toward_candidate = shift.is_some_and(|after| is_toward_candidate(before, after));
+        let toward_candidate = goes_on || shift.is_some_and(|after| is_toward_candidate(before, after));
         let seen = service.map(|service| service.revision);
         Ok(Some(Move { record: next, entry, change, toward_candidate, seen }))
     }

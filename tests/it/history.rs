@@ -190,7 +190,7 @@ async fn a_journal_that_cannot_be_written_stops_moves_toward_the_candidate_alone
     assert_eq!(weights(&proxy).await, json!([90.0, 10.0]));
     proxy.shift(r#"{"blue": 100, "canary": 0}"#).await;
     assert_eq!(weights(&proxy).await, json!([100.0, 0.0]));
-    assert_eq!(proxy.metric("tidegate_journal_backlog", "").await, 1);
+    proxy.metric_becomes("tidegate_journal_backlog", "", 1).await;
 
     fs::remove_file(&filler).expect("the filler is ours");
     proxy.metric_becomes("tidegate_journal_backlog", "", 0).await;

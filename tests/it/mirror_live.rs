@@ -93,7 +93,7 @@ async fn the_command_line_shows_and_changes_a_mirror() {
     let ran = run(&["green", "file"]).await;
     assert!(ran.out.contains("mirrored to green: 50 %, 0 copies"), "{ran:?}");
     let ran = Ran::of(&mut tidegate(&["events", "--admin", &admin])).await;
-    assert!(ran.out.contains("mirror_changed") && ran.out.contains("green: 0.001 %  (was 50 %)"), "{ran:?}");
+    assert!(ran.out.contains("mirror_changed") && ran.out.contains("green: 0.001 %  (before: 50 %)"), "{ran:?}");
 }
 
 #[tokio::test]
