@@ -77,8 +77,11 @@ fn differences(primary: &[u8], shadow: &[u8]) -> Differences {
         stable_revision: "1".into(),
     };
     let level = Level { alpha: 0.01, tolerated: 0.01, noise: false };
-    let mirror =
-        Mirror { subject, settings: Settings { level, rules: Rules::default(), examples: 5 }, slow_after: None };
+    let mirror = Mirror {
+        subject,
+        settings: Settings { level, rules: Rules::default(), examples: 5, headers: Vec::new(), body_max: 1 << 18 },
+        slow_after: None,
+    };
     let sight = mirror.look(&pair).expect("it is of the same revision");
     sight.shadow.expect("both are whole")
 }

@@ -71,7 +71,9 @@ impl Capture {
 
     fn add<'n>(&mut self, headers: &HeaderMap, names: impl Iterator<Item = &'n HeaderName>) {
         let mut add = |name: &HeaderName| {
-            self.headers.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+            // Copied: a value of an HTTP/1 head keeps the buffer that it was read into.
+            let values = headers.get_all(name).iter().filter_map(|v| HeaderValue::from_bytes(v.as_bytes()).ok());
+            self.headers.extend(values.map(|value| (name.clone(), value)));
         };
         add(&CONTENT_TYPE);
         add(&GRPC_STATUS);

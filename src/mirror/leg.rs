@@ -110,11 +110,17 @@ impl Leg<'_> {
         clock: &Clock<'_>,
         mut capture: Option<&mut Capture>,
     ) -> Result<(), MirrorDrop> {
-        let mut length = 0;
+        let (mut length, mut turn) = (0, 0);
         while let Some(frame) = clock.within(poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx))).await? {
             let frame = frame.map_err(|_| clock.fault().unwrap_or(MirrorDrop::Broken))?;
             if let Some(data) = frame.data_ref() {
                 length += data.len() as u64;
+                turn += data.len();
+                if turn >= TURN_BYTES {
+                    // Requests come first: what is there of an answer may be a lot.
+                    turn = 0;
+                    tokio::task::yield_now().await;
+                }
                 if let Some(capture) = &mut capture {
                     capture.data(data);
                 }
@@ -153,6 +159,9 @@ impl Leg<'_> {
         Some(if second.in_flight() < first.in_flight() { second } else { first })
     }
 }
+
+/// Of an answer that is there, read at once.
+const TURN_BYTES: usize = 64 * 1024;
 
 /// Runs from the end of the request.
 struct Clock<'a> {

@@ -132,6 +132,8 @@ impl ResponseBody {
         }
         if self.exchange.as_ref().is_some_and(Exchange::request_read) {
             lease.give_back();
+        } else {
+            lease.finish_request();
         }
     }
 }

@@ -254,8 +254,14 @@ fn names_trailers(te: &HeaderValue) -> bool {
 
 /// Path and query alone, as HTTP/1 servers expect them.
 fn origin_form(uri: &Uri) -> Uri {
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-    Uri::from(path)
+    match uri.path_and_query() {
+        None => Uri::from_static("/"),
+        // A query may stand alone behind an authority.
+        Some(query) if query.as_str().starts_with('?') => {
+            Uri::try_from(format!("/{query}")).expect("a path and a query that was one make a URI")
+        }
+        Some(path) => Uri::from(path.clone()),
+    }
 }
 
 #[cfg(test)]
@@ -336,5 +342,6 @@ mod tests {
     fn an_absolute_uri_is_cut_to_its_path() {
         assert_eq!(origin_form(&Uri::from_static("https://a.test/x?y=1")), "/x?y=1");
         assert_eq!(origin_form(&Uri::from_static("https://a.test")), "/");
+        assert_eq!(origin_form(&Uri::from_static("https://a.test?x=1")).to_string(), "/?x=1");
     }
 }

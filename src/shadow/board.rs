@@ -11,6 +11,8 @@ use super::pair::Pair;
 use super::redact::Redaction;
 use super::report::{Outcome, ShadowView, Subject, Verdict};
 use super::sight;
+use http::HeaderName;
+
 use crate::config::CompareConfig;
 use crate::observe::ShadowTotals;
 
@@ -21,6 +23,9 @@ pub struct Settings {
     pub rules: Rules,
     /// How many are kept.
     pub examples: usize,
+    /// What of answers is kept to be compared.
+    pub headers: Vec<HeaderName>,
+    pub body_max: usize,
 }
 
 impl Settings {
@@ -30,6 +35,8 @@ impl Settings {
             level: Level { alpha: config.alpha, tolerated: config.tolerated, noise: config.noise },
             rules: Rules { ignore: config.ignore.clone(), redaction: Redaction::new(&config.redact) },
             examples: config.examples,
+            headers: config.headers.clone(),
+            body_max: config.body_max,
         }
     }
 }
@@ -248,6 +255,8 @@ mod tests {
                 level: Level { alpha: 0.01, tolerated: 0.01, noise: true },
                 rules: Rules { ignore: ignore.iter().map(|path| path.parse().unwrap()).collect(), ..Rules::default() },
                 examples: 5,
+                headers: Vec::new(),
+                body_max: 1 << 18,
             },
             slow_after: None,
         }

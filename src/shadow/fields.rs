@@ -54,6 +54,12 @@ impl Field {
         Self { place: place.into(), change }
     }
 
+    /// Whether answers that differ here aren't compared any further, at least below this place.
+    #[must_use]
+    pub fn hides_others(&self) -> bool {
+        self.change == Change::Length || matches!(&*self.place, "status" | "body" | "header content-encoding" | "$")
+    }
+
     /// What stands for fields that find no place of their own.
     #[must_use]
     pub fn others() -> Self {

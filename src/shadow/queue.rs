@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::pair::{Answer, Pair};
 
+/// An empty queue is looked at again after so long; a full one has a pair for each 20 us of it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What may wait, of all mirrors.
 const PAIRS_MAX: usize = 1_024;
 const BYTES_MAX: usize = 32 << 20;
@@ -82,15 +84,19 @@ impl Queue {
 }
 
 impl Pairs {
-    /// The next pair, if one comes in `time`.
+    /// The next pair, if there is one by now or after `time`, which may be shorter. It doesn't wait in the channel: workers
+    /// would take a lock to wake this thread, which stands back behind theirs and may be stopped while it holds it.
     pub(super) fn take(&self, time: Duration) -> Taken {
-        match self.pairs.recv_timeout(time) {
+        match self.pairs.try_recv() {
             Ok(Message::Pair(pair, came)) => {
                 self.bytes.fetch_sub(held(&pair), Ordering::Relaxed);
                 Taken::Pair(pair, came)
             }
-            Err(RecvTimeoutError::Timeout) => Taken::Nothing,
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => Taken::Stopped,
+            Err(TryRecvError::Empty) => {
+                std::thread::sleep(time.min(LOOK_INTERVAL));
+                Taken::Nothing
+            }
+            Ok(Message::Stop) | Err(TryRecvError::Disconnected) => Taken::Stopped,
         }
     }
 }

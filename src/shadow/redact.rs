@@ -76,7 +76,15 @@ impl Redaction {
 
     /// The value of a header.
     pub(super) fn header(&self, name: &str, value: &[u8]) -> String {
-        if self.hides(name) { HIDDEN.to_owned() } else { bounded(masked(&String::from_utf8_lossy(value))) }
+        if self.hides(name) {
+            return HIDDEN.to_owned();
+        }
+        let text = String::from_utf8_lossy(value);
+        match name {
+            // With a query, perhaps, which has names of its own.
+            "location" | "content-location" | "refresh" | "link" => self.path(&text),
+            _ => bounded(masked(&text)),
+        }
     }
 
     /// A value in a document, by the way to it.
@@ -163,9 +171,14 @@ fn masked(text: &str) -> String {
     without_cards(text)
 }
 
+/// What begins like a token and is longer is one.
+const TOKEN_BYTES_MIN: usize = 40;
+
 /// Three parts in base64url, of which the first begins an object: a JSON web token.
 fn is_signed_token(text: &str) -> bool {
-    let is_token = |word: &str| word.starts_with("eyJ") && word.bytes().filter(|b| *b == b'.').count() >= 2;
+    // One that is cut off lacks the dots.
+    let is_whole = |word: &str| word.bytes().filter(|b| *b == b'.').count() >= 2;
+    let is_token = |word: &str| word.starts_with("eyJ") && (is_whole(word) || word.len() > TOKEN_BYTES_MIN);
     text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_')).any(is_token)
 }
 

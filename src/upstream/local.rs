@@ -104,7 +104,7 @@ impl LocalEndpoint {
         self.trial.set(Some(claim));
     }
 
-    /// Takes note of how an attempt ended. `trial`: what it had from [`Self::begin_trial`].
+    /// Takes note of how an attempt ended. `trial`: what it had from `begin_trial`.
     pub fn ended(&self, end: AttemptEnd, trial: Option<TrialClaim>) {
         let health = &self.endpoint.health;
         health.ended(self.worker, end);

@@ -262,13 +262,28 @@ impl Lease {
             Connection::Http1(connection) if connection.is_reusable() => {
                 self.endpoint.idle.borrow_mut().push(connection, self.timers.now_ms());
             }
-            Connection::Http1(connection) => connection.close(),
+            Connection::Http1(connection) => connection.leave(),
             Connection::Http2(shared) => self.leave(&shared),
             Connection::Returned => return,
         }
         self.endpoint.end();
         // Whoever gets the place finds the connection.
         self.permit = None;
+    }
+
+    /// The response has been passed on whole, before the end of the request: that is still sent, as far as it comes.
+    pub(crate) fn finish_request(&mut self) {
+        if let Connection::Http1(connection) = &self.connection {
+            connection.leave();
+            self.connection = Connection::Returned;
+            self.endpoint.end();
+            self.permit = None;
+        }
+    }
+
+    /// Its endpoint has closed the connection; one look at the socket.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(&self.connection, Connection::Http1(connection) if connection.is_gone())
     }
 
     fn leave(&self, shared: &SharedConnection) {

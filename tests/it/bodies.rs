@@ -1,7 +1,7 @@
 //! Bodies under way: large ones, slow ones, and ones that break off. Neither side may take a broken message for a
 //! whole one, nor a body for a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -186,6 +186,29 @@ async fn hasty(response: &'static str) -> Upstream {
         wire.rest().await;
     })
     .await
+}
+
+#[tokio::test]
+async fn a_request_that_is_accepted_before_its_end_still_reaches_its_endpoint_whole() {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let told = Arc::new(Mutex::new(Some(told)));
+    let upstream = Upstream::scripted(move |mut wire: Wire, _| {
+        let told = Arc::clone(&told);
+        async move {
+            let head = wire.head().await;
+            wire.send("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await;
+            let body = wire.whole_request_body(&head).await;
+            let told = told.lock().unwrap().take();
+            drop(told.map(|told| told.send(body)));
+        }
+    })
+    .await;
+    let proxy = Proxy::before(&upstream).await;
+    let mut client = proxy.connect().await;
+    client.send("POST / HTTP/1.1\r\nhost: shop.test\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
+    assert_eq!(client.answer().await.status(), 202);
+    client.send("7\r\n of it,\r\n0\r\n\r\n").await;
+    assert_eq!(within("the end of the request", heard).await.unwrap().as_deref(), Some(&b"some of it,"[..]));
 }
 
 #[tokio::test]

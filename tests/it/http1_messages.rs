@@ -179,6 +179,9 @@ async fn an_absolute_uri_names_the_host() {
     assert_eq!(answer.status(), 200);
     let head = upstream.request().head;
     assert_eq!((head.line.as_str(), head.value("host")), ("GET /x?y=1 HTTP/1.1", Some("shop.test:81")));
+    let answer = proxy.exchange("GET http://shop.test?x=1 HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(upstream.requests()[1].head.line, "GET /?x=1 HTTP/1.1", "a query stands behind a path");
 }
 
 #[tokio::test]

@@ -151,6 +151,11 @@ pub(super) async fn send(
                 Box::pin(restart::lease_again(exchange, reason, tries.freshness)).await?
             }
         };
+        // What can't be sent twice isn't sent to where nobody reads it: an idle connection is closed at any moment.
+        if lease.reused() && !request.method().is_idempotent() && lease.is_gone() {
+            tries.freshness = Freshness::New;
+            continue;
+        }
         let endpoint = Rc::clone(lease.endpoint());
         need.prepare(&lease).await?;
         let kept = tries.keep(exchange, request, &lease);

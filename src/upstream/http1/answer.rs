@@ -35,6 +35,10 @@ pub(super) fn take_head(buffer: &mut BytesMut, scanned: &mut usize, to_head: boo
     if *scanned > 0 && !has_end(&buffer[scanned.saturating_sub(3)..]) {
         return more(buffer, scanned);
     }
+    // The parser would skip any number of empty lines, anew each time.
+    if buffer.starts_with(b"\n\n") || buffer.starts_with(b"\r\n\r\n") {
+        return Err(Malformed("there are empty lines before the head"));
+    }
     let mut fields = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields);

@@ -29,7 +29,8 @@ pub(super) enum Chunk {
     Data(u64, usize),
     /// The end of its line.
     DataEnd(usize),
-    Trailers,
+    /// So many bytes of them have been looked at.
+    Trailers(usize),
 }
 
 /// What was found in a buffer.
@@ -112,7 +113,7 @@ impl Chunk {
                     return Err(Malformed("chunks have too much said about them"));
                 }
                 buffer.advance(end + 1);
-                *self = if size == 0 { Self::Trailers } else { Self::Data(size, said) };
+                *self = if size == 0 { Self::Trailers(0) } else { Self::Data(size, said) };
             }
             Self::Data(left, said) => {
                 let Some(data) = take(buffer, left) else { return Ok(Step::Piece(Piece::More)) };
@@ -130,7 +131,7 @@ impl Chunk {
                 buffer.advance(2);
                 *self = Self::Size(said);
             }
-            Self::Trailers => {
+            Self::Trailers(ref mut scanned) => {
                 if buffer.starts_with(b"\r\n") {
                     buffer.advance(2);
                     return Ok(Step::Trailers(None));
@@ -138,8 +139,8 @@ impl Chunk {
                 if buffer.len() > HEAD_BYTES {
                     return Err(Malformed("trailers are too long"));
                 }
-                // Looked at as a whole each time: there are few, and few reads of them.
-                if !buffer.windows(4).any(|end| end == b"\r\n\r\n") {
+                let from = std::mem::replace(scanned, buffer.len()).saturating_sub(3);
+                if !buffer[from..].windows(4).any(|end| end == b"\r\n\r\n") {
                     return Ok(Step::Piece(Piece::More));
                 }
                 return Ok(match trailers(buffer)? {
@@ -169,7 +170,7 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Malformed> {
         size << 4 | u64::from(value)
     });
     let rest = &line[digits..];
-    let after = rest.trim_ascii_start();
+    let after = &rest[rest.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()..];
     // What is said about a chunk is nobody's business but must not be anything else either.
     let is_extension =
         after.is_empty() || (after[0] == b';' && !after.iter().any(|b| *b != b'\t' && b.is_ascii_control()));
@@ -250,6 +251,8 @@ mod tests {
     fn chunks_that_others_could_read_differently_are_refused() {
         for bad in [
             &b"5\nhello\r\n0\r\n\r\n"[..],
+            b"5\r\r\nhello\r\n",
+            b"5\x0c\r\nhello\r\n",
             b"5\r\nhelloX\r\n0\r\n\r\n",
             b"5\r\nhello\n0\r\n\r\n",
             b"\r\nhello",

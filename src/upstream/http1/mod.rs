@@ -21,6 +21,7 @@ use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -46,6 +47,10 @@ const READ_BYTES_MIN: usize = 8 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// Less room than this isn't worth a read.
 const READ_BYTES_LEAST: usize = 1024;
+/// Frames in a row, after which others have their turn.
+const TURN_FRAMES: u8 = 64;
+/// How long the rest of a request is written whose answer has been passed on.
+const LEFT_TIME_MAX: Duration = Duration::from_secs(60);
 /// Reads in a row that find nothing but heads that announce others; then others have their turn.
 const INTERIM_TURNS: usize = 16;
 
@@ -104,6 +109,8 @@ struct State {
     to_head: bool,
     framing: Framing,
     keeps_alive: bool,
+    /// Frames that may follow before others have their turn.
+    turn: u8,
     /// Why there is no more of the answer.
     failed: Option<Http1Error>,
     /// Writes the rest of a request that was answered before its end, whatever becomes of the answer.
@@ -123,6 +130,7 @@ impl Http1Connection {
             to_head: false,
             framing: Framing::Ended,
             keeps_alive: true,
+            turn: TURN_FRAMES,
             failed: None,
             writer: None,
             reader: None,
@@ -195,7 +203,18 @@ impl Http1Connection {
         if let Some(error) = state.failed.take() {
             return Poll::Ready(Some(Err(BodyError::Http1(error))));
         }
-        match ready!(state.poll_frame(cx)) {
+        // What has been read costs no system call, which is all that the runtime counts.
+        if state.turn == 0 {
+            state.turn = TURN_FRAMES;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        state.turn -= 1;
+        let Poll::Ready(polled) = state.poll_frame(cx) else {
+            state.turn = TURN_FRAMES;
+            return Poll::Pending;
+        };
+        match polled {
             Some(Err(error)) => {
                 state.close();
                 // Told in the next turn: what came before it is to be passed on first.
@@ -227,8 +246,29 @@ impl Http1Connection {
         if state.read_bytes > READ_BYTES_MIN {
             (state.received, state.read_bytes) = (BytesMut::new(), READ_BYTES_MIN);
         }
-        state.writer = None;
+        state.outgoing.rest();
+        (state.writer, state.reader) = (None, None);
         true
+    }
+
+    /// Nobody uses it any more, and all of the answer has come. What is left of its request is still written: an endpoint
+    /// may well say yes before it has read everything.
+    pub(super) fn leave(self: &Rc<Self>) {
+        let state = &mut *self.state.borrow_mut();
+        let is_answered = state.framing.is_ended() && !state.outgoing.is_done() && state.io.is_some();
+        let Some(mut writer) = state.writer.take_if(|_| is_answered) else { return state.close() };
+        let connection = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if tokio::time::timeout(LEFT_TIME_MAX, &mut writer).await.is_err() {
+                writer.abort();
+            }
+            connection.close();
+        });
+    }
+
+    /// Whether the endpoint has closed it, by a look at the socket itself: what the runtime knows may be a moment old.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state.borrow().io.as_ref().is_none_or(Io::is_gone)
     }
 
     /// Whether the endpoint has closed it, or said something that nobody asked for.

@@ -85,6 +85,13 @@ impl Outgoing {
         self.framing = write_head(&mut self.gathered, request, authority, self.body.is_empty());
     }
 
+    /// Nothing is to be written for now: lets go of a large buffer.
+    pub(super) fn rest(&mut self) {
+        if self.gathered.capacity() > 2 * GATHER_BYTES {
+            self.gathered = Vec::new();
+        }
+    }
+
     /// What it was to be sent is of no use any more.
     pub(super) fn give_up(&mut self) {
         *self = Self::default();
@@ -182,6 +189,8 @@ impl Outgoing {
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), WriteError> {
+        // It may hold what was kept of it, or its client's connection.
+        self.body = RequestBody::Empty;
         match mem::replace(&mut self.framing, Framing::Ended) {
             Framing::Length(0) | Framing::Ended => {}
             Framing::Length(_) => return Err(WriteError::Length),
@@ -204,6 +213,10 @@ fn write_head(out: &mut Vec<u8>, request: &Request<RequestBody>, authority: &Hea
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.extend_from_slice(b" ");
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    // A query may stand alone in an absolute URI.
+    if path.starts_with('?') {
+        out.push(b'/');
+    }
     out.extend_from_slice(path.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let mut length = None;
