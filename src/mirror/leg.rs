@@ -98,7 +98,7 @@ impl Leg<'_> {
             self.read(response.into_body(), &clock, capture).await?;
             // One that answers early may still be reading.
             if body.is_none_or(CopiedBody::is_passed_on) {
-                lease.give_back();
+                lease.give_back_or_close();
             }
             return Ok(Read { status });
         }

@@ -258,7 +258,7 @@ fn origin_form(uri: &Uri) -> Uri {
         None => Uri::from_static("/"),
         // A query may stand alone behind an authority.
         Some(query) if query.as_str().starts_with('?') => {
-            Uri::try_from(format!("/{query}")).expect("a path and a query that was one make a URI")
+            Uri::try_from(format!("/{}", query.as_str())).expect("a path and a query that was one make a URI")
         }
         Some(path) => Uri::from(path.clone()),
     }

@@ -258,11 +258,20 @@ impl Lease {
 
     /// Request and response have both been passed on whole: the connection can carry another.
     pub fn give_back(&mut self) {
+        self.returned(Http1Connection::leave);
+    }
+
+    /// The same for a request that nobody waits for: a connection that can't be used again at once is closed.
+    pub(crate) fn give_back_or_close(&mut self) {
+        self.returned(|connection| connection.close());
+    }
+
+    fn returned(&mut self, otherwise: fn(&Rc<Http1Connection>)) {
         match std::mem::replace(&mut self.connection, Connection::Returned) {
             Connection::Http1(connection) if connection.is_reusable() => {
                 self.endpoint.idle.borrow_mut().push(connection, self.timers.now_ms());
             }
-            Connection::Http1(connection) => connection.leave(),
+            Connection::Http1(connection) => otherwise(&connection),
             Connection::Http2(shared) => self.leave(&shared),
             Connection::Returned => return,
         }

@@ -1,8 +1,8 @@
 //! Bodies under way: large ones, slow ones, and ones that break off. Neither side may take a broken message for a
 //! whole one, nor a body for a request.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
