@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::error::RolloutError;
 use super::machine::Traffic;
-use super::record::{Beginning, Record};
+use super::record::Record;
 use super::sight::Sides;
 use crate::config::{EndpointConfig, Scheme, ServiceConfig};
 use crate::model::{BackendName, Deployed, Deployment, LiveStable, OpenRollout};
@@ -37,15 +37,14 @@ pub(super) fn candidate<'s>(service: &'s Service, named: Option<&str>) -> Result
     }
 }
 
-/// A rollout at its beginning, and what that changes: the revision is in the backend, which gets nothing yet.
+/// What the beginning of a rollout changes: the revision is in the backend, which gets nothing yet.
 pub(super) fn begun(
     service: &Service,
     file: &ServiceConfig,
-    beginning: Beginning,
+    record: &Record,
     endpoints: &[EndpointConfig],
     retry: bool,
-) -> Result<(Record, DeployChange), RolloutError> {
-    let record = Record::begun(beginning);
+) -> Result<DeployChange, RolloutError> {
     let config = file.backends.iter().find(|backend| backend.name == record.candidate);
     let Some(config) = config else {
         return Err(RolloutError::Conflict(format!("the file has no backend {} any more", record.candidate)));
@@ -71,9 +70,9 @@ pub(super) fn begun(
         });
     }
     deployment.rollout = Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort: false });
-    let weights = weights(service, &record, Traffic::Shared { percent: 0.0, cohort: false });
+    let weights = weights(service, record, Traffic::Shared { percent: 0.0, cohort: false });
     let resolved = HashMap::new();
-    Ok((record, DeployChange { deployment, weights, undrain: retry, resolved }))
+    Ok(DeployChange { deployment, weights, undrain: retry, resolved })
 }
 
 /// What is deployed now.

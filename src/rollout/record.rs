@@ -10,7 +10,7 @@ use crate::journal::RolloutMemory;
 use crate::model::{BackendName, Plan, ServiceName};
 
 /// Version of this shape. One that is higher was written by a newer tidegate.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// One rollout, under way or over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,61 +104,7 @@ impl Receipt {
     }
 }
 
-/// What a rollout begins with.
-#[derive(Debug, Clone)]
-pub(super) struct Beginning {
-    pub(super) service: ServiceName,
-    pub(super) id: u64,
-    pub(super) version: u64,
-    pub(super) candidate: BackendName,
-    pub(super) stable: BackendName,
-    pub(super) revision: String,
-    pub(super) endpoints: Vec<String>,
-    pub(super) stable_revision: String,
-    pub(super) about: About,
-    pub(super) by: String,
-    pub(super) plan: Plan,
-    pub(super) usual: Count,
-}
-
 impl Record {
-    pub(super) fn begun(beginning: Beginning) -> Self {
-        let Beginning {
-            service,
-            id,
-            version,
-            candidate,
-            stable,
-            revision,
-            endpoints,
-            stable_revision,
-            about,
-            by,
-            plan,
-            usual,
-        } = beginning;
-        Self {
-            schema: SCHEMA,
-            service,
-            id,
-            version,
-            candidate,
-            stable,
-            revision,
-            endpoints,
-            stable_revision,
-            about,
-            by,
-            plan,
-            state: State::begun(),
-            usual,
-            began_ms: unix_ms(SystemTime::now()),
-            ended_ms: None,
-            steps: Vec::new(),
-            receipt: Receipt::default(),
-        }
-    }
-
     /// As the journal had it; `None` when it can't be read.
     pub(super) fn remembered(memory: RolloutMemory) -> Option<Self> {
         serde_json::from_value::<Self>(memory.record).ok().filter(|record| record.schema <= SCHEMA)
@@ -191,7 +137,8 @@ mod tests {
     use crate::model::Strategy;
 
     fn record() -> Record {
-        Record::begun(Beginning {
+        Record {
+            schema: SCHEMA,
             service: "shop".parse().unwrap(),
             id: 3,
             version: 17,
@@ -203,8 +150,13 @@ mod tests {
             about: About { commit: Some("4f2a".into()), ..About::default() },
             by: "ada".into(),
             plan: Plan::usual(Strategy::Canary),
+            state: State::begun(),
             usual: Count { requests: 10, failures: 1 },
-        })
+            began_ms: unix_ms(SystemTime::now()),
+            ended_ms: None,
+            steps: Vec::new(),
+            receipt: Receipt::default(),
+        }
     }
 
     #[test]

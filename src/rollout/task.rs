@@ -17,8 +17,8 @@ use super::change::{begun, candidate, change, is_toward_candidate, overruled};
 use super::error::RolloutError;
 use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
 use super::history::{end, fact, shown};
-use super::machine::{Action, Decision, Event, Outcome, Phase, Word};
-use super::record::{About, Beginning, Record, StepTaken, told, unix_ms};
+use super::machine::{Action, Decision, Event, Outcome, Phase, State, Word};
+use super::record::{About, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
 use super::sight::{Sides, Sight, usual};
 use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
 use crate::config::EndpointConfig;
@@ -174,8 +174,8 @@ impl Conductor {
         }
         let file = self.control.store().config();
         let file = file.services.iter().find(|file| file.name == *found.name());
-        let beginning = self.beginning(found, body, texts, by)?;
-        let (record, change) = begun(found, file.unwrap_or(&found.config), beginning, endpoints, body.retry)?;
+        let record = self.beginning(found, body, texts, by)?;
+        let change = begun(found, file.unwrap_or(&found.config), &record, endpoints, body.retry)?;
         let change = DeployChange { resolved, ..change };
         let fact = Fact::RolloutBegan {
             service: service.to_owned(),
@@ -221,7 +221,7 @@ impl Conductor {
         body: &DeployBody,
         endpoints: Vec<String>,
         by: &str,
-    ) -> Result<Beginning, RolloutError> {
+    ) -> Result<Record, RolloutError> {
         let (name, stable) = (service.name(), service.stable());
         let candidate = candidate(service, body.backend.as_deref())?;
         if stable.wanted <= candidate.wanted {
@@ -261,7 +261,8 @@ impl Conductor {
             });
         let plan = if is_proven { Plan::at_once() } else { service.config.rollout.plan.clone() };
         let latest = records.last();
-        Ok(Beginning {
+        Ok(Record {
+            schema: SCHEMA,
             service: name.clone(),
             id: latest.map_or(1, |record| record.id + 1),
             version: latest.map_or(1, |record| record.version + 1),
@@ -278,7 +279,12 @@ impl Conductor {
             },
             by: by.to_owned(),
             plan,
+            state: State::begun(),
             usual: usual(stable),
+            began_ms: unix_ms(SystemTime::now()),
+            ended_ms: None,
+            steps: Vec::new(),
+            receipt: Receipt::default(),
         })
     }
 

@@ -114,8 +114,8 @@ impl Compressed {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => {}
                 Poll::Pending if !self.held_back => return Poll::Pending,
-                // The endpoint's connection is a task of its own that may have more in its hands: it gets one turn,
-                // since to flush after each of its reads would cost much of the compression.
+                // There may be more in a moment: an HTTP/2 connection is a task of its own, an HTTP/1 one gives others
+                // their turn now and then. It gets one, since to flush each time would cost much of the compression.
                 Poll::Pending if !self.lingered => {
                     self.lingered = true;
                     cx.waker().wake_by_ref();
