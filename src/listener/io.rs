@@ -10,7 +10,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::proxy::Client;
-use crate::stream::HyperStream;
+use crate::stream::{HyperStream, Reset};
 
 /// A stream, the bytes already read from it, and the client whose activity it reports.
 pub(super) struct Io<T> {
@@ -47,7 +47,7 @@ impl<T: AsyncRead + Unpin> Read for Io<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Write for Io<T> {
+impl<T: AsyncWrite + Reset + Unpin> Write for Io<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
@@ -87,7 +87,8 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.client.activity.is_broken_off() {
+        // hyper is about to give it back, and whoever has something else in mind than to drop it does that then.
+        if T::ENDS_WHEN_DROPPED || this.client.activity.is_broken_off() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)

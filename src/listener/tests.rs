@@ -38,6 +38,8 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 impl Reset for DuplexStream {
+    const ENDS_WHEN_DROPPED: bool = false;
+
     fn reset(self) {}
 }
 

@@ -206,3 +206,113 @@ impl KeepAlive {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::timers::TICK;
+    use crate::upstream::{RequestBody, Why};
+
+    /// A connection, and its endpoint's end.
+    async fn connection() -> (Http2Connection, DuplexStream) {
+        let timers = Timers::new();
+        let (ours, endpoints) = duplex(64 * 1024);
+        let connection = Http2Connection::open(ours, &timers).await.unwrap();
+        spawn_local(async move {
+            loop {
+                sleep(TICK).await;
+                timers.sweep();
+            }
+        });
+        (connection, endpoints)
+    }
+
+    fn get() -> Request<RequestBody> {
+        Request::get("http://shop.test/").body(RequestBody::Empty).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_gives_no_sign_of_life_is_given_up() {
+        let silent = async {
+            let (connection, mut endpoint) = connection().await;
+            // Its settings, and not a word more.
+            endpoint.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            spawn_local(async move { while endpoint.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} });
+            connection.begin();
+            let begun = Instant::now();
+            let error = connection.send(get()).await.unwrap_err();
+            assert_eq!(error.why(), Why::Other, "{error}");
+            let took = begun.elapsed();
+            assert!(
+                took > PING_TIMEOUT && took < 2 * PING_INTERVAL + PING_TIMEOUT + Duration::from_secs(1),
+                "{took:?}"
+            );
+            assert!(connection.is_closed());
+        };
+        LocalSet::new().run_until(silent).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_takes_its_time_is_waited_for() {
+        let slow = async {
+            let (connection, endpoint) = connection().await;
+            spawn_local(async move {
+                let mut endpoint = h2::server::handshake(endpoint).await.unwrap();
+                while let Some(Ok((_, mut respond))) = endpoint.accept().await {
+                    spawn_local(async move {
+                        sleep(Duration::from_secs(300)).await;
+                        respond.send_response(Response::new(()), true).unwrap();
+                    });
+                }
+            });
+            connection.begin();
+            assert_eq!(connection.send(get()).await.unwrap().status(), 200);
+        };
+        LocalSet::new().run_until(slow).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_beyond_what_the_endpoint_allows_have_their_turn() {
+        let one_by_one = async {
+            let (connection, endpoint) = connection().await;
+            spawn_local(async move {
+                let allows_one = h2::server::Builder::new().max_concurrent_streams(1).handshake::<_, Bytes>(endpoint);
+                let mut endpoint = allows_one.await.unwrap();
+                while let Some(Ok((_, mut respond))) = endpoint.accept().await {
+                    spawn_local(async move {
+                        sleep(Duration::from_secs(1)).await;
+                        respond.send_response(Response::new(()), true).unwrap();
+                    });
+                }
+            });
+            // So that its settings are known.
+            connection.send(get()).await.unwrap();
+            assert_eq!(connection.streams_max(), 1);
+            let begun = Instant::now();
+            let answers: Vec<_> = (0..3).map(|_| spawn_local(connection.send(get()))).collect();
+            for answer in answers {
+                assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+            }
+            assert!(begun.elapsed() >= Duration::from_secs(3), "one after the other");
+        };
+        LocalSet::new().run_until(one_by_one).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_holds_is_closed() {
+        let dropped = async {
+            let (connection, mut endpoint) = connection().await;
+            sleep(Duration::from_millis(1)).await;
+            drop(connection);
+            let mut all = Vec::new();
+            endpoint.read_to_end(&mut all).await.unwrap();
+            assert!(all.starts_with(b"PRI * HTTP/2.0"));
+        };
+        tokio::time::timeout(Duration::from_secs(1), LocalSet::new().run_until(dropped)).await.unwrap();
+    }
+}
