@@ -191,7 +191,7 @@ struct Followed {
     /// The snapshot and the live mode that the rest follows; `None`: nothing was looked at yet.
     of: Option<(u64, Option<GuardMode>)>,
     /// By the snapshot's index.
-    is_followed: Vec<bool>,
+    services: Vec<bool>,
     drained: Vec<usize>,
 }
 
@@ -529,11 +529,11 @@ impl Guard {
             self.followed.of = of;
         }
         for index in snapshot.used.iter() {
-            self.followed.is_followed[index] = true;
+            self.followed.services[index] = true;
         }
         self.resume(&snapshot);
         for (index, service) in snapshot.services.iter().enumerate() {
-            if !is_new && !self.followed.is_followed[index] {
+            if !is_new && !self.followed.services[index] {
                 continue;
             }
             let mode = self.mode(service);
@@ -545,7 +545,7 @@ impl Guard {
                 self.services.remove(service.name());
                 continue;
             }
-            self.look_at(service, self.followed.is_followed[index]);
+            self.look_at(service, self.followed.services[index]);
             if mode == GuardMode::Drain {
                 self.look_at_probation(service);
             } else {
@@ -563,10 +563,10 @@ impl Guard {
         let services = || snapshot.services.iter();
         // What a request once reached may still change with time alone, and so does what is drained.
         let is_used = |service: &Service| self.services.get(service.name()).is_some_and(|watched| watched.is_used);
-        let is_followed = services().map(|service| is_used(service) || is_drained(service)).collect();
+        let followed = services().map(|service| is_used(service) || is_drained(service)).collect();
         let drained = services().enumerate().filter(|(_, service)| is_drained(service)).map(|(index, _)| index);
         let drained = drained.collect();
-        (self.followed.is_followed, self.followed.drained) = (is_followed, drained);
+        (self.followed.services, self.followed.drained) = (followed, drained);
     }
 
     fn look_at(&mut self, service: &Service, is_used: bool) {
