@@ -29,15 +29,10 @@ pub(crate) fn keep_alive() -> TcpKeepalive {
 
 /// A connection that can be ended so that its other end can't take it for a proper end.
 pub(crate) trait Reset {
-    /// To drop it is as proper an end as to shut it down before.
-    const ENDS_WHEN_DROPPED: bool;
-
     fn reset(self);
 }
 
 impl Reset for TcpStream {
-    const ENDS_WHEN_DROPPED: bool = true;
-
     fn reset(self) {
         // Fails only on a connection that is gone already.
         let _ = SockRef::from(&self).set_linger(Some(Duration::ZERO));
@@ -45,9 +40,6 @@ impl Reset for TcpStream {
 }
 
 impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
-    // TLS has an end of its own.
-    const ENDS_WHEN_DROPPED: bool = false;
-
     fn reset(self) {
         self.into_inner().0.reset();
     }
@@ -79,6 +71,10 @@ pub(crate) struct HyperStream<T>(TokioIo<T>);
 impl<T> HyperStream<T> {
     pub(crate) fn new(stream: T) -> Self {
         Self(TokioIo::new(stream))
+    }
+
+    pub(crate) fn get_ref(&self) -> &T {
+        self.0.inner()
     }
 
     pub(crate) fn into_inner(self) -> T {

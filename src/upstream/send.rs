@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::http1::{Http1Connection, Http1Error};
 use super::http2::Http2Body;
 use super::{BodyError, RequestBody, UpgradedStream};
+use crate::passage::Inlet;
 
 /// An endpoint's body on its way.
 #[derive(Debug)]
@@ -33,6 +34,26 @@ impl AnswerBody {
             Self::Http1(_) => None,
             Self::Http2(body) => body.into_tunnel(),
         }
+    }
+
+    /// Whether the kernel may carry what is left of it past us.
+    pub(crate) fn is_passable(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.0.is_passable(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Has what is left of it carried through `inlet`; its frames stand in for it.
+    pub(crate) fn pass_through(&self, inlet: Inlet) {
+        if let Self::Http1(body) = self {
+            body.0.pass_through(inlet);
+        }
+    }
+
+    /// Whether the client has yet to take what came before.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        matches!(self, Self::Http1(body) if body.0.waits_for_client())
     }
 }
 
