@@ -171,8 +171,8 @@ impl Keeper {
 
     /// Whether a service has an endpoint under suspicion, and traffic that is likely to decide soon.
     fn suspects(&self, now_ms: u64) -> bool {
-        let suspected = self.followed.iter().filter_map(|index| self.services[*index].suspected_ms);
-        suspected.into_iter().any(|at_ms| now_ms.saturating_sub(at_ms) < SUSPICION_MAX_MS)
+        let mut suspected = self.followed.iter().filter_map(|index| self.services[*index].suspected_ms);
+        suspected.any(|at_ms| now_ms.saturating_sub(at_ms) < SUSPICION_MAX_MS)
     }
 
     /// From now on every look is at this service, too.
