@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::config::{HealthCheckConfig, HealthCheckKind, HttpCheckConfig, Scheme, UpstreamProtocol};
 use crate::executor::LocalExecutor;
+use crate::model::GRPC_STATUS;
 use crate::upstream::{Endpoint, for_check};
 
 /// What is read of an answer's body.
@@ -78,7 +79,7 @@ async fn grpc_check(endpoint: &Endpoint, service: &str, host: Option<&HeaderValu
     let (body, trailers) = read(response, BODY_BYTES_MAX).await?;
     // An answer without a message is all head.
     let trailers = trailers.unwrap_or(head);
-    match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
+    match trailers.get(&GRPC_STATUS).map(HeaderValue::as_bytes) {
         Some(b"0") => {}
         Some(b"5") => return Err(format!("it knows no service {service:?}")),
         Some(b"12") => return Err("it has no health service (grpc.health.v1.Health)".to_owned()),

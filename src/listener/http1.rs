@@ -61,7 +61,7 @@ enum Ended<T> {
     Tunnel(T, Bytes),
     /// A request's head takes too long.
     HeadTimeout(T),
-    /// Answered before all of the body was read, and our side is closed.
+    /// Answered before all of the body was read, and our side is about to be closed.
     BodyUnread(T),
     /// An answer broke off whose end the client would take for a whole one's, were it not told.
     BrokenOff(T),
@@ -113,14 +113,19 @@ async fn close<T: AsyncWrite + Unpin>(stream: &mut T, client: &Client, last: &[u
 
 /// Reads what the client still sends: to close with bytes unread would reset the connection, and a reset overtakes
 /// the answer.
-async fn drain<T: AsyncRead + Unpin>(stream: &mut T, client: &Client) {
-    let reading = poll_fn(|cx| {
-        loop {
-            if std::task::ready!(poll_first(Pin::new(stream), client, cx)).is_none() {
-                return Poll::Ready(());
+async fn drain<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, client: &Client) {
+    let reading = async {
+        // The client learns that the answer was all.
+        let _ = stream.shutdown().await;
+        poll_fn(|cx| {
+            loop {
+                if std::task::ready!(poll_first(Pin::new(stream), client, cx)).is_none() {
+                    return Poll::Ready(());
+                }
             }
-        }
-    });
+        })
+        .await;
+    };
     let _ = client.worker.timers.timeout(CLOSE_LIMIT, unless_closed(&client.lifeline, reading)).await;
 }
 

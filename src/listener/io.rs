@@ -101,7 +101,9 @@ impl<T: AsyncWrite + Plain + Unpin> Write for Io<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.client.activity.is_broken_off() {
+        // hyper is about to give it back to be dropped, which ends a plain socket as well as this would. Who goes on reading
+        // from it ends it then.
+        if this.stream.get_ref().plain().is_some() || this.client.activity.is_broken_off() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)

@@ -29,7 +29,7 @@ pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
 pub use deployment::{Deployed, Deployment, LiveStable, OpenRollout};
 pub use facts::RequestFacts;
-pub use failure::{FailureKind, grpc_blames_server, grpc_status_blames_server};
+pub use failure::{FailureKind, GRPC_STATUS, grpc_blames_server, grpc_status_blames_server};
 pub use forwarded::{ForwardedElement, parse_node, write_forwarded};
 pub use guarding::{Drain, GuardMode};
 pub use header_changes::HeaderChanges;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch};
+use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch, UsedServices};
 use crate::config::{
     BackendLimits, ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig,
 };
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,
+    /// Which of them this snapshot's requests have reached.
+    pub used: UsedServices,
     pub listeners: Arc<[Arc<Listener>]>,
     pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,

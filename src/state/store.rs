@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use super::build::{Drains, Live, LiveMirrors, Registry, Resolved, routes};
 use super::deployment::{deployed, deployed_names, live_revision, still_holds};
-use super::{Backend, Hold, Mirror, Service, Snapshot};
+use super::{Backend, Hold, Mirror, Service, Snapshot, UsedServices};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
 use crate::model::{
     BackendName, Deployment, Drain, LiveMirror, LiveWeights, NamedWeights, OpenRollout, Percent, ServiceName, Weight,
@@ -347,6 +347,7 @@ impl Store {
             version: 1,
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
+            used: UsedServices::new(config.services.len()),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             limits: config.limits,
             timeouts: config.timeouts,
@@ -565,6 +566,7 @@ impl Writer {
             version,
             routes: Arc::new(routes(config)),
             services,
+            used: UsedServices::new(config.services.len()),
             listeners,
             limits: config.limits,
             timeouts: config.timeouts,
@@ -727,6 +729,7 @@ impl Writer {
             version: current.version + 1,
             routes: Arc::clone(&current.routes),
             services: services.collect(),
+            used: UsedServices::new(current.services.len()),
             listeners: Arc::clone(&current.listeners),
             limits: current.limits,
             timeouts: current.timeouts,

@@ -57,6 +57,7 @@ impl View {
 
     pub(super) fn service(&self, index: usize, endpoints: &Endpoints) -> &ServiceView {
         self.services[index].get_or_init(|| {
+            self.snapshot.used.mark(index);
             let service = Arc::clone(&self.snapshot.services[index]);
             let mirrored = || service.backends.iter().filter(|_| service.mirrors.is_some());
             let marks = mirrored().map(|b| mark(service.name(), &b.name));
