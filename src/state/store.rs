@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -345,6 +346,7 @@ impl Store {
         let ended = LiveChanges { weights, drains, mirrors: writer.end_mirrors(config), deployments };
         let snapshot = Snapshot {
             version: 1,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
@@ -563,6 +565,7 @@ impl Writer {
         self.registry.prune(&services);
         let snapshot = Snapshot {
             version,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services,
             listeners,
@@ -725,6 +728,7 @@ impl Writer {
         });
         Snapshot {
             version: current.version + 1,
+            since: Instant::now(),
             routes: Arc::clone(&current.routes),
             services: services.collect(),
             listeners: Arc::clone(&current.listeners),
