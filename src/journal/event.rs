@@ -346,6 +346,15 @@ pub struct TrialMemory {
     pub failures: [u64; 4],
 }
 
+/// What is remembered of comparing one mirror's answers with its primary's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowMemory {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    /// What whoever compares wants to know of it: an object.
+    pub memory: Value,
+}
+
 /// How often the guard has drained a revision, also where it has been undrained since: each return has less to spend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastDrains {

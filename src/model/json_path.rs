@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::is_somebodys;
+
 /// The longest path that is written out or read.
 const BYTES_MAX: usize = 200;
 
@@ -37,7 +39,8 @@ impl<'a> PlaceStep<'a> {
     }
 }
 
-/// A number, or eight and more hexadecimal digits, a decimal one among them; dashes between, as UUIDs have them.
+/// A number, or eight and more hexadecimal digits, a decimal one among them; dashes between, as UUIDs have them; or what
+/// is somebody's, and not to be shown.
 fn is_id(key: &str) -> bool {
     let is_number = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
     let is_hex = |key: &str| {
@@ -45,7 +48,7 @@ fn is_id(key: &str) -> bool {
             && key.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
             && key.bytes().any(|b| b.is_ascii_digit())
     };
-    is_number(key) || is_hex(key)
+    is_number(key) || is_hex(key) || is_somebodys(key)
 }
 
 impl JsonPath {
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_ids_are_folded() {
-        for id in ["1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
+        for id in ["ada@shop.example", "1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
             assert_eq!(PlaceStep::to(id), PlaceStep::Folded, "{id}");
         }
         for name in ["", "a1", "price", "facade", "defaced", "x-1", "feedface"] {

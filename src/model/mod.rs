@@ -17,6 +17,7 @@ mod overload;
 mod page;
 mod path;
 mod percent;
+mod personal;
 mod plan;
 mod preference;
 mod proxy_header;
@@ -41,6 +42,7 @@ pub use overload::Overload;
 pub use page::{Page, PageKind, PageValues};
 pub use path::{PathFault, decide_path, is_plain_path, normal_path};
 pub use percent::{LiveMirror, Percent, PercentError};
+pub use personal::{card_numbers, is_signed_token, is_somebodys, mail_addresses};
 pub use plan::{CONFIDENCE, DEADLINE, MARGIN, Plan, Step, Strategy};
 pub use preference::{Coding, Format};
 pub use proxy_header::{

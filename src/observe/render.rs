@@ -70,6 +70,9 @@ impl Renderer {
         gauge!("tidegate_memory_limit_bytes").set(process.memory.limit() as f64);
         gauge!("tidegate_mirror_memory_bytes").set(process.mirror_memory.used() as f64);
         gauge!("tidegate_overload").set(f64::from(process.memory.overload() as u8));
+        gauge!("tidegate_open_files").set(process.headroom.files().used as f64);
+        gauge!("tidegate_open_files_limit").set(process.headroom.files().limit as f64);
+        gauge!("tidegate_headroom").set(f64::from(u8::from(process.headroom.suffices())));
         gauge!("tidegate_snapshot_version").set(snapshot.version as f64);
         gauge!("tidegate_connections_open").set(totals.connections_open as f64);
         gauge!("tidegate_connections_parked").set(totals.connections_parked as f64);
@@ -346,6 +349,9 @@ fn describe() {
     gauge!("tidegate_mirror_memory_bytes", "Bytes of bodies that mirrors hold.");
     gauge!("tidegate_memory_bytes", "Memory in use.");
     gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
+    gauge!("tidegate_open_files", "Files that are open.");
+    gauge!("tidegate_open_files_limit", "Files that may be open.");
+    gauge!("tidegate_headroom", "Whether there is enough memory and files to spare for copies of requests: 1, or 0.");
     gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");
     gauge!("tidegate_connections_open", "Client connections open.");
     gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -345,6 +346,7 @@ impl Store {
         let ended = LiveChanges { weights, drains, mirrors: writer.end_mirrors(config), deployments };
         let snapshot = Snapshot {
             version: 1,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
             used: UsedServices::new(config.services.len()),
@@ -564,6 +566,7 @@ impl Writer {
         self.registry.prune(&services);
         let snapshot = Snapshot {
             version,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services,
             used: UsedServices::new(config.services.len()),
@@ -727,6 +730,7 @@ impl Writer {
         });
         Snapshot {
             version: current.version + 1,
+            since: Instant::now(),
             routes: Arc::clone(&current.routes),
             services: services.collect(),
             used: UsedServices::new(current.services.len()),
