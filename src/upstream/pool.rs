@@ -179,7 +179,7 @@ impl Lease {
             UpstreamProtocol::Http2 => Connection::Http2(endpoint.shared_with_room()?),
         };
         if let Connection::Http2(shared) = &connection {
-            shared.streams.set(shared.streams.get() + 1);
+            shared.http2.begin();
         }
         endpoint.begin();
         let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
