@@ -355,7 +355,7 @@ pub(super) struct ProbationFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RolloutFile {
-    /// "canary": little by little; "blue-green": all at once, and back at once; "cohort": chosen clients first; "canary" when left out.
+    /// "canary": little by little; "blue-green": all at once, and back at once; "cohort": chosen clients first; "shadow": copies first; "canary" when left out.
     pub(super) strategy: Option<StrategyFile>,
     /// What happens one after the other: [{ weight = 1, advance_below = "5%" }, { weight = 100, watch = "10m" }]; the strategy's own when left out.
     #[schemars(length(min = 1, max = 32))]
@@ -372,6 +372,9 @@ pub(super) struct RolloutFile {
     /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
     #[serde(default)]
     pub(super) cohort: Vec<CohortFile>,
+    /// Requests that get the new release while a rollout is under way, whatever its step: [{ headers = { x-preview = "yes" } }].
+    #[serde(default)]
+    pub(super) preview: Vec<CohortFile>,
 }
 
 /// A part of a whole: "5%", "0.5%".
@@ -386,6 +389,7 @@ pub(super) enum StrategyFile {
     Canary,
     BlueGreen,
     Cohort,
+    Shadow,
 }
 
 /// One step: a weight, an approval, a cohort or copies.
@@ -407,9 +411,9 @@ pub(super) struct StepFile {
     pub(super) approve: Option<String>,
     /// true: the clients that cohort names, and nobody else.
     pub(super) cohort: Option<bool>,
-    /// Copies of this share of the requests, in percent, whose answers nobody sees.
+    /// Copies of this share of the requests, in percent, above 0 and up to 100: the step is over once they are known to be answered as stable answers.
     pub(super) mirror: Option<f64>,
-    /// How long copies are sent, like "2m"; with mirror.
+    /// How long it may take until that is known, like "2m"; with mirror.
     #[serde(rename = "for")]
     pub(super) time: Option<DurationText>,
 }
@@ -807,6 +811,29 @@ pub(super) struct MirrorFile {
     pub(super) redact: RedactFile,
     /// Compares the answers with the clients' own: true, or { body_max = "256KiB" } and others; not when left out.
     pub(super) compare: Option<CompareFile>,
+}
+
+impl MirrorFile {
+    /// Everything, compared with the help of a second copy: without one, what is no difference would have to be said.
+    pub(super) fn compared(backend: String) -> Self {
+        Self {
+            backend,
+            percent: mirror_percent(),
+            by: MirrorByFile::Request,
+            methods: None,
+            routes: None,
+            conditions: None,
+            timeout: mirror_timeout(),
+            max_requests: mirror_requests(),
+            queue: 0,
+            body_max: mirror_body_max(),
+            large_body: LargeBodyFile::Skip,
+            answer_max: mirror_answer_max(),
+            host_suffix: None,
+            redact: RedactFile::default(),
+            compare: Some(CompareFile::Table(CompareTableFile { noise: true, ..CompareTableFile::default() })),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]

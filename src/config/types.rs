@@ -193,6 +193,10 @@ pub struct RolloutConfig {
     pub plan: Plan,
     /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
     pub cohort: Vec<RuleMatch>,
+    /// Who gets it for as long as a rollout is under way, whatever its step.
+    pub preview: Vec<RuleMatch>,
+    /// How copies for each of the service's backends are made and compared; empty where the plan has no step for them.
+    pub mirrors: Vec<Arc<MirrorConfig>>,
 }
 
 /// Mirrors of one service.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::{ProportionBound, RatioTally};
 use crate::model::{FailureKind, Plan};
+use crate::shadow::{Outcome, Verdict};
 
 /// The chance that a candidate within the margin is ever sent back for what it did beside stable.
 pub const ALPHA: f64 = 1e-3;
@@ -76,6 +77,31 @@ pub struct Evidence {
     pub tallies: [RatioTally; 4],
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,
+    pub likeness: Likeness,
+}
+
+/// Whether the candidate answers copies of requests as stable does; in each, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Likeness {
+    Same(String),
+    Different(String),
+    Unknown(String),
+}
+
+impl Default for Likeness {
+    fn default() -> Self {
+        Self::Unknown("nobody compares".to_owned())
+    }
+}
+
+impl From<Verdict> for Likeness {
+    fn from(verdict: Verdict) -> Self {
+        match verdict.outcome {
+            Outcome::Same => Self::Same(verdict.reason),
+            Outcome::Different => Self::Different(verdict.reason),
+            Outcome::Inconclusive => Self::Unknown(verdict.reason),
+        }
+    }
 }
 
 /// Whether a step may go on.

@@ -10,7 +10,7 @@
 //!                                   |           endpoint on either side               |
 //!                                   +---------------------+---------------------------+
 //!                                                         |
-//!       harm, the guard's verdict, no endpoint of the candidate, rollback  -->  rolled back
+//!       harm, other answers to copies, the guard's verdict, no endpoint of the candidate, rollback  -->  rolled back
 //!       abort, a person's drain, a file that says otherwise                -->  aborted
 //! ```
 //!
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Evidence, Proof};
+use super::evidence::{Evidence, Likeness, Proof};
 use crate::model::{Plan, Step, format_duration};
 
 /// Where a rollout stands.
@@ -125,8 +125,9 @@ pub enum Action {
 /// What requests see.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Traffic {
-    /// The candidate has so many percent of what the two share; with `cohort`, the cohort as well.
-    Shared { percent: f64, cohort: bool },
+    /// The candidate has so many percent of what the two share; with `cohort`, the cohort as well; and copies of
+    /// `mirrored` percent of all requests.
+    Shared { percent: f64, cohort: bool, mirrored: f64 },
     /// The candidate is stable, and has all of it.
     Exchanged,
 }
@@ -217,7 +218,11 @@ impl State {
         let so_far = self.step().map_or(&[][..], |step| plan.steps.get(..=step).unwrap_or(&plan.steps));
         let percent = so_far.iter().rev().find_map(Step::percent).unwrap_or(0.0);
         let cohort = so_far.iter().any(|step| matches!(step, Step::Cohort { .. }));
-        Traffic::Shared { percent, cohort }
+        let mirrored = match so_far.last() {
+            Some(Step::Mirror { percent, .. }) => *percent,
+            _ => 0.0,
+        };
+        Traffic::Shared { percent, cohort, mirrored }
     }
 
     /// What follows from an event at `now_ms` of the rollout's own time.
@@ -309,6 +314,9 @@ impl State {
         if let Some(reason) = step.and_then(|_| evidence.harm(plan, alone)) {
             return Some(ended(Outcome::RolledBack, &reason));
         }
+        if let (Some(Step::Mirror { .. }), Likeness::Different(what)) = (step, &evidence.likeness) {
+            return Some(ended(Outcome::RolledBack, &format!("it answers copies otherwise than stable: {what}")));
+        }
         let waited = Duration::from_millis(now_ms - self.at_ms);
         match &self.phase {
             Phase::Starting if evidence.ready => {
@@ -334,10 +342,19 @@ fn at(plan: &Plan, index: usize, evidence: &Evidence, waited: Duration) -> Optio
     let (own, missing) = match plan.steps.get(index)? {
         // A person's pace is their own.
         Step::Approve { .. } => return None,
-        Step::Mirror { time, .. } if waited >= *time => {
-            return Some(go_on(plan, index, format!("copies were sent for {}", format_duration(*time))));
+        Step::Mirror { time, .. } => {
+            return match &evidence.likeness {
+                Likeness::Same(reason) => {
+                    Some(go_on(plan, index, format!("it answers copies as stable does: {reason}")))
+                }
+                // Time alone says nothing of answers that nobody could compare.
+                Likeness::Unknown(missing) if waited >= *time => {
+                    let reason = format!("not known to be the same within {}: {missing}", format_duration(*time));
+                    Some(paused(Some(index), &reason))
+                }
+                _ => None,
+            };
         }
-        Step::Mirror { time, .. } => (*time, String::new()),
         Step::Weight { advance_below, hold, .. } => {
             let missing = match evidence.proof(*advance_below, plan.confidence) {
                 // One proof is as good as the other, but a step with a time and nothing else asks for its time.
@@ -465,7 +482,7 @@ mod tests {
         let cohort = Step::Cohort { hold: Duration::from_secs(60) };
         let plan = plan(vec![approve(), cohort, approve(), weight(5.0), approve(), flip()]);
         let traffic: Vec<_> = (0..6).map(|step| at(step).traffic(&plan)).collect();
-        let shared = |percent, cohort| Traffic::Shared { percent, cohort };
+        let shared = |percent, cohort| Traffic::Shared { percent, cohort, mirrored: 0.0 };
         let wanted = [
             shared(0.0, false),
             shared(0.0, true),
@@ -488,6 +505,28 @@ mod tests {
         assert!(matches!(late.phase, Phase::Paused { .. }), "{late:?}");
         // A clock that goes back takes nothing back.
         assert_eq!(late.next(&plan, &Event::Operator(Word::Resume), 0).unwrap().0.at_ms, late.at_ms);
+    }
+
+    #[test]
+    fn copies_go_on_once_they_are_answered_the_same_and_never_because_time_is_over() {
+        let time = Duration::from_secs(60);
+        let plan = plan(vec![Step::Mirror { percent: 20.0, time }, Step::Approve { who: "ada".to_owned() }, flip()]);
+        assert_eq!(at(0).traffic(&plan), Traffic::Shared { percent: 0.0, cohort: false, mirrored: 20.0 });
+        assert_eq!(at(1).traffic(&plan), Traffic::Shared { percent: 0.0, cohort: false, mirrored: 0.0 });
+        let seen = |likeness: Likeness, now_ms| {
+            at(0).next(&plan, &tick(|evidence| evidence.likeness = likeness), now_ms).unwrap().0
+        };
+        assert_eq!(seen(Likeness::Same("300 pairs".to_owned()), 1_000).step(), Some(1));
+        assert_eq!(seen(Likeness::Different("status changed".to_owned()), 1_000).outcome(), Some(Outcome::RolledBack));
+        let unknown = || Likeness::Unknown("about 200 more pairs".to_owned());
+        assert_eq!(seen(unknown(), 59_999), at(0));
+        let late = seen(unknown(), 60_000);
+        let Phase::Paused { step: Some(0), reason } = &late.phase else { panic!("{late:?}") };
+        assert_eq!(reason, "not known to be the same within 1m: about 200 more pairs");
+        assert_eq!(late.traffic(&plan), at(0).traffic(&plan), "more is learned meanwhile");
+        // Whoever waits for a person isn't exempt.
+        let different = tick(|evidence| evidence.likeness = Likeness::Different("status changed".to_owned()));
+        assert_eq!(late.next(&plan, &different, 61_000).unwrap().0.outcome(), Some(Outcome::RolledBack));
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod task;
 mod view;
 
 pub use error::RolloutError;
-pub use evidence::{ALPHA, Count, Evidence, Proof};
+pub use evidence::{ALPHA, Count, Evidence, Likeness, Proof};
 pub use handle::{Fresh, Rollouts};
 pub use machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Unfit, Word};
 pub use record::{About, Receipt};

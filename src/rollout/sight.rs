@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::evidence::{Count, Evidence};
+use super::evidence::{Count, Evidence, Likeness};
 use super::machine::State;
 use super::record::{Receipt, Record};
 use crate::analysis::RatioTally;
@@ -184,6 +184,7 @@ impl Sight {
             stable_lately: lately,
             tallies,
             step_tally,
+            likeness: Likeness::default(),
         }
     }
 

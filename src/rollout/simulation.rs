@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::evidence::{Count, Evidence};
+use super::evidence::{Count, Evidence, Likeness};
 use super::machine::{Action, Event, Outcome, Phase, State, Traffic, Word};
 use crate::analysis::{RatioTally, Side};
 use crate::model::{Plan, Step, Strategy};
@@ -68,6 +68,15 @@ impl World {
             }
         }
         self.evidence.step_tally = self.evidence.tallies[0].since(&self.tally_before);
+    }
+
+    /// Comes to know whether copies are answered the same, sooner or later.
+    fn compare(&mut self) {
+        self.evidence.likeness = match self.random.random_range(0..20) {
+            0..3 if self.requests_per_second > 0.0 => Likeness::Same("so it seems".to_owned()),
+            3 if self.random.random_bool(0.1) => Likeness::Different("so it seems".to_owned()),
+            _ => Likeness::default(),
+        };
     }
 
     /// What is counted by step begins anew.
@@ -162,6 +171,9 @@ fn a_plan(random: &mut StdRng) -> Plan {
     let mut steps = Vec::new();
     let mut percent = 0.0;
     if random.random_bool(0.3) {
+        steps.push(Step::Mirror { percent: 100.0, time: Duration::from_secs(random.random_range(1..10)) });
+    }
+    if random.random_bool(0.3) {
         steps.push(Step::Cohort { hold: Duration::from_secs(random.random_range(1..10)) });
     }
     for _ in 0..random.random_range(0..5) {
@@ -205,6 +217,12 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
         let reached = before.step().map_or(0, |step| step + 1);
         assert!(step <= reached, "a step was skipped: {before:?} {after:?}");
     }
+    if let (Some(step), Event::Tick(evidence)) = (before.step(), event)
+        && matches!(plan.steps[step], Step::Mirror { .. })
+        && after.step() > before.step()
+    {
+        assert!(matches!(evidence.likeness, Likeness::Same(_)), "copies passed by time alone");
+    }
     if after.outcome() == Some(Outcome::Completed) && before.outcome().is_none() {
         assert!(full || before.step() == Some(plan.steps.len() - 1), "{before:?} {after:?}");
     }
@@ -241,6 +259,7 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
         let (mut state, mut now_ms) = (State::begun(), 0);
         for _ in 0..10_000 {
             world.pass(state.traffic(&plan));
+            world.compare();
             now_ms += TICK_MS;
             // A clock that jumps: back by up to a minute, forward by up to ten seconds.
             if world.random.random_bool(0.002) {
@@ -279,6 +298,7 @@ fn left_alone_it_ends_or_waits_for_a_person_within_its_deadlines() {
         // Of the longest plan: seven steps of at most 20 s and a deadline of 20 s each.
         for now_ms in (0..8 * 40_000).step_by(TICK_MS as usize) {
             world.pass(state.traffic(&plan));
+            world.compare();
             state = state.next(&plan, &Event::Tick(Box::new(world.evidence.clone())), now_ms).unwrap().0;
             world.note(&state);
         }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::change::{begun, candidate, change, is_toward_candidate, overruled};
 use super::error::RolloutError;
+use super::evidence::{Evidence, Likeness};
 use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
 use super::history::{end, fact, shown};
 use super::machine::{Action, Decision, Event, Outcome, Phase, State, Word};
@@ -25,7 +26,8 @@ use crate::config::EndpointConfig;
 use crate::control::Control;
 use crate::guard::{Convicted, Questions};
 use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
-use crate::model::{BackendName, GuardMode, Plan, ServiceName};
+use crate::model::{BackendName, GuardMode, Plan, ServiceName, Step};
+use crate::shadow::Results;
 use crate::state::{DeployChange, Service, Snapshot, named_service};
 
 /// Who tidegate is in its own history.
@@ -41,6 +43,7 @@ const RECORDS_MAX: usize = 50;
 pub struct Conductor {
     control: Arc<Control>,
     trials: Questions,
+    shadows: Results,
     inbox: Inbox,
     convicted: mpsc::Receiver<Convicted>,
     /// By service, the oldest first.
@@ -68,6 +71,7 @@ impl Conductor {
     pub fn new(
         control: Arc<Control>,
         trials: Questions,
+        shadows: Results,
         convicted: mpsc::Receiver<Convicted>,
         memories: Vec<RolloutMemory>,
     ) -> (Self, Rollouts) {
@@ -85,7 +89,7 @@ impl Conductor {
             records.entry(service).or_default().push(record);
         }
         let sights = BTreeMap::new();
-        (Self { control, trials, inbox, convicted, records, sights, warned: None }, rollouts)
+        (Self { control, trials, shadows, inbox, convicted, records, sights, warned: None }, rollouts)
     }
 
     /// Carries rollouts out for as long as the process lives.
@@ -140,10 +144,20 @@ impl Conductor {
         let Some((sight, sides)) = sight.zip(sides) else {
             return RolloutView::new(record, record.receipt.clone(), None);
         };
-        let evidence = sight.evidence(record, sides, self.is_judged(sides.service));
+        let evidence = self.evidence(record, sight, sides);
         let seconds = sight.now_ms().saturating_sub(record.state.at_ms) as f64 / 1000.0;
         let receipt = record.receipt.plus(&sight.receipt(sides.candidate));
         RolloutView::new(record, receipt, Some(ProgressView::new(record, &evidence, seconds)))
+    }
+
+    /// What is known at this moment.
+    fn evidence(&self, record: &Record, sight: &Sight, sides: Sides<'_>) -> Evidence {
+        let mut evidence = sight.evidence(record, sides, self.is_judged(sides.service));
+        if let Some(Step::Mirror { .. }) = record.state.step().and_then(|step| record.plan.steps.get(step)) {
+            let verdict = self.shadows.verdict(record.service.as_str(), record.candidate.as_str());
+            evidence.likeness = verdict.map_or_else(Likeness::default, Likeness::from);
+        }
+        evidence
     }
 
     /// Failures of its candidates are counted.
@@ -337,7 +351,6 @@ impl Conductor {
         if let Some(reason) = overruled(service, &record) {
             return Some(Event::Overruled(reason));
         }
-        let judged = self.is_judged(service);
         let sides = Sides::of(service, &record)?;
         if let Some(drain) = sides.candidate.drain.as_ref().filter(|drain| drain.until.is_none()) {
             return Some(Event::Verdict(drain.reason.clone()));
@@ -350,7 +363,8 @@ impl Conductor {
         } else if !sides.candidate.is_available() {
             return Some(Event::EndpointsGone { stable_up: sides.stable.is_available() });
         }
-        Some(Event::Tick(Box::new(sight.evidence(&record, sides, judged))))
+        let sight = self.sights.get(name)?;
+        Some(Event::Tick(Box::new(self.evidence(&record, sight, sides))))
     }
 
     fn take_verdict(&mut self, convicted: Convicted) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{ALPHA, Evidence, Proof};
+use super::evidence::{ALPHA, Evidence, Likeness, Proof};
 use super::machine::{Phase, Traffic};
 use super::record::{About, Receipt, Record, told};
 use crate::model::Step;
@@ -179,7 +179,13 @@ impl ProgressView {
         match record.state.step().and_then(|step| plan.steps.get(step)) {
             None => "its endpoints can't all be reached yet".clone_into(&mut missing),
             Some(Step::Approve { who }) => missing = format!("approval by {who}: tidegate approve {}", record.service),
-            Some(Step::Mirror { time, .. } | Step::Cohort { hold: time } | Step::Flip { watch: time, .. }) => {
+            Some(Step::Mirror { time, .. }) => {
+                if let Likeness::Unknown(reason) = &evidence.likeness {
+                    missing = format!("not known yet whether copies are answered the same: {reason}");
+                }
+                seconds_needed = until(*time).1;
+            }
+            Some(Step::Cohort { hold: time } | Step::Flip { watch: time, .. }) => {
                 (missing, seconds_needed) = until(*time);
             }
             Some(Step::Weight { hold: Some(hold), advance_below: None, .. }) => {
