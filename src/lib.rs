@@ -44,6 +44,8 @@ pub mod shadow;
 
 pub mod outbound;
 
+pub mod gate;
+
 pub mod rollout;
 
 pub mod health;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::format_duration;
+use super::{Gate, GateKind, Point, format_duration};
 
 /// A rollout stops where nothing can be said for so long, besides what its steps ask for.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -42,6 +42,9 @@ pub struct Plan {
     pub deadline: Duration,
     /// Of the proof, between 0.5 and 1.
     pub confidence: f64,
+    /// Who else is asked.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
 }
 
 /// One step.
@@ -79,7 +82,8 @@ impl Plan {
             Strategy::BlueGreen => vec![Step::Flip { holdback: 0.0, watch }],
             Strategy::Cohort => vec![Step::Cohort { hold: watch }, Step::Flip { holdback: 0.02, watch }],
         };
-        Self { strategy, steps, margin: MARGIN, damage_budget: None, deadline: DEADLINE, confidence: CONFIDENCE }
+        let gates = Vec::new();
+        Self { strategy, steps, margin: MARGIN, damage_budget: None, deadline: DEADLINE, confidence: CONFIDENCE, gates }
     }
 
     /// All at once and unwatched: for what is known to be good.
@@ -87,6 +91,23 @@ impl Plan {
     pub fn at_once() -> Self {
         let steps = vec![Step::Flip { holdback: 0.0, watch: Duration::ZERO }];
         Self { steps, ..Self::usual(Strategy::BlueGreen) }
+    }
+
+    /// What has to pass before it goes on from a step; `None`: before the first.
+    pub fn gates_after(&self, step: Option<usize>) -> impl Iterator<Item = &Gate> {
+        let next = step.map_or(0, |step| step + 1);
+        let promotes = matches!(self.steps.get(next), Some(Step::Flip { .. }));
+        let is_here = move |point: &Point| match point {
+            Point::Before => step.is_none(),
+            Point::Step => step.is_some(),
+            Point::Promotion => promotes,
+            Point::After | Point::Rollback => false,
+        };
+        // A metric has nothing to say before there was a step.
+        self.gates.iter().filter(move |gate| match gate.kind {
+            GateKind::Metric => step.is_some(),
+            GateKind::Smoke | GateKind::Webhook => gate.at.iter().any(is_here),
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod mirror;
 mod process;
 mod reason;
 mod render;
+mod rollout;
 mod service;
 mod shadow;
 
@@ -25,5 +26,6 @@ pub use process::{
 };
 pub use reason::Reason;
 pub use render::Renderer;
+pub use rollout::{RolloutMetrics, RolloutTotals};
 pub use service::{ServiceCell, ServiceMetrics};
 pub use shadow::{ShadowMetrics, ShadowTotals};

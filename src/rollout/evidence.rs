@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::{ProportionBound, RatioTally};
-use crate::model::{FailureKind, Plan};
+use crate::gate::Standing;
+use crate::model::{FailureKind, Gate, GateKind, Plan};
 use crate::shadow::{Outcome, Verdict};
 
 /// The chance that a candidate within the margin is ever sent back for what it did beside stable.
@@ -78,6 +79,10 @@ pub struct Evidence {
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,
     pub likeness: Likeness,
+    /// Gates that were asked since the present phase began, by kind and name.
+    pub gates: Vec<(GateKind, String, Standing)>,
+    /// Why nothing may go on at this time, whoever is well.
+    pub frozen: Option<String>,
 }
 
 /// Whether the candidate answers copies of requests as stable does; in each, why.
@@ -169,6 +174,14 @@ impl Evidence {
     #[must_use]
     pub fn both_fail(&self) -> bool {
         self.stable_lately.requests >= REQUESTS_MIN && self.stable_lately.share() > STABLE_SHARE_MAX
+    }
+
+    /// How a gate stands.
+    #[must_use]
+    pub fn standing(&self, gate: &Gate) -> Standing {
+        let mut known = self.gates.iter();
+        let found = known.find(|(kind, name, _)| *kind == gate.kind && *name == gate.name);
+        found.map_or_else(Standing::unasked, |(_, _, standing)| standing.clone())
     }
 
     /// Whether the candidate is proven good enough at this step; `below`: its rate of failures, a part of 1.

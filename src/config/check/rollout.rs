@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::conditions::RuleConditions;
+use super::gates::asked;
 use super::guard::is_stable_known;
 use super::{Check, Fault, unless_reported};
 use crate::config::file::{CohortFile, MirrorFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
@@ -66,6 +67,8 @@ impl Check<'_, '_> {
             Some(text) => self.part(&at.key("confidence"), text, CONFIDENCE_MIN, CONFIDENCE_MAX),
             None => Some(CONFIDENCE),
         };
+        let gates = self.gates(&at, rollout);
+        let (gates, asked) = (gates?, asked(rollout));
         let plan = Plan {
             strategy,
             steps: steps?,
@@ -73,9 +76,10 @@ impl Check<'_, '_> {
             damage_budget: rollout.damage_budget,
             deadline: deadline?,
             confidence: confidence?,
+            gates: asked,
         };
         let mirrors = self.rollout_mirrors(service, &at, &plan, file, mirrors?);
-        Some(Arc::new(RolloutConfig { plan, cohort: cohort?, preview: preview?, mirrors: mirrors? }))
+        Some(Arc::new(RolloutConfig { plan, cohort: cohort?, preview: preview?, mirrors: mirrors?, gates }))
     }
 
     /// How copies for each backend are made where a step asks for them: as the service's own mirror to it says, were it
@@ -287,7 +291,8 @@ impl Check<'_, '_> {
 
 /// Somebody wants rollouts.
 fn is_given(file: &RolloutFile) -> bool {
-    let RolloutFile { strategy, steps, margin, damage_budget, deadline, confidence, cohort, preview } = file;
+    let RolloutFile { strategy, steps, margin, damage_budget, deadline, confidence, cohort, preview, .. } = file;
+    let RolloutFile { smoke, webhooks, metrics, freeze, .. } = file;
     strategy.is_some()
         || steps.is_some()
         || margin.is_some()
@@ -296,4 +301,8 @@ fn is_given(file: &RolloutFile) -> bool {
         || confidence.is_some()
         || !cohort.is_empty()
         || !preview.is_empty()
+        || smoke.is_some()
+        || !webhooks.0.is_empty()
+        || !metrics.0.is_empty()
+        || !freeze.is_empty()
 }
