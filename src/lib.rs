@@ -28,6 +28,7 @@ pub mod timers;
 
 pub mod executor;
 
+mod passage;
 mod stream;
 
 pub mod upstream;

@@ -67,6 +67,10 @@ impl<T> HyperStream<T> {
         Self { io: TokioIo::new(stream), turn: Some(TURN_READS) }
     }
 
+    pub(crate) fn get_ref(&self) -> &T {
+        self.io.inner()
+    }
+
     pub(crate) fn into_inner(self) -> T {
         self.io.into_inner()
     }

@@ -37,6 +37,12 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
+impl Plain for DuplexStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
 impl Reset for DuplexStream {
     fn reset(self) {}
 }

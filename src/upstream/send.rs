@@ -14,6 +14,7 @@ use hyper::client::conn::TrySendError;
 
 use super::http1::{Http1Connection, Http1Error};
 use super::{BodyError, RequestBody};
+use crate::passage::Inlet;
 
 /// An endpoint's body on its way.
 #[derive(Debug)]
@@ -25,6 +26,28 @@ pub enum AnswerBody {
 /// Read from a connection that its lease holds, too.
 #[derive(Debug)]
 pub struct Http1Body(Rc<Http1Connection>);
+
+impl AnswerBody {
+    /// Whether the kernel may carry what is left of it past us.
+    pub(crate) fn is_passable(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.0.is_passable(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Has what is left of it carried through `inlet`; its frames stand in for it.
+    pub(crate) fn pass_through(&self, inlet: Inlet) {
+        if let Self::Http1(body) = self {
+            body.0.pass_through(inlet);
+        }
+    }
+
+    /// Whether the client has yet to take what came before.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        matches!(self, Self::Http1(body) if body.0.waits_for_client())
+    }
+}
 
 impl Body for AnswerBody {
     type Data = Bytes;

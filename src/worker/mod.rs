@@ -26,6 +26,7 @@ pub use view::{BackendView, ServiceView, View};
 
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
+use crate::passage::Pipes;
 use crate::shadow::Queue;
 use crate::state::{Service, Snapshot};
 use crate::timers::Timers;
@@ -49,6 +50,8 @@ pub struct Worker {
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
+    /// For large answers.
+    pub(crate) pipes: Rc<Pipes>,
     endpoints: view::Endpoints,
     budgets: Budgets,
     rng: RefCell<StdRng>,
@@ -71,6 +74,7 @@ impl Worker {
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
         let endpoints = view::Endpoints::new(index);
+        let pipes = Pipes::new(process.workers.len());
         let view = RefCell::new(Rc::new(View::new(Arc::clone(cache.load()))));
         Rc::new(Self {
             index,
@@ -83,6 +87,7 @@ impl Worker {
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,
+            pipes,
             endpoints,
             budgets: Budgets::default(),
             rng: RefCell::new(StdRng::from_rng(&mut rand::rng())),

@@ -35,6 +35,7 @@ mod http2_clients;
 mod http2_endpoints;
 mod http2_floods;
 mod http2_to_http1;
+mod large_answers;
 mod lifecycle;
 mod limits;
 mod maintenance;
