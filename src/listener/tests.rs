@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +18,7 @@ use crate::config;
 use crate::guard::Reporter;
 use crate::model::Ends;
 use crate::observe::ProcessMetrics;
+use crate::passage::Plain;
 use crate::proxy::Client;
 use crate::state::{History, ListenerKey, LiveChanges, Store};
 use crate::stream::Reset;
