@@ -147,7 +147,14 @@ impl App {
         let metrics = Arc::clone(&process.guard);
         let (guard, questions) =
             Guard::new(Arc::clone(&control), metrics, reports, kept.trials, kept.past_drains, convicted);
-        let (conductor, rollouts) = Conductor::new(Arc::clone(&control), questions.clone(), verdicts, kept.rollouts);
+        let (conductor, rollouts) = Conductor::new(
+            Arc::clone(&control),
+            questions.clone(),
+            shadows.clone(),
+            verdicts,
+            Arc::clone(&process.rollout),
+            kept.rollouts,
+        );
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),

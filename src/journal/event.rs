@@ -141,6 +141,13 @@ pub enum Fact {
         stable: String,
         strategy: String,
     },
+    /// A rollout goes on though releases are frozen.
+    FreezeOverridden {
+        service: String,
+        rollout: u64,
+        window: String,
+        why: String,
+    },
     /// A rollout goes on to its next step.
     RolloutAdvanced {
         service: String,
@@ -280,6 +287,7 @@ impl Fact {
             | Self::MirrorChanged { service, .. }
             | Self::MirrorEnded { service, .. }
             | Self::RolloutBegan { service, .. }
+            | Self::FreezeOverridden { service, .. }
             | Self::RolloutAdvanced { service, .. }
             | Self::RolloutPaused { service, .. }
             | Self::RolloutResumed { service, .. }

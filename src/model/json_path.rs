@@ -64,6 +64,25 @@ impl JsonPath {
     }
 }
 
+impl JsonPath {
+    /// Every value of a document that is at the place.
+    #[must_use]
+    pub fn select<'v>(&self, document: &'v serde_json::Value) -> Vec<&'v serde_json::Value> {
+        let mut found = vec![document];
+        for step in &self.0 {
+            let below = found.into_iter().flat_map(|value| -> Vec<&serde_json::Value> {
+                match step {
+                    JsonStep::Key(key) => value.get(&**key).into_iter().collect(),
+                    JsonStep::AnyKey => value.as_object().into_iter().flat_map(|members| members.values()).collect(),
+                    JsonStep::Any => value.as_array().into_iter().flatten().collect(),
+                }
+            });
+            found = below.collect();
+        }
+        found
+    }
+}
+
 /// A place as people write it, cut where it gets too long.
 #[must_use]
 pub fn write_json_path(place: &[PlaceStep<'_>]) -> String {
@@ -213,6 +232,20 @@ mod tests {
         for name in ["", "a1", "price", "facade", "defaced", "x-1", "feedface"] {
             assert_eq!(PlaceStep::to(name), PlaceStep::Key(name));
         }
+    }
+
+    #[test]
+    fn values_are_found_wherever_a_path_leads() {
+        let document =
+            serde_json::json!({ "ok": true, "items": [{ "id": 1 }, { "id": 2 }, {}], "by": { "77": { "n": 3 } } });
+        let found = |path: &str| {
+            let found = path.parse::<JsonPath>().unwrap().select(&document).into_iter().cloned().collect::<Vec<_>>();
+            serde_json::Value::from(found).to_string()
+        };
+        assert_eq!(found("$.ok"), "[true]");
+        assert_eq!(found("$.items[*].id"), "[1,2]");
+        assert_eq!(found("$.by.*.n"), "[3]");
+        assert_eq!((found("$.none"), found("$.ok.x"), found("$[*]")), ("[]".into(), "[]".into(), "[]".into()));
     }
 
     #[test]

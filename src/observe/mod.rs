@@ -11,6 +11,7 @@ mod mirror;
 mod process;
 mod reason;
 mod render;
+mod rollout;
 mod service;
 mod shadow;
 
@@ -27,5 +28,6 @@ pub use process::{
 };
 pub use reason::Reason;
 pub use render::Renderer;
+pub use rollout::{RolloutMetrics, RolloutTotals};
 pub use service::{ServiceCell, ServiceMetrics};
 pub use shadow::{ShadowMetrics, ShadowTotals};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Headroom, Memory, MirrorMemory, Reason, ShadowMetrics};
+use super::{Counter, Gauge, Headroom, Memory, MirrorMemory, Reason, RolloutMetrics, ShadowMetrics};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -162,6 +162,7 @@ pub struct ProcessMetrics {
     pub journal: Arc<JournalMetrics>,
     pub guard: Arc<GuardMetrics>,
     pub shadow: Arc<ShadowMetrics>,
+    pub rollout: Arc<RolloutMetrics>,
     pub started: SystemTime,
 }
 
@@ -181,6 +182,7 @@ impl ProcessMetrics {
             journal: Arc::default(),
             guard: Arc::default(),
             shadow: Arc::default(),
+            rollout: Arc::default(),
             started: SystemTime::now(),
         }
     }

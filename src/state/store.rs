@@ -133,6 +133,8 @@ pub struct MirrorPlan {
     pub configured: Percent,
     /// Version of the service, as [`Service::revision`].
     pub revision: u64,
+    /// The rollout that has this mirror, as long as it is at that step.
+    pub rollout: Option<OpenRollout>,
 }
 
 /// What draining or undraining a backend is about.
@@ -451,6 +453,7 @@ impl Store {
             from: mirror.percent,
             configured: mirror.config.percent,
             revision: service.revision,
+            rollout: service.rollout().filter(|open| open.mirrored > 0.0 && open.candidate == mirror.backend).cloned(),
         })
     }
 

@@ -62,6 +62,7 @@ mod restarts;
 mod retries;
 mod rollout;
 mod rollout_durability;
+mod rollout_gates;
 mod rollout_strategies;
 mod routing;
 mod second_process;
