@@ -43,6 +43,10 @@ pub mod guard;
 
 pub mod shadow;
 
+pub mod outbound;
+
+pub mod gate;
+
 pub mod rollout;
 
 pub mod health;

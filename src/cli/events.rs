@@ -88,6 +88,7 @@ pub(crate) fn told(event: &Event) -> String {
             text("strategy"),
             text("stable")
         ),
+        "freeze_overridden" => format!("#{} {}: {}", detail["rollout"], text("window"), text("why")),
         "rollout_advanced" => format!(
             "#{} step {} of {}, {}: {}",
             detail["rollout"],

@@ -11,8 +11,11 @@
 //! mend, and nothing that only follows from something else.
 
 mod check;
+mod destination;
 mod document;
 mod file;
+mod freeze;
+mod gates;
 mod key_path;
 mod problem;
 mod reader;
@@ -32,6 +35,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
+pub use destination::Destination;
+pub use freeze::FreezeWindow;
+pub use gates::{GatesConfig, MetricConfig, SmokeCheck, SmokeConfig, WebhookConfig};
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 pub use types::*;
@@ -92,7 +98,7 @@ fn parse_at(
     }
     let value = Reader::new(env, &mut report).read(&document);
     let config = match serde_json::from_value::<File>(value) {
-        Ok(file) => Some(Check::new(path, now, previous, &mut report).config(&file)),
+        Ok(file) => Some(Check::new(path, now, env, previous, &mut report).config(&file)),
         Err(error) => {
             report.unforeseen(&error);
             None

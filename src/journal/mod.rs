@@ -14,7 +14,7 @@ mod event;
 mod writer;
 
 pub use database::{Kept, OpenError, Page, Query};
-pub use event::{Entry, Event, Fact, Lasting, PastDrains, RolloutMemory, TrialMemory};
+pub use event::{Entry, Event, Fact, Lasting, PastDrains, RolloutMemory, ShadowMemory, TrialMemory};
 pub use writer::{Journal, WriteError};
 
 /// The file's name in the state directory.

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::database::{Database, Kept, OpenError, Page, Query};
-use super::event::{Entry, TrialMemory};
+use super::event::{Entry, ShadowMemory, TrialMemory};
 use crate::observe::JournalMetrics;
 
 /// Jobs that may wait for the thread. People and deciders make a handful a second.
@@ -42,6 +42,7 @@ enum Job {
     /// Written sooner or later.
     Later(Box<Entry>),
     Remember(Vec<TrialMemory>),
+    RememberShadows(Vec<ShadowMemory>),
     Read(Query, oneshot::Sender<Result<Page, WriteError>>),
     Finish,
 }
@@ -107,6 +108,11 @@ impl Journal {
     /// Remembers trials in place of all that were remembered, if the disk lets it: they can be had again.
     pub fn remember(&self, trials: Vec<TrialMemory>) {
         let _ = self.hand_over(Job::Remember(trials));
+    }
+
+    /// Remembers comparisons in place of all that were remembered, likewise.
+    pub fn remember_shadows(&self, shadows: Vec<ShadowMemory>) {
+        let _ = self.hand_over(Job::RememberShadows(shadows));
     }
 
     /// Reads events.
@@ -183,6 +189,11 @@ impl Writer {
                 Ok(Job::Remember(trials)) => {
                     if let Err(error) = self.database.remember(&trials) {
                         warn!(%error, "how far trials have come can't be written down");
+                    }
+                }
+                Ok(Job::RememberShadows(shadows)) => {
+                    if let Err(error) = self.database.remember_shadows(&shadows) {
+                        warn!(%error, "what comparing shadows has come to can't be written down");
                     }
                 }
                 Ok(Job::Read(query, done)) => {

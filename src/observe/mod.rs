@@ -4,18 +4,21 @@ mod access_log;
 mod backend;
 mod causes;
 mod counter;
+mod headroom;
 mod histogram;
 mod memory;
 mod mirror;
 mod process;
 mod reason;
 mod render;
+mod rollout;
 mod service;
 mod shadow;
 
 pub use access_log::{AccessLine, AccessLog, AccessLogWriter};
 pub use backend::{BackendCell, BackendMetrics, BackendTotals, CodeClass};
 pub use counter::{Counter, Gauge, SharedGauge};
+pub use headroom::{Headroom, Usage, open_files};
 pub use histogram::{Histogram, HistogramTotals};
 pub use memory::{Memory, default_limit, resident};
 pub use mirror::{MirrorCell, MirrorDrop, MirrorMemory, MirrorMetrics, MirrorShare, MirrorTotals, PairDrop};
@@ -25,5 +28,6 @@ pub use process::{
 };
 pub use reason::Reason;
 pub use render::Renderer;
+pub use rollout::{RolloutMetrics, RolloutTotals};
 pub use service::{ServiceCell, ServiceMetrics};
 pub use shadow::{ShadowMetrics, ShadowTotals};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Memory, MirrorMemory, Reason, ShadowMetrics};
+use super::{Counter, Gauge, Headroom, Memory, MirrorMemory, Reason, RolloutMetrics, ShadowMetrics};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -152,6 +152,7 @@ pub enum ReloadOutcome {
 pub struct ProcessMetrics {
     pub workers: Box<[WorkerCell]>,
     pub memory: Memory,
+    pub headroom: Headroom,
     pub mirror_memory: Arc<MirrorMemory>,
     pub reloads_applied: AtomicU64,
     pub reloads_refused: AtomicU64,
@@ -161,6 +162,7 @@ pub struct ProcessMetrics {
     pub journal: Arc<JournalMetrics>,
     pub guard: Arc<GuardMetrics>,
     pub shadow: Arc<ShadowMetrics>,
+    pub rollout: Arc<RolloutMetrics>,
     pub started: SystemTime,
 }
 
@@ -170,6 +172,7 @@ impl ProcessMetrics {
         Self {
             workers: (0..workers).map(|_| WorkerCell::default()).collect(),
             memory: Memory::default(),
+            headroom: Headroom::default(),
             mirror_memory: Arc::default(),
             reloads_applied: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
@@ -179,6 +182,7 @@ impl ProcessMetrics {
             journal: Arc::default(),
             guard: Arc::default(),
             shadow: Arc::default(),
+            rollout: Arc::default(),
             started: SystemTime::now(),
         }
     }

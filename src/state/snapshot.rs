@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -22,6 +23,8 @@ use crate::upstream::{Endpoint, Limiter};
 pub struct Snapshot {
     /// Grows by one with each change.
     pub version: u64,
+    /// What was asked before wasn't asked by it.
+    pub since: Instant,
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,

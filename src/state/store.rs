@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -132,6 +133,8 @@ pub struct MirrorPlan {
     pub configured: Percent,
     /// Version of the service, as [`Service::revision`].
     pub revision: u64,
+    /// The rollout that has this mirror, as long as it is at that step.
+    pub rollout: Option<OpenRollout>,
 }
 
 /// What draining or undraining a backend is about.
@@ -345,6 +348,7 @@ impl Store {
         let ended = LiveChanges { weights, drains, mirrors: writer.end_mirrors(config), deployments };
         let snapshot = Snapshot {
             version: 1,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
             used: UsedServices::new(config.services.len()),
@@ -449,6 +453,7 @@ impl Store {
             from: mirror.percent,
             configured: mirror.config.percent,
             revision: service.revision,
+            rollout: service.rollout().filter(|open| open.mirrored > 0.0 && open.candidate == mirror.backend).cloned(),
         })
     }
 
@@ -564,6 +569,7 @@ impl Writer {
         self.registry.prune(&services);
         let snapshot = Snapshot {
             version,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services,
             used: UsedServices::new(config.services.len()),
@@ -727,6 +733,7 @@ impl Writer {
         });
         Snapshot {
             version: current.version + 1,
+            since: Instant::now(),
             routes: Arc::clone(&current.routes),
             services: services.collect(),
             used: UsedServices::new(current.services.len()),

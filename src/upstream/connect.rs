@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,6 +36,14 @@ impl ConnectError {
     pub fn is_refusal(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, ConnectionReset};
         matches!(self, Self::Tcp(error) | Self::Tls(error) if matches!(error.kind(), ConnectionRefused | ConnectionReset))
+    }
+
+    /// We have run out of descriptors, ports or buffers, which says nothing about the endpoint.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        const EXHAUSTED: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+        let Self::Tcp(error) = self else { return false };
+        Errno::from_io_error(error).is_some_and(|errno| EXHAUSTED.contains(&errno))
     }
 }
 

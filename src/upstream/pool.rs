@@ -171,6 +171,21 @@ impl Lease {
         Ok(Self { endpoint, timers, connection, reused, waited, trial: None, permit })
     }
 
+    /// A connection that is there already, if there is one, for a request that needs no permit.
+    #[must_use]
+    pub(crate) fn reuse(endpoint: &Rc<LocalEndpoint>, timers: &Rc<Timers>) -> Option<Self> {
+        let connection = match endpoint.endpoint.identity.protocol {
+            UpstreamProtocol::Http1 => Connection::Http1(endpoint.idle.borrow_mut().pop()?),
+            UpstreamProtocol::Http2 => Connection::Http2(endpoint.shared_with_room()?),
+        };
+        if let Connection::Http2(shared) = &connection {
+            shared.http2.begin();
+        }
+        endpoint.begin();
+        let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
+        Some(Self { endpoint, timers, connection, reused: true, waited: false, trial: None, permit: None })
+    }
+
     /// The attempt tries out the endpoint.
     #[must_use]
     pub fn on_trial(mut self, trial: Option<TrialClaim>) -> Self {

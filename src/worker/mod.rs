@@ -1,6 +1,7 @@
 //! One thread of the data plane: its runtime, its view of the snapshot, its endpoints, its connections. Nothing
 //! in here is shared with another thread but what is marked so.
 
+mod background;
 mod budget;
 mod cookie;
 mod lifeline;
@@ -19,6 +20,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use background::Background;
 use budget::{Budgets, Terms};
 pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
@@ -46,6 +48,8 @@ pub struct Worker {
     pub reporter: Reporter,
     /// Where answers go that are compared.
     pub pairs: Arc<Queue>,
+    /// Copies of requests.
+    pub background: Background,
     /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -84,6 +88,7 @@ impl Worker {
             access_log,
             reporter,
             pairs,
+            background: Background::default(),
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,
@@ -198,6 +203,10 @@ impl Worker {
     pub fn tick(&self) {
         self.timers.sweep();
         self.endpoints.sweep(self.timers.now_ms());
+        if !self.process.headroom.suffices() {
+            self.background.give_up();
+            self.endpoints.let_go_of_copies();
+        }
         if !self.process.memory.suffices() {
             self.endpoints.let_go();
         }

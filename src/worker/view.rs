@@ -120,6 +120,11 @@ impl Endpoints {
         }
     }
 
+    /// Closes all that idles of what is for copies.
+    pub(super) fn let_go_of_copies(&self) {
+        self.for_copies.borrow().values().for_each(|endpoint| endpoint.let_go());
+    }
+
     /// Closes what has idled too long.
     pub(super) fn sweep(&self, now_ms: u64) {
         for known in [&self.known, &self.for_copies] {

@@ -8,10 +8,13 @@ mod attempts;
 mod backend;
 mod compression;
 mod conditions;
+mod destination;
 mod ejection;
 mod endpoint;
 mod fault;
 mod forwarding;
+mod freeze;
+mod gates;
 mod guard;
 mod header_changes;
 mod health;
@@ -58,6 +61,7 @@ struct Defaults {
 pub(super) struct Check<'c, 'a> {
     path: &'c Path,
     now: SystemTime,
+    env: &'c dyn Fn(&str) -> Option<String>,
     report: &'c mut Report<'a>,
     tls_files: TlsFiles<'c>,
 }
@@ -66,10 +70,11 @@ impl<'c, 'a> Check<'c, 'a> {
     pub(super) fn new(
         path: &'c Path,
         now: SystemTime,
+        env: &'c dyn Fn(&str) -> Option<String>,
         previous: Option<&'c Config>,
         report: &'c mut Report<'a>,
     ) -> Self {
-        Self { path, now, report, tls_files: TlsFiles::new(previous) }
+        Self { path, now, env, report, tls_files: TlsFiles::new(previous) }
     }
 
     /// The checked configuration; `None` when a part of it was reported.
