@@ -99,6 +99,7 @@ pub(crate) fn told(event: &Event) -> String {
         "rollout_approved" => format!("#{} step {} {}", detail["rollout"], detail["step"], text("why")),
         "rollout_paused" => format!("#{} {}", detail["rollout"], text("reason")),
         "rollout_resumed" => format!("#{}", detail["rollout"]),
+        "rollout_ending" => format!("#{} {}: {}", detail["rollout"], text("outcome"), text("reason")),
         "rollout_ended" => {
             format!("#{} {} {}: {}", detail["rollout"], text("revision"), text("outcome"), text("reason"))
         }

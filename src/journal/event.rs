@@ -183,6 +183,16 @@ pub enum Fact {
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
+    /// A rollout is taken back: nothing goes to its candidate any more. Its end is told once what is under way there has
+    /// ended.
+    RolloutEnding {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        outcome: String,
+        reason: String,
+    },
     /// A rollout is over: completed, rolled back, aborted or failed.
     RolloutEnded {
         service: String,
@@ -284,6 +294,7 @@ impl Fact {
             | Self::RolloutPaused { service, .. }
             | Self::RolloutResumed { service, .. }
             | Self::RolloutApproved { service, .. }
+            | Self::RolloutEnding { service, .. }
             | Self::RolloutEnded { service, .. }
             | Self::DeploymentEnded { service, .. }
             | Self::Held { service, .. }

@@ -15,6 +15,7 @@ mod handle;
 mod history;
 mod machine;
 mod record;
+mod settling;
 mod sight;
 #[cfg(test)]
 mod simulation;

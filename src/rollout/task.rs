@@ -16,9 +16,10 @@ use tracing::{info, warn};
 use super::change::{begun, candidate, change, is_toward_candidate, overruled};
 use super::error::RolloutError;
 use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
-use super::history::{end, fact, shown};
+use super::history::{end, ended, fact, shown};
 use super::machine::{Action, Decision, Event, Outcome, Phase, State, Word};
 use super::record::{About, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
+use super::settling::{SETTLE_INTERVAL, Settling};
 use super::sight::{Sides, Sight, usual};
 use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
 use crate::config::EndpointConfig;
@@ -36,6 +37,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// Rollouts that are kept of each service; the journal keeps as many.
 const RECORDS_MAX: usize = 50;
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Conductor {
@@ -47,6 +49,8 @@ pub struct Conductor {
     records: BTreeMap<ServiceName, Vec<Record>>,
     /// Of rollouts under way.
     sights: BTreeMap<ServiceName, Sight>,
+    /// Of rollouts that were taken back a moment ago.
+    settling: BTreeMap<ServiceName, Settling>,
     /// When it was last said that one has to wait.
     warned: Option<Instant>,
 }
@@ -55,6 +59,8 @@ pub struct Conductor {
 struct Move {
     record: Record,
     entry: Entry,
+    /// Why, where somebody knows.
+    evidence: Option<serde_json::Value>,
     /// `None`: requests see nothing of it.
     change: Option<DeployChange>,
     toward_candidate: bool,
@@ -84,14 +90,17 @@ impl Conductor {
             }
             records.entry(service).or_default().push(record);
         }
-        let sights = BTreeMap::new();
-        (Self { control, trials, inbox, convicted, records, sights, warned: None }, rollouts)
+        let (sights, settling) = (BTreeMap::new(), BTreeMap::new());
+        (Self { control, trials, inbox, convicted, records, sights, settling, warned: None }, rollouts)
     }
 
     /// Carries rollouts out for as long as the process lives.
     pub async fn run(mut self) {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settle = interval(SETTLE_INTERVAL);
+        settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.settle_all();
         loop {
             tokio::select! {
                 biased;
@@ -101,6 +110,7 @@ impl Conductor {
                     Some(command) => self.take(command).await,
                     None => return,
                 },
+                _ = settle.tick(), if !self.settling.is_empty() => self.settle(),
                 _ = look.tick() => self.look().await,
             }
         }
@@ -137,6 +147,10 @@ impl Conductor {
         let snapshot = self.control.store().current();
         let sight = self.sights.get(&record.service).filter(|_| !record.state.is_over());
         let sides = snapshot.service(record.service.as_str()).and_then(|service| Sides::of(service, record));
+        let settling = self.settling.get(&record.service).filter(|_| record.is_settling());
+        if let Some((settling, sides)) = settling.zip(sides) {
+            return RolloutView::new(record, record.receipt.plus(&settling.receipt(sides.candidate)), None);
+        }
         let Some((sight, sides)) = sight.zip(sides) else {
             return RolloutView::new(record, record.receipt.clone(), None);
         };
@@ -174,6 +188,8 @@ impl Conductor {
         }
         let file = self.control.store().config();
         let file = file.services.iter().find(|file| file.name == *found.name());
+        // From here on its backend counts for another one.
+        self.settled(found.name());
         let record = self.beginning(found, body, texts, by)?;
         let change = begun(found, file.unwrap_or(&found.config), &record, endpoints, body.retry)?;
         let change = DeployChange { resolved, ..change };
@@ -440,8 +456,50 @@ impl Conductor {
             None => self.control.note_rollout(moved.entry),
         }
         log(&moved.record, by);
+        if moved.record.is_settling()
+            && let Some(sight) = self.sights.remove(&moved.record.service)
+        {
+            self.settling.insert(moved.record.service.clone(), Settling::new(sight, by, moved.evidence));
+        }
         self.replace(moved.record);
         Ok(())
+    }
+
+    /// Tells the end of those that were taken back, once all is counted.
+    fn settle(&mut self) {
+        let snapshot = self.control.store().current();
+        let mut over = Vec::new();
+        for (name, settling) in &mut self.settling {
+            let record = self.records.get(name).and_then(|records| records.last());
+            let sides = record.zip(snapshot.service(name.as_str())).and_then(|(record, of)| Sides::of(of, record));
+            if sides.is_none_or(|sides| settling.is_over(sides.candidate)) {
+                over.push(name.clone());
+            }
+        }
+        over.iter().for_each(|name| self.settled(name));
+    }
+
+    /// Tells the end of one that was taken back, as far as it is counted; nothing happens to any other.
+    fn settled(&mut self, name: &ServiceName) {
+        let settling = self.settling.remove(name);
+        let Some(record) = self.current(name.as_str()).filter(|record| record.is_settling()) else { return };
+        let Phase::Ended { outcome, reason } = record.state.phase.clone() else { return };
+        let snapshot = self.control.store().current();
+        let sides = snapshot.service(name.as_str()).and_then(|service| Sides::of(service, record));
+        let more = settling.as_ref().zip(sides).map(|(settling, sides)| settling.receipt(sides.candidate));
+        let receipt = record.receipt.plus(&more.unwrap_or_default());
+        let ended_ms = Some(unix_ms(SystemTime::now()));
+        let record = Record { receipt, ended_ms, version: record.version + 1, ..record.clone() };
+        let (by, evidence) = settling.map_or((SELF.to_owned(), None), |settling| (settling.by, settling.evidence));
+        let fact = ended(&record, outcome, reason, evidence);
+        self.control.note_rollout(Entry::now(by, fact).with(Lasting::SetRollout(record.memory())));
+        self.replace(record);
+    }
+
+    /// The same for those whose process ended before it was told.
+    fn settle_all(&mut self) {
+        let names: Vec<ServiceName> = self.records.keys().cloned().collect();
+        names.iter().for_each(|name| self.settled(name));
     }
 
     /// Writes down and puts in force, while whatever is urgent is taken in.
@@ -514,11 +572,11 @@ impl Conductor {
         if next.state.is_over() {
             end(&mut next, sides.zip(sight), evidence.as_ref());
         }
-        let shown = evidence.or_else(|| {
+        let evidence = evidence.or_else(|| {
             let Event::Tick(evidence) = event else { return None };
             Some(shown(record, evidence))
         });
-        let fact = decision.map(|decision| fact(&next, decision, shown));
+        let fact = decision.map(|decision| fact(&next, decision, evidence.clone()));
         let Some(fact) = fact else { return Ok(None) };
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(written(&next, sides.zip(sight))));
         // What isn't this rollout's any more is none of its business.
@@ -537,7 +595,7 @@ impl Conductor {
         let change = service.map(|service| change(service, &next, self.file_stable(name), overruled));
         let toward_candidate = goes_on || shift.is_some_and(|after| is_toward_candidate(before, after));
         let seen = service.map(|service| service.revision);
-        Ok(Some(Move { record: next, entry, change, toward_candidate, seen }))
+        Ok(Some(Move { record: next, entry, evidence, change, toward_candidate, seen }))
     }
 
     /// What the file says is stable.
@@ -576,7 +634,7 @@ fn log(record: &Record, by: &str) {
 
 /// For the journal: with what it has cost so far, of which a restart forgets the counters.
 fn written(record: &Record, sight: Option<(Sides<'_>, &Sight)>) -> RolloutMemory {
-    match sight.filter(|_| !record.state.is_over()) {
+    match sight.filter(|_| record.ended_ms.is_none()) {
         None => record.memory(),
         Some((sides, sight)) => {
             let receipt = record.receipt.plus(&sight.receipt(sides.candidate));

@@ -72,7 +72,9 @@ pub async fn becomes(proxy: &Proxy, state: &str) -> Value {
     let becoming = async {
         loop {
             let view = latest(proxy).await;
-            if view["state"] == state {
+            // What was taken back is counted to its end.
+            let is_whole = !matches!(state, "rolled back" | "aborted") || view.get("ended").is_some();
+            if view["state"] == state && is_whole {
                 return view;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
