@@ -135,6 +135,7 @@ impl App {
             Some(admin) => Some(bind(admin.address, 1).map_err(StartError::Bind)?),
             None => None,
         };
+        control.take_up_rolls(kept.rolls);
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
         let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
         let (shadow, pairs, shadows) =

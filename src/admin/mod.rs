@@ -4,7 +4,9 @@
 mod api;
 mod events;
 mod guard;
+mod roll_view;
 mod rollouts;
+mod rolls;
 mod server;
 pub mod view;
 

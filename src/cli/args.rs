@@ -48,6 +48,10 @@ pub(super) enum Command {
     Undrain(UndrainArgs),
     /// Show or change how much of a service is copied to a backend that answers nobody
     Mirror(MirrorArgs),
+    /// Run a command for each endpoint of a backend, one after another, while it gets no requests
+    Roll(RollArgs),
+    /// Run a command while a service's requests wait, and let them go once what runs there is ready
+    Swap(SwapArgs),
     /// Put a new revision into the backend that isn't stable, and roll it out by the plan
     Deploy(DeployArgs),
     /// Have a rollout go on to its next step, or to its end, whatever it waits for
@@ -264,6 +268,65 @@ pub(crate) enum MirrorShare {
     Percent(f64),
     /// What the file says.
     File,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RollArgs {
+    /// The backend
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    pub(crate) backend: BackendRef,
+    /// Endpoints at once
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) wave: NonZeroUsize,
+    /// Wait at most this long until nothing is under way at an endpoint; then the command runs all the same
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) idle: Duration,
+    /// After the command, an endpoint must be ready within this time
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) ready: Duration,
+    /// Watch an endpoint that has requests again for this long, before the next one
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) watch: Duration,
+    /// Endpoints are back if the proxy hears nothing of this command for so long
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) lease: Duration,
+    /// What is rolled out, for the history
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) revision: Option<String>,
+    /// As JSON; the command's output goes to stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The command, with {endpoint}, {host} and {port} for what it is about
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SwapArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Requests wait at most this long, up to 5m
+    #[arg(long = "for", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Requests that may wait at once; more get 503 [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u64>,
+    /// Wait at most this long until nothing is under way; then the command runs all the same
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) idle: Duration,
+    /// What is swapped in, for the history
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) revision: Option<String>,
+    /// As JSON; the command's output goes to stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The command
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

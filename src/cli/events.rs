@@ -56,6 +56,16 @@ pub(crate) fn told(event: &Event) -> String {
         "endpoint_down" | "endpoint_up" => {
             format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
         }
+        "roll_began" => {
+            let revision = detail["revision"].as_str().map_or(String::new(), |revision| format!(" to {revision}"));
+            format!("{}: {} endpoints, one after another{revision}", text("backend"), detail["endpoints"])
+        }
+        "roll_took_out" | "roll_put_back" => {
+            let endpoints = detail["endpoints"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            format!("{}: {}", text("backend"), endpoints.collect::<Vec<_>>().join(", "))
+        }
+        "roll_ended" => format!("{} {}: {}", text("backend"), text("outcome"), text("reason")),
+        "swapped" => format!("{}: {}", text("outcome"), text("reason")),
         "held" => {
             format!("new requests wait, up to {} s and {} at once", number(&detail["seconds"]), detail["requests"])
         }

@@ -1,6 +1,7 @@
 //! The command line: starts the process, or calls the admin API of a running one.
 
 mod args;
+mod child;
 mod client;
 mod deploy;
 mod drain;
@@ -9,10 +10,12 @@ mod events;
 mod guard;
 mod hold;
 mod mirror;
+mod roll;
 mod rollout;
 mod run;
 mod shadow;
 mod status;
+mod swap;
 mod weights;
 
 use std::io::{self, Write};
@@ -75,6 +78,8 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Mirror(args) => block_on(mirror::run(&args)),
+        Command::Roll(args) => block_on(roll::run(&args)),
+        Command::Swap(args) => block_on(swap::run(&args)),
         Command::Deploy(args) => block_on(deploy::run(&args)),
         Command::Promote(args) => block_on(rollout::promote(&args)),
         Command::Pause(args) => block_on(rollout::say(&args, "pause")),

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::event::{Entry, Event, Lasting, PastDrains, RolloutMemory, TrialMemory};
-use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, Percent, ServiceName, Weight};
+use crate::model::{
+    BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, OpenRoll, Percent, ServiceName, Weight,
+};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
 const SCHEMA_VERSION: i64 = 4;
@@ -170,6 +172,8 @@ pub struct Kept {
     pub deployments: Vec<Deployment>,
     /// By service and id.
     pub rollouts: Vec<RolloutMemory>,
+    /// Under way.
+    pub rolls: Vec<OpenRoll>,
 }
 
 /// An open journal file.
@@ -254,6 +258,7 @@ impl Database {
             mirrors: self.mirrors()?,
             deployments: self.deployments()?,
             rollouts: self.rollouts()?,
+            rolls: self.rolls()?,
         })
     }
 
@@ -347,6 +352,15 @@ impl Database {
             })
         })?;
         found.collect()
+    }
+
+    fn rolls(&self) -> rusqlite::Result<Vec<OpenRoll>> {
+        let mut statement = self.connection.prepare("SELECT value FROM settings WHERE name LIKE 'roll %'")?;
+        let rows = statement.query_map([], |row| {
+            let text: String = row.get(0)?;
+            serde_json::from_str(&text).map_err(invalid)
+        })?;
+        rows.collect()
     }
 
     /// Remembers trials in place of all that were remembered.
@@ -485,6 +499,15 @@ fn make(transaction: &Transaction<'_>, change: &Lasting) -> rusqlite::Result<()>
             transaction.execute(sql, [service.as_str()]).map(|_| ())
         }
         Lasting::SetRollout(memory) => set_rollout(transaction, memory),
+        Lasting::SetRoll(roll) => {
+            let text = serde_json::to_string(roll).map_err(invalid)?;
+            let name = roll_setting(&roll.service, &roll.backend);
+            transaction.execute("INSERT OR REPLACE INTO settings VALUES (?1, ?2)", [name, text]).map(|_| ())
+        }
+        Lasting::EndRoll(service, backend) => {
+            let name = roll_setting(service, backend);
+            transaction.execute("DELETE FROM settings WHERE name = ?1", [name]).map(|_| ())
+        }
     }
 }
 
@@ -547,6 +570,10 @@ fn set_guard(transaction: &Transaction<'_>, mode: Option<GuardMode>) -> rusqlite
         None => transaction.execute("DELETE FROM settings WHERE name = 'guard'", [])?,
     };
     Ok(())
+}
+
+fn roll_setting(service: &ServiceName, backend: &BackendName) -> String {
+    format!("roll {service}/{backend}")
 }
 
 /// What the name of a mirror's setting begins with; a service and a backend follow, whose names have no slash.

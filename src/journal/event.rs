@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, ServiceName};
+use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, OpenRoll, ServiceName};
 
 /// Backends and their weights, as events tell them.
 type WeightsTold = BTreeMap<String, f64>;
@@ -245,6 +245,47 @@ pub enum Fact {
         backend: String,
         percent: f64,
     },
+    /// Somebody changes what runs at a backend's endpoints, one after another.
+    RollBegan {
+        service: String,
+        roll: u64,
+        backend: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        endpoints: usize,
+    },
+    /// These get nothing meanwhile.
+    RollTookOut {
+        service: String,
+        roll: u64,
+        backend: String,
+        endpoints: Vec<String>,
+    },
+    /// These get requests again.
+    RollPutBack {
+        service: String,
+        roll: u64,
+        backend: String,
+        endpoints: Vec<String>,
+    },
+    /// All are back: completed, stopped, or lost.
+    RollEnded {
+        service: String,
+        roll: u64,
+        backend: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        outcome: String,
+        reason: String,
+    },
+    /// What runs behind a service was changed under a hold, or not.
+    Swapped {
+        service: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        outcome: String,
+        reason: String,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
     Held {
         service: String,
@@ -297,6 +338,11 @@ impl Fact {
             | Self::RolloutEnding { service, .. }
             | Self::RolloutEnded { service, .. }
             | Self::DeploymentEnded { service, .. }
+            | Self::RollBegan { service, .. }
+            | Self::RollTookOut { service, .. }
+            | Self::RollPutBack { service, .. }
+            | Self::RollEnded { service, .. }
+            | Self::Swapped { service, .. }
             | Self::Held { service, .. }
             | Self::Released { service, .. } => Some(service),
         }
@@ -335,6 +381,9 @@ pub enum Lasting {
     EndDeployment(ServiceName),
     /// How a rollout stands.
     SetRollout(RolloutMemory),
+    /// How a roll stands.
+    SetRoll(OpenRoll),
+    EndRoll(ServiceName, BackendName),
 }
 
 /// A rollout, under way or over, as it was last written down.

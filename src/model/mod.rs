@@ -20,6 +20,7 @@ mod percent;
 mod plan;
 mod preference;
 mod proxy_header;
+mod roll;
 mod units;
 mod via;
 mod weight;
@@ -46,6 +47,7 @@ pub use preference::{Coding, Format};
 pub use proxy_header::{
     Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,
 };
+pub use roll::{OpenRoll, RollOutcome};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration, parse_timestamp};
 pub use via::{Via, is_loop};
 pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -253,6 +253,12 @@ impl Conductor {
                 candidate.name, candidate.name
             )));
         }
+        if let Some(rolling) = self.control.roll_of(name) {
+            return Err(RolloutError::Conflict(format!(
+                "{} is rolling {name}/{}; a release goes before or after that",
+                rolling.roll.by, rolling.roll.backend
+            )));
+        }
         let records = self.records.get(name).map_or(&[][..], Vec::as_slice);
         let last = records.iter().rev().find(|record| record.revision == body.revision);
         if let Some(bad) = last.filter(|record| record.was_rejected() && !body.retry) {
@@ -476,7 +482,9 @@ impl Conductor {
                 over.push(name.clone());
             }
         }
-        over.iter().for_each(|name| self.settled(name));
+        for name in &over {
+            self.settled(name);
+        }
     }
 
     /// Tells the end of one that was taken back, as far as it is counted; nothing happens to any other.
@@ -499,7 +507,9 @@ impl Conductor {
     /// The same for those whose process ended before it was told.
     fn settle_all(&mut self) {
         let names: Vec<ServiceName> = self.records.keys().cloned().collect();
-        names.iter().for_each(|name| self.settled(name));
+        for name in &names {
+            self.settled(name);
+        }
     }
 
     /// Writes down and puts in force, while whatever is urgent is taken in.

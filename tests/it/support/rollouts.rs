@@ -52,7 +52,7 @@ impl Shop {
 /// `tidegate` at the proxy, as `ada`.
 pub async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
     let admin = proxy.admin().to_string();
-    Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
+    Ran::of(tidegate(arguments).env("TIDEGATE_ADMIN", &admin).env("TIDEGATE_BY", "ada")).await
 }
 
 /// `tidegate deploy shop` of a revision that runs at an upstream, with more arguments.
