@@ -42,6 +42,8 @@ pub mod guard;
 
 pub mod shadow;
 
+pub mod outbound;
+
 pub mod rollout;
 
 pub mod health;

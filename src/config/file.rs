@@ -1008,6 +1008,16 @@ pub(super) struct BackendTlsFile {
     pub(super) server_name: Option<String>,
 }
 
+/// Text that is known to few: from the environment, or from a file of its own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SecretFile {
+    /// The environment variable that holds it.
+    pub(super) env: Option<String>,
+    /// The file that holds it, and nothing else.
+    pub(super) file: Option<String>,
+}
+
 /// Idle connections that each worker keeps to each endpoint.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

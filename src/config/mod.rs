@@ -11,6 +11,7 @@
 //! mend, and nothing that only follows from something else.
 
 mod check;
+mod destination;
 mod document;
 mod file;
 mod key_path;
@@ -32,6 +33,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
+pub use destination::Destination;
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 pub use types::*;
@@ -92,7 +94,7 @@ fn parse_at(
     }
     let value = Reader::new(env, &mut report).read(&document);
     let config = match serde_json::from_value::<File>(value) {
-        Ok(file) => Some(Check::new(path, now, previous, &mut report).config(&file)),
+        Ok(file) => Some(Check::new(path, now, env, previous, &mut report).config(&file)),
         Err(error) => {
             report.unforeseen(&error);
             None

@@ -8,6 +8,7 @@ mod attempts;
 mod backend;
 mod compression;
 mod conditions;
+mod destination;
 mod ejection;
 mod endpoint;
 mod fault;
@@ -58,6 +59,7 @@ struct Defaults {
 pub(super) struct Check<'c, 'a> {
     path: &'c Path,
     now: SystemTime,
+    env: &'c dyn Fn(&str) -> Option<String>,
     report: &'c mut Report<'a>,
     tls_files: TlsFiles<'c>,
 }
@@ -66,10 +68,11 @@ impl<'c, 'a> Check<'c, 'a> {
     pub(super) fn new(
         path: &'c Path,
         now: SystemTime,
+        env: &'c dyn Fn(&str) -> Option<String>,
         previous: Option<&'c Config>,
         report: &'c mut Report<'a>,
     ) -> Self {
-        Self { path, now, report, tls_files: TlsFiles::new(previous) }
+        Self { path, now, env, report, tls_files: TlsFiles::new(previous) }
     }
 
     /// The checked configuration; `None` when a part of it was reported.
