@@ -91,6 +91,20 @@ async fn a_bad_release_is_back_within_a_handful_of_requests_and_nobody_saw_it() 
 }
 
 #[tokio::test]
+async fn the_next_release_answers_for_nothing_that_the_one_before_it_did() {
+    // The guard only observes, so that it drains nobody, which would have it forget.
+    let plan = "steps = [{ weight = 50, hold = \"300ms\" }, { weight = 100, holdback = \"10%\", watch = \"100ms\" }]";
+    let (shop, broken, mended) = (Shop::new(plan).await, failing().await, named("mended").await);
+    let settings = shop.settings_with(plan, "") + "[services.shop]\nguard = \"observe\"\nstable = \"blue\"\n";
+    let proxy = shop.setup().settings(&settings).start().await;
+    let asking = Asking::on(&proxy, "", AT_ONCE).await;
+    assert_eq!(deploy(&proxy, "v2", &broken, &["--wait"]).await.code, Some(1));
+    let next = deploy(&proxy, "v3", &mended, &["--wait"]).await;
+    assert_eq!(next.code, Some(0), "{}\n{}", next.out, next.err);
+    asking.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_deployed_already_is_left_alone_and_only_one_release_goes_at_a_time() {
     let (shop, green, other) = (Shop::new(GATED).await, named("green").await, named("other").await);
     let proxy = shop.open().await;
