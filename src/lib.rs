@@ -44,6 +44,10 @@ pub mod shadow;
 
 pub mod outbound;
 
+pub mod notify;
+
+pub mod dora;
+
 pub mod rollout;
 
 pub mod health;

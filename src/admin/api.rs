@@ -328,7 +328,7 @@ pub(super) async fn not_found() -> ApiError {
                  POST /v1/services/{service}/swaps, \
                  GET and POST /v1/services/{service}/rollouts, GET /v1/services/{service}/rollouts/{id}, \
                  POST /v1/services/{service}/rollouts/{id}/{pause, resume, promote, approve, abort or rollback}, \
-                 GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
+                 GET and PUT /v1/guard, GET /v1/events, GET /v1/dora, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }
 

@@ -2,6 +2,7 @@
 //! while the data plane is full.
 
 mod api;
+mod dora;
 mod events;
 mod guard;
 mod roll_view;

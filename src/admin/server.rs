@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
-use super::{events, guard, rollouts, rolls};
+use super::{dora, events, guard, rollouts, rolls};
 use crate::config::Secret;
 use crate::control::Control;
 use crate::guard::Questions;
@@ -75,6 +75,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/v1/services/{service}/rollouts/{rollout}", get(rollouts::one))
         .route("/v1/services/{service}/rollouts/{rollout}/{word}", post(rollouts::say))
         .route("/v1/guard", get(api::guard).put(api::put_guard))
+        .route("/v1/dora", get(dora::dora))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)

@@ -74,6 +74,8 @@ pub(super) enum Command {
     Shadow(ShadowArgs),
     /// Show what happened, and who decided it
     Events(EventsArgs),
+    /// Show how often services are deployed, how long it takes, how much of it fails, and for how long: DORA's four keys
+    Dora(DoraArgs),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Print a shell's completion script
@@ -459,6 +461,21 @@ pub(crate) struct EventsArgs {
     #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,
     /// As JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoraArgs {
+    /// Only this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Of the last so many days
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -4,6 +4,7 @@ mod args;
 mod child;
 mod client;
 mod deploy;
+mod dora;
 mod drain;
 mod drift;
 mod events;
@@ -27,7 +28,6 @@ pub(crate) use args::AdminArgs;
 pub use args::DemoArgs;
 use args::{Args, Command};
 pub(crate) use client::Client;
-pub(crate) use events::told;
 pub(crate) use run::Signals;
 pub(crate) use weights::put_weights;
 
@@ -91,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Guard(args) => block_on(guard::run(&args)),
         Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
+        Command::Dora(args) => block_on(dora::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut script);

@@ -86,6 +86,7 @@ impl Swap<'_> {
         match (ran, ready) {
             (Ok(()), ready) => ready,
             (Err(failed), Ok(())) => Err(failed),
+            (Err(failed), Err(_)) if self.stop.borrow().is_some() => Err(failed),
             (Err(failed), Err(late)) => Err(format!("{failed}; {late}")),
         }
     }
@@ -114,7 +115,7 @@ impl Swap<'_> {
     async fn ready(&self, backends: &[&str], until: Instant) -> Result<(), String> {
         let mut before: Option<HashMap<String, u64>> = None;
         // Nobody is asked any more once the hold is over.
-        let mut reason = "its checks say nothing yet".to_owned();
+        let mut reason = "nothing was heard of it yet".to_owned();
         loop {
             let now = self.endpoints(backends).await?;
             let checks = |endpoint: &ReadinessView| endpoint.checks.unwrap_or(0);

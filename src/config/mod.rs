@@ -15,6 +15,7 @@ mod destination;
 mod document;
 mod file;
 mod key_path;
+mod notify;
 mod problem;
 mod reader;
 mod report;
@@ -34,6 +35,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 pub use destination::Destination;
+pub use notify::{SinkConfig, SinkKind};
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 pub use types::*;

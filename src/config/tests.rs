@@ -24,6 +24,7 @@ fn workshop() -> Workshop {
     for (name, like) in [("cert.pem", "a.pem"), ("key.pem", "a.key.pem"), ("ca.pem", "a.pem")] {
         shop.file(name, &fs::read_to_string(shop.path(like)).unwrap());
     }
+    shop.file("hook.secret", "hunter2\n");
     shop.file("empty.pem", "");
     shop.file("error.html", "<title>{status}</title>");
     shop.file("error.json", r#"{"status": {status}, "title": "{title}", "id": "{request_id}"}"#);
@@ -35,7 +36,7 @@ fn env(name: &str) -> Option<String> {
         "PORT" => Some("8080".to_owned()),
         "WORKERS" => Some("4".to_owned()),
         "WORD" => Some("four".to_owned()),
-        "TOKEN" => Some("hunter2".to_owned()),
+        "TOKEN" | "HOOK_SECRET" => Some("hunter2".to_owned()),
         _ => None,
     }
 }

@@ -9,8 +9,8 @@ use super::backends::{CANARY, SERVICE};
 use super::history::clock;
 use super::line::{Line, Style};
 use super::story::Teller;
-use crate::cli::{self, CliError, Client, Reader};
-use crate::journal::Event;
+use crate::cli::{CliError, Client, Reader};
+use crate::journal::{Event, told as in_words};
 
 /// Tells events as they come, for as long as the proxy lives.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ fn lines(elapsed: Duration, event: &Event) -> Option<Vec<Line>> {
         .with(Style::Dim, format!("  {}  ", clock(elapsed)))
         .with(Style::Bold, event.kind.replace('_', " "))
         .with(Style::Plain, format!(" by {}", event.by));
-    Some(vec![line, Line::from(format!("        {}", cli::told(event)))])
+    Some(vec![line, Line::from(format!("        {}", in_words(event)))])
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The file: its tables, and every statement that touches them. Blocking; the journal's thread calls it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -148,6 +149,10 @@ pub struct Query {
     /// Only events before this id.
     pub before: Option<u64>,
     pub service: Option<String>,
+    /// Only these; empty: all.
+    pub kinds: Vec<String>,
+    /// Only what happened then or later.
+    pub since: Option<SystemTime>,
     pub limit: usize,
 }
 
@@ -174,6 +179,8 @@ pub struct Kept {
     pub rollouts: Vec<RolloutMemory>,
     /// Under way.
     pub rolls: Vec<OpenRoll>,
+    /// How far each sink has come: the last event that it is done with, by its name.
+    pub cursors: HashMap<String, u64>,
 }
 
 /// An open journal file.
@@ -259,6 +266,7 @@ impl Database {
             deployments: self.deployments()?,
             rollouts: self.rollouts()?,
             rolls: self.rolls()?,
+            cursors: self.cursors()?,
         })
     }
 
@@ -354,6 +362,29 @@ impl Database {
         found.collect()
     }
 
+    fn cursors(&self) -> rusqlite::Result<HashMap<String, u64>> {
+        let mut statement = self.connection.prepare("SELECT name, value FROM settings WHERE name LIKE 'cursor %'")?;
+        let rows = statement.query_map([], |row| {
+            let (name, value) = (row.get::<_, String>(0)?, row.get::<_, String>(1)?);
+            let sink = name.strip_prefix(CURSOR_SETTING).unwrap_or_default().to_owned();
+            Ok((sink, value.parse().map_err(invalid)?))
+        })?;
+        rows.collect()
+    }
+
+    /// Remembers how far a sink has come; `None`: forgets it.
+    pub(super) fn set_cursor(&mut self, sink: &str, cursor: Option<u64>) -> rusqlite::Result<()> {
+        let name = format!("{CURSOR_SETTING}{sink}");
+        match cursor {
+            Some(cursor) => {
+                let sql = "INSERT OR REPLACE INTO settings VALUES (?1, ?2)";
+                self.connection.execute(sql, [name, cursor.to_string()])?
+            }
+            None => self.connection.execute("DELETE FROM settings WHERE name = ?1", [name])?,
+        };
+        Ok(())
+    }
+
     fn rolls(&self) -> rusqlite::Result<Vec<OpenRoll>> {
         let mut statement = self.connection.prepare("SELECT value FROM settings WHERE name LIKE 'roll %'")?;
         let rows = statement.query_map([], |row| {
@@ -416,12 +447,16 @@ impl Database {
         let order = if forward { "ASC" } else { "DESC" };
         let mut statement = self.connection.prepare(&format!(
             "SELECT id, at_ms, by, kind, service, detail FROM events \
-             WHERE id > ?1 AND id < ?2 AND (?3 IS NULL OR service = ?3) ORDER BY id {order} LIMIT ?4"
+             WHERE id > ?1 AND id < ?2 AND (?3 IS NULL OR service = ?3) AND at_ms >= ?5 \
+             AND (?6 IS NULL OR kind IN (SELECT value FROM json_each(?6))) ORDER BY id {order} LIMIT ?4"
         ))?;
+        let kinds = (!query.kinds.is_empty()).then(|| serde_json::json!(query.kinds).to_string());
+        let since = query.since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        let since_ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
         let after = to_sql(query.after.unwrap_or(0));
         let before = query.before.map_or(i64::MAX, to_sql);
         let limit = i64::try_from(query.limit).unwrap_or(i64::MAX - 1);
-        let rows = statement.query_map(params![after, before, query.service, limit + 1], |row| {
+        let rows = statement.query_map(params![after, before, query.service, limit + 1, since_ms, kinds], |row| {
             let detail: String = row.get(5)?;
             Ok(Event {
                 id: from_sql(row.get(0)?),
@@ -571,6 +606,9 @@ fn set_guard(transaction: &Transaction<'_>, mode: Option<GuardMode>) -> rusqlite
     };
     Ok(())
 }
+
+/// What the name of a cursor begins with; its sink's follows.
+const CURSOR_SETTING: &str = "cursor ";
 
 fn roll_setting(service: &ServiceName, backend: &BackendName) -> String {
     format!("roll {service}/{backend}")

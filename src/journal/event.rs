@@ -13,6 +13,7 @@ type WeightsTold = BTreeMap<String, f64>;
 
 /// Something that happened, about to be written down.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     /// The process began.
@@ -201,6 +202,16 @@ pub enum Fact {
         revision: String,
         outcome: String,
         reason: String,
+        /// What stable ran when it began.
+        stable_revision: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit_time: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        author: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        link: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         evidence: Option<Value>,
         receipt: Value,
@@ -286,6 +297,15 @@ pub enum Fact {
         outcome: String,
         reason: String,
     },
+    /// A sink will never hear of some events.
+    NotifySkipped {
+        sink: String,
+        events: u64,
+        /// The first and the last of them, by id.
+        first: u64,
+        last: u64,
+        reason: String,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
     Held {
         service: String,
@@ -310,6 +330,7 @@ impl Fact {
             | Self::Stopped
             | Self::Reloaded { .. }
             | Self::ReloadRefused { .. }
+            | Self::NotifySkipped { .. }
             | Self::GuardChanged { .. } => None,
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
@@ -436,5 +457,21 @@ impl Entry {
     pub fn with(mut self, change: Lasting) -> Self {
         self.changes.push(change);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EVENT_KINDS;
+
+    #[test]
+    fn every_kind_of_event_is_known_by_name() {
+        let none = serde_json::from_value::<Fact>(serde_json::json!({ "kind": "?" })).unwrap_err().to_string();
+        let mut said: Vec<&str> = none.split('`').skip(3).step_by(2).collect();
+        let mut known = EVENT_KINDS.to_vec();
+        said.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(said, known, "{none}");
     }
 }

@@ -7,6 +7,7 @@ mod counter;
 mod histogram;
 mod memory;
 mod mirror;
+mod notify;
 mod process;
 mod reason;
 mod render;
@@ -19,6 +20,7 @@ pub use counter::{Counter, Gauge, SharedGauge};
 pub use histogram::{Histogram, HistogramTotals};
 pub use memory::{Memory, default_limit, resident};
 pub use mirror::{MirrorCell, MirrorDrop, MirrorMemory, MirrorMetrics, MirrorShare, MirrorTotals, PairDrop};
+pub use notify::{DoraMetrics, DoraSample, NotifyMetrics, SinkMetrics, SinkTotals};
 pub use process::{
     ConnectionError, ConnectionLimit, GuardMetrics, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics,
     ReloadOutcome, WorkerCell,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Memory, MirrorMemory, Reason, ShadowMetrics};
+use super::{Counter, DoraMetrics, Gauge, Memory, MirrorMemory, NotifyMetrics, Reason, ShadowMetrics};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -161,6 +161,8 @@ pub struct ProcessMetrics {
     pub journal: Arc<JournalMetrics>,
     pub guard: Arc<GuardMetrics>,
     pub shadow: Arc<ShadowMetrics>,
+    pub notify: Arc<NotifyMetrics>,
+    pub dora: Arc<DoraMetrics>,
     pub started: SystemTime,
 }
 
@@ -179,6 +181,8 @@ impl ProcessMetrics {
             journal: Arc::default(),
             guard: Arc::default(),
             shadow: Arc::default(),
+            notify: Arc::default(),
+            dora: Arc::default(),
             started: SystemTime::now(),
         }
     }

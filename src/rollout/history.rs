@@ -41,6 +41,11 @@ pub(super) fn ended(record: &Record, outcome: Outcome, reason: String, evidence:
         revision: record.revision.clone(),
         outcome: outcome.name().to_owned(),
         reason,
+        stable_revision: record.stable_revision.clone(),
+        commit: record.about.commit.clone(),
+        commit_time: record.about.commit_time.clone(),
+        author: record.about.author.clone(),
+        link: record.about.link.clone(),
         evidence,
         receipt: serde_json::to_value(&record.receipt).unwrap_or_default(),
     }

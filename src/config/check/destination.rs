@@ -42,7 +42,6 @@ pub(super) struct DestinationKeys<'f> {
 
 impl Check<'_, '_> {
     /// `at`: the table that has the keys.
-    #[allow(dead_code, reason = "for what is called next")]
     pub(super) fn destination(&mut self, at: &KeyPath, keys: DestinationKeys<'_>) -> Option<Arc<Destination>> {
         let url = self.accept(&at.key("url"), url(keys.url));
         let headers = keys.headers.0.iter().map(|(name, value)| {
