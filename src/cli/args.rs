@@ -28,7 +28,7 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Check a configuration file; every problem at once
     Check(CheckArgs),
-    /// See it work: three backends, traffic, and a shift of weights
+    /// See it work: traffic, a release that is compared, one that fails, and a flip
     Demo(DemoArgs),
     /// Show services, their backends and what they do
     Status(StatusArgs),
@@ -344,6 +344,9 @@ pub(crate) struct DeployArgs {
     /// The backend that it is put into [default: the one that isn't stable]
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
+    /// Another way than the service's own, by its usual steps
+    #[arg(long, value_name = "NAME")]
+    pub(crate) strategy: Option<DeployStrategy>,
     /// Show how it goes, until it is over; exit code 1 unless it is completed
     #[arg(long, short)]
     pub(crate) wait: bool,
@@ -367,6 +370,15 @@ pub(crate) struct DeployArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+}
+
+/// How a revision may go out, whatever the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeployStrategy {
+    /// Little by little
+    Canary,
+    /// All at once, and watched
+    BlueGreen,
 }
 
 #[derive(Debug, clap::Args)]

@@ -29,7 +29,6 @@ pub use args::DemoArgs;
 use args::{Args, Command};
 pub(crate) use client::Client;
 pub(crate) use run::Signals;
-pub(crate) use weights::put_weights;
 
 use crate::config;
 

@@ -26,7 +26,7 @@ use crate::config::EndpointConfig;
 use crate::control::Control;
 use crate::guard::{Convicted, Questions};
 use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
-use crate::model::{BackendName, GuardMode, Plan, ServiceName};
+use crate::model::{BackendName, GuardMode, Plan, ServiceName, Strategy};
 use crate::state::{DeployChange, Service, Snapshot, named_service};
 
 /// Who tidegate is in its own history.
@@ -281,7 +281,7 @@ impl Conductor {
             && last.is_some_and(|record| {
                 record.state.outcome() == Some(Outcome::Completed) && record.endpoints == endpoints
             });
-        let plan = if is_proven { Plan::at_once() } else { service.config.rollout.plan.clone() };
+        let plan = if is_proven { Plan::at_once() } else { plan(&service.config.rollout.plan, body.strategy)? };
         let latest = records.last();
         Ok(Record {
             schema: SCHEMA,
@@ -613,6 +613,17 @@ impl Conductor {
         let config = self.control.store().config();
         let file = config.services.iter().find(|file| file.name == *name)?;
         Some(file.backends[file.stable].name.clone())
+    }
+}
+
+/// The service's own plan, or the usual steps of another strategy.
+fn plan(own: &Plan, strategy: Option<Strategy>) -> Result<Plan, RolloutError> {
+    match strategy.filter(|strategy| *strategy != own.strategy) {
+        None => Ok(own.clone()),
+        Some(Strategy::Cohort) => Err(RolloutError::Invalid(
+            "who is in the cohort is said in proxy.toml, and so is that there is one: strategy = \"cohort\"".to_owned(),
+        )),
+        Some(strategy) => Ok(Plan { strategy, steps: Plan::usual(strategy).steps, ..own.clone() }),
     }
 }
 
