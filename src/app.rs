@@ -27,7 +27,7 @@ use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
 use crate::notify::Notifier;
-use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, default_limit, resident};
+use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, Usage, default_limit, open_files, resident};
 use crate::rollout::Conductor;
 use crate::shadow::{Queue, ShadowThread};
 use crate::state::{History, ListenerKey, LiveChanges, Refused, Store};
@@ -119,7 +119,8 @@ impl App {
     pub async fn start(config: Config, workers: Option<NonZeroUsize>) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = lock(&config.state_dir)?;
-        let admission = Arc::new(Admission::new(raise_descriptor_limit()));
+        let files_limit = raise_descriptor_limit();
+        let admission = Arc::new(Admission::new(files_limit));
         let workers = worker_count(workers.or(config.workers));
         let process = Arc::new(ProcessMetrics::new(workers));
         let resolved = resolve_once(host_names(&config), RESOLVE_WAIT).await;
@@ -141,14 +142,22 @@ impl App {
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
         let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
         let (shadow, pairs, shadows) =
-            ShadowThread::start(Arc::clone(&control), Arc::clone(&process.shadow)).map_err(StartError::Shadow)?;
+            ShadowThread::start(Arc::clone(&control), Arc::clone(&process.shadow), kept.shadows)
+                .map_err(StartError::Shadow)?;
         let (reporter, reports) = Reporter::new(Arc::clone(&process.guard));
         let threads = start_workers(&store, &process, &cookie_key, access_log.as_ref(), &reporter, &pairs, &admission)?;
         let (convicted, verdicts) = tokio::sync::mpsc::channel(VERDICTS_MAX);
         let metrics = Arc::clone(&process.guard);
         let (guard, questions) =
             Guard::new(Arc::clone(&control), metrics, reports, kept.trials, kept.past_drains, convicted);
-        let (conductor, rollouts) = Conductor::new(Arc::clone(&control), questions.clone(), verdicts, kept.rollouts);
+        let (conductor, rollouts) = Conductor::new(
+            Arc::clone(&control),
+            questions.clone(),
+            shadows.clone(),
+            verdicts,
+            Arc::clone(&process.rollout),
+            kept.rollouts,
+        );
         let (ready, is_ready) = watch::channel(false);
         let mut app = Self {
             store: Arc::clone(&store),
@@ -184,7 +193,7 @@ impl App {
             tokio::spawn(Notifier::new(Arc::clone(&control), journal.clone(), metrics, kept.cursors).run());
             tokio::spawn(Gauges::new(journal.clone(), Arc::clone(&process.dora)).run());
         }
-        tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process)));
+        tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process), files_limit));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
             let admin = Admin::new(control, process, questions, shadows, rollouts, is_ready, settings.token.clone());
             tokio::spawn(admin::serve(bound.sockets, admin));
@@ -429,14 +438,16 @@ fn prompt_allocator() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_PIECE_BYTES)));
 }
 
-async fn watch_memory(store: Arc<Store>, process: Arc<ProcessMetrics>) {
+/// And descriptors: both are what copies are given up for.
+async fn watch_memory(store: Arc<Store>, process: Arc<ProcessMetrics>, files_limit: u64) {
     let default = default_limit();
     let mut interval = tokio::time::interval(MEMORY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let Some(used) = resident() else { continue };
         let limit = store.current().limits.memory.unwrap_or(default);
+        // Without a free descriptor nobody can tell; what was seen last holds on.
+        let used = resident().unwrap_or_else(|| process.memory.used());
         if used > limit / 2 {
             prompt_allocator();
         }
@@ -446,6 +457,20 @@ async fn watch_memory(store: Arc<Store>, process: Arc<ProcessMetrics>) {
             (_, Overload::Requests) => warn!(used, limit, "memory is short; new requests are refused"),
             (_, Overload::Connections) => {
                 warn!(used, limit, "memory is short; new requests and connections are refused");
+            }
+        }
+        let files = Usage { used: open_files(), limit: files_limit };
+        match process.headroom.observe(Usage { used, limit }, files) {
+            None => {}
+            Some(true) => info!(used, limit, files = files.used, files_limit, "requests are mirrored again"),
+            Some(false) => {
+                info!(
+                    used,
+                    limit,
+                    files = files.used,
+                    files_limit,
+                    "memory or descriptors get short; copies are given up"
+                );
             }
         }
     }

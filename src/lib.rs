@@ -28,6 +28,7 @@ pub mod timers;
 
 pub mod executor;
 
+mod passage;
 mod stream;
 
 pub mod upstream;
@@ -47,6 +48,7 @@ pub mod outbound;
 pub mod notify;
 
 pub mod dora;
+pub mod gate;
 
 pub mod rollout;
 

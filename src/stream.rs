@@ -45,57 +45,52 @@ impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
-/// Reads in a row that find something, after which an endpoint's connection lets others have their turn. The runtime's
-/// own measure counts reads as well, but has 128 of them, and hyper may take hundreds of KiB of small heads with each.
-const TURN_READS: u8 = 4;
+/// What `write` makes of all slices as one; `None` where that would be too much to copy.
+pub(crate) fn gathered<R>(slices: &[IoSlice<'_>], write: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    if let [only] = slices {
+        return Some(write(only));
+    }
+    let length: usize = slices.iter().map(|slice| slice.len()).sum();
+    if length > GATHER_BYTES_MAX {
+        return None;
+    }
+    Some(GATHERED.with_borrow_mut(|gathered| {
+        let mut at = 0;
+        for slice in slices {
+            gathered[at..at + slice.len()].copy_from_slice(slice);
+            at += slice.len();
+        }
+        write(&gathered[..length])
+    }))
+}
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct HyperStream<T> {
-    io: TokioIo<T>,
-    /// Reads left in this turn; `None`: turns don't end.
-    turn: Option<u8>,
-}
+pub(crate) struct HyperStream<T>(TokioIo<T>);
 
 impl<T> HyperStream<T> {
     pub(crate) fn new(stream: T) -> Self {
-        Self { io: TokioIo::new(stream), turn: None }
+        Self(TokioIo::new(stream))
     }
 
-    /// One that pauses now and then, however much there is to read.
-    pub(crate) fn in_turns(stream: T) -> Self {
-        Self { io: TokioIo::new(stream), turn: Some(TURN_READS) }
+    pub(crate) fn get_ref(&self) -> &T {
+        self.0.inner()
     }
 
     pub(crate) fn into_inner(self) -> T {
-        self.io.into_inner()
+        self.0.into_inner()
     }
 }
 
 impl<T: AsyncRead + Unpin> Read for HyperStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(left) = &mut this.turn {
-            if *left == 0 {
-                *left = TURN_READS;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            *left -= 1;
-        }
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        if read.is_pending()
-            && let Some(left) = &mut this.turn
-        {
-            *left = TURN_READS;
-        }
-        read
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> Write for HyperStream<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -103,33 +98,20 @@ impl<T: AsyncWrite + Unpin> Write for HyperStream<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.get_mut().io);
-        if let [only] = bufs {
-            return stream.poll_write(cx, only);
-        }
-        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if length > GATHER_BYTES_MAX {
-            return stream.poll_write_vectored(cx, bufs);
-        }
-        GATHERED.with_borrow_mut(|gathered| {
-            let mut at = 0;
-            for buf in bufs {
-                gathered[at..at + buf.len()].copy_from_slice(buf);
-                at += buf.len();
-            }
-            stream.poll_write(cx, &gathered[..length])
-        })
+        let mut stream = Pin::new(&mut self.get_mut().0);
+        gathered(bufs, |bytes| stream.as_mut().poll_write(cx, bytes))
+            .unwrap_or_else(|| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.0.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
     }
 }

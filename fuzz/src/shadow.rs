@@ -1,6 +1,6 @@
 //! Two answers that are compared, and what of them is shown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -61,6 +61,8 @@ fn differences(primary: &[u8], shadow: &[u8]) -> Differences {
         mirror: "green".into(),
         revision: "2".into(),
         primary_backend: "blue".into(),
+        primary_revision: "1".into(),
+        asked: Instant::now(),
         route: None,
         method: Method::GET,
         path: "/".into(),

@@ -82,7 +82,9 @@ impl From<JsonRejection> for ApiError {
 pub(super) async fn services(State(admin): State<Admin>) -> Json<ServicesView> {
     let journal = admin.control.journal().err().map(|error| error.to_string());
     let guard = *admin.control.guard().borrow();
-    Json(ServicesView::new(&admin.control.store().current(), &admin.process, journal, guard))
+    let mut all = ServicesView::new(&admin.control.store().current(), &admin.process, journal, guard);
+    all.services = all.services.into_iter().map(|service| service.compared(&admin.shadows)).collect();
+    Json(all)
 }
 
 /// `GET /v1/services/{service}`
@@ -295,7 +297,7 @@ pub(super) fn expected(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 async fn view(admin: &Admin, name: &str) -> Result<Tagged, ApiError> {
     let snapshot = admin.control.store().current();
     let service = named_service(&snapshot, name)?;
-    let mut view = ServiceView::new(service);
+    let mut view = ServiceView::new(service).compared(&admin.shadows);
     view.journal_problem = admin.control.journal().err().map(|error| error.to_string());
     view.trials = admin.trials.trials().await.into_iter().filter(|trial| trial.service == name).collect();
     Ok(([(ETAG, format!("\"{}\"", service.revision))], Json(view)))

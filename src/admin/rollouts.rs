@@ -21,7 +21,7 @@ impl From<RolloutError> for ApiError {
     fn from(error: RolloutError) -> Self {
         let status = match error {
             RolloutError::Control(error) => return error.into(),
-            RolloutError::Conflict(_) => StatusCode::CONFLICT,
+            RolloutError::Conflict(_) | RolloutError::Frozen { .. } => StatusCode::CONFLICT,
             RolloutError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RolloutError::NoRollout { .. } => StatusCode::NOT_FOUND,
             RolloutError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,

@@ -13,7 +13,7 @@ use crate::guard::TrialView;
 use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
 use crate::observe::{MirrorDrop, ProcessMetrics, ReloadOutcome};
-use crate::shadow::ShadowView;
+use crate::shadow::{Results, ShadowView, Verdict};
 use crate::state::{Backend, Hold, Mirror, Service, Snapshot};
 use crate::upstream::{Availability, Endpoint};
 
@@ -134,6 +134,17 @@ pub struct MirrorView {
     pub p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
+    /// Whether what runs there answers as stable does; absent where that isn't compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+impl MirrorView {
+    /// Another share than the file's was set live.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.percent.to_bits() != self.configured_percent.to_bits()
+    }
 }
 
 /// `{"backend": "green", "percent": 10}`; without a percentage, the file's.
@@ -373,6 +384,16 @@ impl ServiceView {
     }
 }
 
+impl ServiceView {
+    /// The same with what comparing mirrors' answers has come to.
+    pub(super) fn compared(mut self, results: &Results) -> Self {
+        for mirror in &mut self.mirrors {
+            mirror.verdict = results.verdict(&self.name, &mirror.backend);
+        }
+        self
+    }
+}
+
 impl MirrorView {
     fn new(mirror: &Mirror) -> Self {
         let totals = mirror.metrics.totals();
@@ -387,6 +408,7 @@ impl MirrorView {
             in_flight: mirror.places.taken(),
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
+            verdict: None,
         }
     }
 }

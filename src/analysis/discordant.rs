@@ -6,10 +6,12 @@
 //!
 //! Source: as for `Comparison`; the sign test's pairs.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ALTERNATIVES, Side, factor};
 
 /// Requests on which exactly one of two sides differed, or failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Discordance {
     pub candidate_only: u64,
     pub stable_only: u64,

@@ -61,7 +61,7 @@ pub(super) enum Command {
     /// Have a paused rollout go on
     Resume(RolloutArgs),
     /// Approve the step that a rollout waits at
-    Approve(RolloutArgs),
+    Approve(ApproveArgs),
     /// Take a rollout back to stable; its revision may be deployed again
     Abort(RolloutArgs),
     /// Go back to the last good revision, also after a rollout; what is left is remembered as bad
@@ -353,6 +353,9 @@ pub(crate) struct DeployArgs {
     /// Though this revision was rolled back before
     #[arg(long)]
     pub(crate) retry: bool,
+    /// Though releases are frozen: why, for the history
+    #[arg(long, value_name = "WHY")]
+    pub(crate) override_freeze: Option<String>,
     /// The commit that it was built from, for the history
     #[arg(long, value_name = "SHA")]
     pub(crate) commit: Option<String>,
@@ -400,6 +403,18 @@ pub(crate) struct PromoteArgs {
     /// To the end: all requests, at once
     #[arg(long)]
     pub(crate) full: bool,
+    /// Though releases are frozen: why, for the history
+    #[arg(long, value_name = "WHY")]
+    pub(crate) override_freeze: Option<String>,
+    #[command(flatten)]
+    pub(crate) rollout: RolloutArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApproveArgs {
+    /// Though releases are frozen: why, for the history
+    #[arg(long, value_name = "WHY")]
+    pub(crate) override_freeze: Option<String>,
     #[command(flatten)]
     pub(crate) rollout: RolloutArgs,
 }

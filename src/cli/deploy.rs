@@ -31,6 +31,7 @@ pub(super) async fn run(args: &DeployArgs) -> Result<(), CliError> {
             DeployStrategy::BlueGreen => Strategy::BlueGreen,
         }),
         retry: args.retry,
+        override_freeze: args.override_freeze.clone(),
     };
     let body = serde_json::to_vec(&body).map_err(CliError::failed)?;
     let mut view: RolloutView = client.post(&path(&args.service), body).await?;

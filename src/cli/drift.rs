@@ -3,7 +3,7 @@
 use super::args::{DiffArgs, ResetArgs};
 use super::client::{Client, segment};
 use super::{CliError, print, status};
-use crate::admin::view::{ServiceView, ServicesView};
+use crate::admin::view::{MirrorBody, MirrorView, ServiceView, ServicesView};
 
 pub(super) async fn diff(args: &DiffArgs) -> Result<(), CliError> {
     let client = Client::new(&args.admin);
@@ -11,8 +11,7 @@ pub(super) async fn diff(args: &DiffArgs) -> Result<(), CliError> {
         Some(name) => vec![client.get(&format!("/v1/services/{}", segment(name))).await?],
         None => client.get::<ServicesView>("/v1/services").await?.services,
     };
-    let drifted: Vec<&ServiceView> =
-        services.iter().filter(|service| service.overridden || has_deployed(service)).collect();
+    let drifted: Vec<&ServiceView> = services.iter().filter(|service| has_drifted(service)).collect();
     if args.json {
         return print(&serde_json::to_string_pretty(&drifted).map_err(CliError::failed)?);
     }
@@ -27,18 +26,30 @@ pub(super) async fn diff(args: &DiffArgs) -> Result<(), CliError> {
                 if backend.deployed { format!("  runs {}, deployed live", backend.revision) } else { String::new() };
             format!("{mark} {:<16} {live:>10}  (file: {file}){deployed}", backend.name)
         });
-        [service.name.clone()].into_iter().chain(weights).chain([format!("  back: tidegate reset {}", service.name)])
+        let mirrors = service.mirrors.iter().filter(|mirror| mirror.is_changed()).map(|mirror| {
+            let to = format!("mirror to {}", mirror.backend);
+            format!("~ {to:<16} {:>8} %  (file: {} %)", mirror.percent, mirror.configured_percent)
+        });
+        let lines = [service.name.clone()].into_iter().chain(weights).chain(mirrors);
+        lines.chain([format!("  back: tidegate reset {}", service.name)])
     });
     print(&lines.collect::<Vec<_>>().join("\n"))
 }
 
-fn has_deployed(service: &ServiceView) -> bool {
-    service.backends.iter().any(|backend| backend.deployed)
+fn has_drifted(service: &ServiceView) -> bool {
+    let deployed = service.backends.iter().any(|backend| backend.deployed);
+    service.overridden || deployed || service.mirrors.iter().any(MirrorView::is_changed)
 }
 
 pub(super) async fn reset(args: &ResetArgs) -> Result<(), CliError> {
     let client = Client::new(&args.admin);
-    let view: ServiceView = client.delete(&format!("/v1/services/{}/weights", segment(&args.service))).await?;
+    let path = format!("/v1/services/{}", segment(&args.service));
+    let mut view: ServiceView = client.delete(&format!("{path}/weights")).await?;
+    for mirror in view.mirrors.clone().iter().filter(|mirror| mirror.is_changed()) {
+        let body = MirrorBody { backend: mirror.backend.clone(), percent: None };
+        let body = serde_json::to_vec(&body).map_err(CliError::failed)?;
+        view = client.put(&format!("{path}/mirror"), body).await?;
+    }
     if args.json {
         return print(&serde_json::to_string_pretty(&view).map_err(CliError::failed)?);
     }

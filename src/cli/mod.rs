@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Command::Promote(args) => block_on(rollout::promote(&args)),
         Command::Pause(args) => block_on(rollout::say(&args, "pause")),
         Command::Resume(args) => block_on(rollout::say(&args, "resume")),
-        Command::Approve(args) => block_on(rollout::say(&args, "approve")),
+        Command::Approve(args) => block_on(rollout::approve(&args)),
         Command::Abort(args) => block_on(rollout::say(&args, "abort")),
         Command::Rollback(args) => block_on(rollout::say(&args, "rollback")),
         Command::Rollouts(args) => block_on(rollout::list(&args)),

@@ -2,21 +2,27 @@
 
 use std::fmt::Write;
 
-use super::args::{PromoteArgs, RolloutArgs, RolloutsArgs};
+use super::args::{ApproveArgs, PromoteArgs, RolloutArgs, RolloutsArgs};
 use super::client::{Client, segment};
 use super::{CliError, print};
 use crate::rollout::{Receipt, RolloutView, RolloutsView, WordBody};
 
 pub(super) async fn promote(args: &PromoteArgs) -> Result<(), CliError> {
-    post(&args.rollout, "promote", args.full).await
+    let (full, override_freeze) = (args.full, args.override_freeze.clone());
+    post(&args.rollout, "promote", WordBody { full, override_freeze, ..WordBody::default() }).await
+}
+
+pub(super) async fn approve(args: &ApproveArgs) -> Result<(), CliError> {
+    let override_freeze = args.override_freeze.clone();
+    post(&args.rollout, "approve", WordBody { override_freeze, ..WordBody::default() }).await
 }
 
 pub(super) async fn say(args: &RolloutArgs, word: &str) -> Result<(), CliError> {
-    post(args, word, false).await
+    post(args, word, WordBody::default()).await
 }
 
-async fn post(args: &RolloutArgs, word: &str, full: bool) -> Result<(), CliError> {
-    let body = WordBody { reason: args.reason.clone(), full };
+async fn post(args: &RolloutArgs, word: &str, body: WordBody) -> Result<(), CliError> {
+    let body = WordBody { reason: args.reason.clone(), ..body };
     let body = serde_json::to_vec(&body).map_err(CliError::failed)?;
     let path = format!("{}/latest/{word}", path(&args.service));
     show(&Client::new(&args.admin).post(&path, body).await?, args.json)
@@ -62,6 +68,12 @@ pub(super) fn rollout(view: &RolloutView) -> String {
     }
     if !view.is_over() {
         let _ = writeln!(text, "  {}", progress(view));
+    }
+    for gate in view.progress.iter().flat_map(|progress| &progress.gates) {
+        let _ = writeln!(text, "  {} {}: {} ({})", gate.kind, gate.name, gate.standing, gate.reason);
+    }
+    if let Some(freeze) = &view.freeze_override {
+        let _ = writeln!(text, "  goes on in a freeze, says {}: {}", freeze.by, freeze.why);
     }
     let _ = writeln!(text, "  {}", receipt(&view.receipt));
     let ended = view.ended.as_ref().map_or(String::new(), |ended| format!(", ended {ended}"));

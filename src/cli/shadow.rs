@@ -50,13 +50,17 @@ fn page(view: &ShadowsView) -> String {
     view.mirrors.iter().map(mirror).collect::<Vec<_>>().join("\n")
 }
 
-fn mirror(view: &ShadowView) -> String {
-    let verdict = &view.verdict;
-    let word = match verdict.outcome {
+pub(super) fn word(outcome: Outcome) -> &'static str {
+    match outcome {
         Outcome::Same => "SAME",
         Outcome::Different => "DIFFERENT",
         Outcome::Inconclusive => "NOT KNOWN YET",
-    };
+    }
+}
+
+fn mirror(view: &ShadowView) -> String {
+    let verdict = &view.verdict;
+    let word = word(verdict.outcome);
     let pairs = &view.pairs;
     let mut text = format!("{}: {} against {}, since {}\n", view.service, view.backend, view.stable, view.since);
     text += &wrapped("  ", &format!("{word}: {}", verdict.reason));
@@ -133,7 +137,7 @@ fn evidence(field: &FieldView) -> String {
         return "DIFFERENT".to_owned();
     }
     match (field.e_value, field.needed) {
-        (Some(e_value), Some(needed)) if e_value >= 1.0 => format!("{e_value:.0} of {needed:.0}"),
+        (Some(e_value), Some(needed)) if e_value > 1.0 => format!("{e_value:.0} of {needed:.0}"),
         _ => "noise".to_owned(),
     }
 }
@@ -194,7 +198,7 @@ mod tests {
             shadow_only,
             noise_only: 0,
             both,
-            e_value: Some(if found { 1e12 } else { 0.5 }),
+            e_value: Some(if found { 1e12 } else { 1.0 }),
             needed: Some(400.0),
             found,
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::client::{Client, segment};
+use super::shadow::word;
 use super::{CliError, Reader, show};
 use crate::admin::view::{BackendView, EndpointView, MirrorView, ServiceView, ServicesView};
 use crate::model::GuardMode;
@@ -118,6 +119,10 @@ pub(super) fn service(service: &ServiceView) -> String {
     }
     for copies in &service.mirrors {
         let _ = writeln!(text, "  {}", mirror(copies));
+        if let Some(verdict) = &copies.verdict {
+            let _ =
+                writeln!(text, "    compared with {}: {}: {}", service.stable, word(verdict.outcome), verdict.reason);
+        }
     }
     if service.stable_alarm {
         let _ = writeln!(
@@ -133,8 +138,7 @@ pub(super) fn service(service: &ServiceView) -> String {
 }
 
 fn mirror(mirror: &MirrorView) -> String {
-    let is_configured = mirror.percent.to_bits() == mirror.configured_percent.to_bits();
-    let file = if is_configured { String::new() } else { format!(" (file: {} %)", mirror.configured_percent) };
+    let file = if mirror.is_changed() { format!(" (file: {} %)", mirror.configured_percent) } else { String::new() };
     let dropped: u64 = mirror.dropped.values().sum();
     let mut text = format!(
         "mirrored to {}: {} %{file}, {} copies answered, {dropped} dropped, {} in flight, p50 {}, p99 {}",

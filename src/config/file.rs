@@ -359,7 +359,7 @@ pub(super) struct ProbationFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RolloutFile {
-    /// "canary": little by little; "blue-green": all at once, and back at once; "cohort": chosen clients first; "canary" when left out.
+    /// "canary": little by little; "blue-green": all at once, and back at once; "cohort": chosen clients first; "shadow": copies first; "canary" when left out.
     pub(super) strategy: Option<StrategyFile>,
     /// What happens one after the other: [{ weight = 1, advance_below = "5%" }, { weight = 100, watch = "10m" }]; the strategy's own when left out.
     #[schemars(length(min = 1, max = 32))]
@@ -376,6 +376,191 @@ pub(super) struct RolloutFile {
     /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
     #[serde(default)]
     pub(super) cohort: Vec<CohortFile>,
+    /// Requests that get the new release while a rollout is under way, whatever its step: [{ headers = { x-preview = "yes" } }].
+    #[serde(default)]
+    pub(super) preview: Vec<CohortFile>,
+    /// Requests that the new release must answer before it gets any of the clients'.
+    pub(super) smoke: Option<SmokeFile>,
+    /// Who is asked whether a rollout may go on, by names of your choice.
+    pub(super) webhooks: Table<WebhookFile>,
+    /// Numbers of a Prometheus server that must stay within bounds, by names of your choice.
+    pub(super) metrics: Table<MetricFile>,
+    /// When nothing goes toward a new release: [{ weekdays = ["fri"], hours = "16:00-24:00", time_zone = "Europe/Berlin" }].
+    pub(super) freeze: Vec<FreezeFile>,
+}
+
+/// Requests that each endpoint of the new release must answer as expected.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SmokeFile {
+    /// [{ path = "/healthz", status = ["200"], json = { "$.ready" = true } }], asked one after the other.
+    #[schemars(length(min = 1, max = 64))]
+    pub(super) checks: Vec<SmokeCheckFile>,
+    /// When they are asked: "before" the first step, before each further "step", before the "promotion" to 100 %.
+    #[serde(default = "smoke_at")]
+    #[schemars(length(min = 1))]
+    pub(super) at: Vec<AskedAtFile>,
+    /// For one request, like "5s".
+    #[serde(default = "smoke_timeout")]
+    pub(super) timeout: DurationText,
+    /// Further tries of a request that failed.
+    #[serde(default = "smoke_retries")]
+    #[schemars(range(max = 10))]
+    pub(super) retries: u32,
+    /// What follows when one fails: "rollback" or "pause".
+    #[serde(default = "rollback")]
+    pub(super) on_failure: OnFailureFile,
+}
+
+/// One request, and what is expected of its answer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SmokeCheckFile {
+    /// Path and query, like "/healthz".
+    pub(super) path: String,
+    /// Its method; GET when left out.
+    pub(super) method: Option<String>,
+    /// The host asked for; the endpoint's own when left out.
+    pub(super) host: Option<String>,
+    /// Its headers: { x-probe = "tidegate" }.
+    #[serde(default)]
+    pub(super) headers: Table<String>,
+    /// Good statuses: ["200", "300-399"]; ["200-299"] when left out.
+    #[schemars(length(min = 1))]
+    pub(super) status: Option<Vec<String>>,
+    /// Headers that its answer must have: { content-type = "application/json" }.
+    #[serde(default)]
+    pub(super) answer_headers: Table<String>,
+    /// Values that its JSON body must have, by places: { "$.status" = "ok", "$.items[*].stock" = 1 }.
+    #[serde(default)]
+    pub(super) json: Table<JsonValueFile>,
+}
+
+/// A text in quotes, a number, true or false.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum JsonValueFile {
+    Text(String),
+    Number(f64),
+    Switch(bool),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum AskedAtFile {
+    Before,
+    Step,
+    Promotion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum PointFile {
+    Before,
+    Step,
+    Promotion,
+    After,
+    Rollback,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum OnFailureFile {
+    Pause,
+    Rollback,
+}
+
+/// Somebody who is asked, by POST: 2xx is a yes, every other answer a no.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookFile {
+    /// Whom: "https://ci.example.com/hooks/shop".
+    pub(super) url: String,
+    /// When: "before" the first step, before each further "step", before the "promotion" to 100 %; and told "after" the end, or of a "rollback".
+    #[schemars(length(min = 1))]
+    pub(super) at: Vec<PointFile>,
+    /// More headers: { authorization = "Bearer ${CI_TOKEN}" }.
+    #[serde(default)]
+    pub(super) headers: Table<String>,
+    /// Signs each call: { env = "NAME" } or { file = "path" }; unsigned when left out.
+    pub(super) secret: Option<SecretFile>,
+    /// For https: { ca = "ca.pem" }, and a certificate to show.
+    pub(super) tls: Option<BackendTlsFile>,
+    /// For one call, like "10s".
+    #[serde(default = "webhook_timeout")]
+    pub(super) timeout: DurationText,
+    /// Further tries where there is no answer, a 429 or a 5xx.
+    #[serde(default = "webhook_retries")]
+    #[schemars(range(max = 10))]
+    pub(super) retries: u32,
+    /// What follows a no: "pause" or "rollback".
+    #[serde(default = "pause")]
+    pub(super) on_failure: OnFailureFile,
+}
+
+/// A number that is watched while a rollout is under way.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MetricFile {
+    /// The Prometheus server: "http://prometheus:9090".
+    pub(super) url: String,
+    /// PromQL for one number; {service}, {backend}, {stable} and {revision} are filled in.
+    pub(super) query: String,
+    /// It must be at least this; there is min, max or both.
+    pub(super) min: Option<f64>,
+    /// It must be at most this.
+    pub(super) max: Option<f64>,
+    /// How often it is asked for, like "10s"; the first time so long after a step has begun.
+    #[serde(default = "metric_interval")]
+    pub(super) interval: DurationText,
+    /// How often in a row it must be out of bounds to count.
+    #[serde(default = "metric_failures")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) failures: u32,
+    /// More headers: { authorization = "Bearer ${PROMETHEUS_TOKEN}" }.
+    #[serde(default)]
+    pub(super) headers: Table<String>,
+    /// For https: { ca = "ca.pem" }, and a certificate to show.
+    pub(super) tls: Option<BackendTlsFile>,
+    /// For one query, like "5s".
+    #[serde(default = "metric_timeout")]
+    pub(super) timeout: DurationText,
+    /// What follows when it is out of bounds: "rollback" or "pause".
+    #[serde(default = "rollback")]
+    pub(super) on_failure: OnFailureFile,
+}
+
+/// A time in which nothing goes toward a new release: all of it must hold.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FreezeFile {
+    /// Days of the week: ["fri", "sat", "sun"]; every day when left out.
+    #[schemars(length(min = 1))]
+    pub(super) weekdays: Option<Vec<WeekdayFile>>,
+    /// First and last day: ["2026-12-20", "2027-01-02"]; all year when left out.
+    #[schemars(length(min = 1, max = 2))]
+    pub(super) dates: Option<Vec<String>>,
+    /// From when to when: "16:00-24:00"; the whole day when left out.
+    pub(super) hours: Option<String>,
+    /// Whose calendar and clock: "Europe/Berlin"; UTC when left out.
+    pub(super) time_zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum WeekdayFile {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
 }
 
 /// A part of a whole: "5%", "0.5%".
@@ -390,6 +575,7 @@ pub(super) enum StrategyFile {
     Canary,
     BlueGreen,
     Cohort,
+    Shadow,
 }
 
 /// One step: a weight, an approval, a cohort or copies.
@@ -411,9 +597,9 @@ pub(super) struct StepFile {
     pub(super) approve: Option<String>,
     /// true: the clients that cohort names, and nobody else.
     pub(super) cohort: Option<bool>,
-    /// Copies of this share of the requests, in percent, whose answers nobody sees.
+    /// Copies of this share of the requests, in percent, above 0 and up to 100: the step is over once they are known to be answered as stable answers.
     pub(super) mirror: Option<f64>,
-    /// How long copies are sent, like "2m"; with mirror.
+    /// How long it may take until that is known, like "2m"; with mirror.
     #[serde(rename = "for")]
     pub(super) time: Option<DurationText>,
 }
@@ -813,6 +999,29 @@ pub(super) struct MirrorFile {
     pub(super) compare: Option<CompareFile>,
 }
 
+impl MirrorFile {
+    /// Everything, compared with the help of a second copy: without one, what is no difference would have to be said.
+    pub(super) fn compared(backend: String) -> Self {
+        Self {
+            backend,
+            percent: mirror_percent(),
+            by: MirrorByFile::Request,
+            methods: None,
+            routes: None,
+            conditions: None,
+            timeout: mirror_timeout(),
+            max_requests: mirror_requests(),
+            queue: 0,
+            body_max: mirror_body_max(),
+            large_body: LargeBodyFile::Skip,
+            answer_max: mirror_answer_max(),
+            host_suffix: None,
+            redact: RedactFile::default(),
+            compare: Some(CompareFile::Table(CompareTableFile { noise: true, ..CompareTableFile::default() })),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -1130,6 +1339,46 @@ fn queue() -> u32 {
 
 fn queue_timeout() -> DurationText {
     duration("1s")
+}
+
+fn smoke_at() -> Vec<AskedAtFile> {
+    vec![AskedAtFile::Before]
+}
+
+fn smoke_timeout() -> DurationText {
+    duration("5s")
+}
+
+fn smoke_retries() -> u32 {
+    2
+}
+
+fn webhook_timeout() -> DurationText {
+    duration("10s")
+}
+
+fn webhook_retries() -> u32 {
+    3
+}
+
+fn metric_interval() -> DurationText {
+    duration("10s")
+}
+
+fn metric_failures() -> u32 {
+    1
+}
+
+fn metric_timeout() -> DurationText {
+    duration("5s")
+}
+
+fn pause() -> OnFailureFile {
+    OnFailureFile::Pause
+}
+
+fn rollback() -> OnFailureFile {
+    OnFailureFile::Rollback
 }
 
 fn mirror_percent() -> f64 {

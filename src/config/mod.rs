@@ -14,6 +14,8 @@ mod check;
 mod destination;
 mod document;
 mod file;
+mod freeze;
+mod gates;
 mod key_path;
 mod notify;
 mod problem;
@@ -35,6 +37,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 pub use destination::Destination;
+pub use freeze::FreezeWindow;
+pub use gates::{GatesConfig, MetricConfig, SmokeCheck, SmokeConfig, WebhookConfig};
 pub use notify::{SinkConfig, SinkKind};
 pub use problem::{Problem, Problems};
 pub use schema::schema;

@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::gates::GatesConfig;
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
     Percent, Plan, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
@@ -195,6 +196,12 @@ pub struct RolloutConfig {
     pub plan: Plan,
     /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
     pub cohort: Vec<RuleMatch>,
+    /// Who gets it for as long as a rollout is under way, whatever its step.
+    pub preview: Vec<RuleMatch>,
+    /// How copies for each of the service's backends are made and compared; empty where the plan has no step for them.
+    pub mirrors: Vec<Arc<MirrorConfig>>,
+    /// Who else has to say yes, and when nobody may.
+    pub gates: GatesConfig,
 }
 
 /// Mirrors of one service.

@@ -30,6 +30,9 @@ impl Control {
         if expected.is_some_and(|expected| expected != plan.revision) {
             return Err(ControlError::Outdated { now: plan.revision });
         }
+        if let Some(open) = &plan.rollout {
+            return Err(ControlError::RolloutUnderWay { service: service.to_owned(), id: open.id });
+        }
         let to = percent.unwrap_or(plan.configured);
         if to == plan.from {
             return Ok(());

@@ -71,7 +71,7 @@ impl fmt::Display for ControlError {
             }
             Self::RolloutUnderWay { service, id } => write!(
                 f,
-                "rollout {id} of {service} is under way, and decides about its weights; `tidegate abort {service}` takes \
+                "rollout {id} of {service} is under way, and decides about its weights and copies; `tidegate abort {service}` takes \
                  everything back to stable, `tidegate promote {service}` goes on"
             ),
             Self::Busy(reason) => f.write_str(reason),

@@ -109,6 +109,7 @@ pub struct Guard {
     questions: mpsc::Receiver<Question>,
     candidates: HashMap<Key, Candidate>,
     services: HashMap<ServiceName, Watched>,
+    followed: Followed,
     /// Of present revisions; they outlive trials.
     records: HashMap<Key, Record>,
     /// From before the last restart; each is taken up once.
@@ -179,6 +180,19 @@ struct Watched {
     usual: f64,
     /// Since when stable is the bad one.
     alarm: Option<Instant>,
+    /// A request has reached it.
+    is_used: bool,
+}
+
+/// Whom to look at each time. Of thousands of services most may have no requests, and so nothing to be seen; they are
+/// looked at only when something else has changed.
+#[derive(Debug, Default)]
+struct Followed {
+    /// The snapshot and the live mode that the rest follows; `None`: nothing was looked at yet.
+    of: Option<(u64, Option<GuardMode>)>,
+    /// By the snapshot's index.
+    services: Vec<bool>,
+    drained: Vec<usize>,
 }
 
 /// A backend's counters, as far as a trial tells of them.
@@ -219,6 +233,7 @@ impl Guard {
             questions,
             candidates: HashMap::new(),
             services: HashMap::new(),
+            followed: Followed::default(),
             records: past.into_iter().map(Record::drained).collect(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
             trials: 0,
@@ -434,7 +449,8 @@ impl Guard {
 
     /// Gives those that stood still their requests back.
     fn resume(&mut self, snapshot: &Snapshot) {
-        for backend in snapshot.services.iter().flat_map(|service| &service.backends) {
+        let drained = self.followed.drained.iter().filter_map(|index| snapshot.services.get(*index));
+        for backend in drained.flat_map(|service| &service.backends) {
             let Some(drain) = &backend.drain else { continue };
             if drain.until.is_some_and(|until| until <= SystemTime::now()) {
                 backend.watch.set_suspect(false);
@@ -505,9 +521,21 @@ impl Guard {
     /// What isn't told by failures: what is slow, who fails with nothing to compare with, whose pause is over.
     fn look(&mut self) {
         let snapshot = self.control.store().current();
-        self.forget(&snapshot);
+        let of = Some((snapshot.version, *self.control.guard().borrow()));
+        let is_new = self.followed.of != of;
+        if is_new {
+            self.forget(&snapshot);
+            self.follow(&snapshot);
+            self.followed.of = of;
+        }
+        for index in snapshot.used.iter() {
+            self.followed.services[index] = true;
+        }
         self.resume(&snapshot);
-        for service in &snapshot.services {
+        for (index, service) in snapshot.services.iter().enumerate() {
+            if !is_new && !self.followed.services[index] {
+                continue;
+            }
             let mode = self.mode(service);
             if mode == GuardMode::Off || service.backends.len() < 2 {
                 service.watch.set_slow_after(None);
@@ -517,7 +545,7 @@ impl Guard {
                 self.services.remove(service.name());
                 continue;
             }
-            self.look_at(service);
+            self.look_at(service, self.followed.services[index]);
             if mode == GuardMode::Drain {
                 self.look_at_probation(service);
             } else {
@@ -529,7 +557,19 @@ impl Guard {
         }
     }
 
-    fn look_at(&mut self, service: &Service) {
+    /// Decides whom every look is at, as far as is known before requests come.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let is_drained = |service: &Service| service.backends.iter().any(|backend| backend.drain.is_some());
+        let services = || snapshot.services.iter();
+        // What a request once reached may still change with time alone, and so does what is drained.
+        let is_used = |service: &Service| self.services.get(service.name()).is_some_and(|watched| watched.is_used);
+        let followed = services().map(|service| is_used(service) || is_drained(service)).collect();
+        let drained = services().enumerate().filter(|(_, service)| is_drained(service)).map(|(index, _)| index);
+        let drained = drained.collect();
+        (self.followed.services, self.followed.drained) = (followed, drained);
+    }
+
+    fn look_at(&mut self, service: &Service, is_used: bool) {
         let totals: Vec<BackendTotals> = service.backends.iter().map(|b| b.metrics.totals()).collect();
         let stable_totals = &totals[service.config.stable];
         let judged = |backend: &&Backend| backend.name != service.stable().name && !backend.effective.is_zero();
@@ -540,6 +580,7 @@ impl Guard {
             youngest = youngest.min(known.looks);
         }
         let watched = self.services.entry(service.name().clone()).or_default();
+        watched.is_used |= is_used;
         let limit = watched.slowness.look(&stable_totals.answer);
         service.watch.set_slow_after(for_age(limit, youngest));
         watched.stable.look(tally(stable_totals));
@@ -728,17 +769,21 @@ fn tally(totals: &BackendTotals) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{History, LiveChanges, Store};
+    use crate::config::Config;
+    use crate::state::{Change, History, LiveChanges, Store};
     use crate::tls::ServerTls;
 
-    /// A guard of a shop whose canary gets 5 %.
-    fn guard() -> Guard {
+    /// Of a shop whose canary gets 5 %.
+    fn config() -> Arc<Config> {
         let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\n\
                     [services.shop.backends.blue]\nweight = 95\nendpoints = [\"http://127.0.0.1:1\"]\n\
                     [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://127.0.0.1:2\"]\n";
-        let config = crate::config::parse(file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config;
+        Arc::new(crate::config::parse(file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config)
+    }
+
+    fn guard() -> Guard {
         let history = History::Known(LiveChanges::default());
-        let store = Store::new(&Arc::new(config), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
+        let store = Store::new(&config(), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
         let control = Control::new(Arc::new(store), Err("there is none".to_owned()), None);
         let (_, reports) = mpsc::channel(1);
         Guard::new(Arc::new(control), Arc::default(), reports, Vec::new(), Vec::new(), mpsc::channel(1).0).0
@@ -751,6 +796,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_backend_that_stood_still_is_no_younger_for_it() {
         let mut guard = guard();
+        guard.control.store().current().used.mark(0);
         (0..40).for_each(|_| guard.look());
         let before = shop(&guard);
         assert_eq!(guard.candidate(&before, &before.backends[1]).looks, 40);
@@ -762,6 +808,31 @@ mod tests {
         let resumed = shop(&guard);
         assert!(!resumed.backends[1].is_drained());
         assert_eq!(guard.candidate(&resumed, &resumed.backends[1]).looks, 41);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_nobody_asks_for_is_looked_at_when_something_changes() {
+        let mut guard = guard();
+        let looks = |guard: &mut Guard| {
+            let shop = shop(guard);
+            guard.candidate(&shop, &shop.backends[1]).looks
+        };
+        let reload = |guard: &Guard| {
+            let reloaded = Change::Config { config: config(), resolved: HashMap::new() };
+            assert!(guard.control.store().apply(reloaded).is_ok());
+        };
+        (0..5).for_each(|_| guard.look());
+        assert_eq!(looks(&mut guard), 1);
+        reload(&guard);
+        (0..5).for_each(|_| guard.look());
+        assert_eq!(looks(&mut guard), 2);
+        guard.control.store().current().used.mark(0);
+        (0..5).for_each(|_| guard.look());
+        assert_eq!(looks(&mut guard), 7);
+        // What has had requests is followed under later snapshots, too.
+        reload(&guard);
+        (0..5).for_each(|_| guard.look());
+        assert_eq!(looks(&mut guard), 12);
     }
 
     #[test]

@@ -12,10 +12,11 @@ use tokio::task::AbortHandle;
 
 use crate::config::{HealthCheckConfig, HealthCheckKind, HttpCheckConfig, Scheme, UpstreamProtocol};
 use crate::executor::LocalExecutor;
+use crate::model::GRPC_STATUS;
 use crate::upstream::{Endpoint, for_check};
 
 /// What is read of an answer's body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// What of an endpoint's own words is told to people.
 const TOLD_BYTES_MAX: usize = 100;
 /// A health check's answer is two bytes, and five before it say so.
@@ -78,7 +79,7 @@ async fn grpc_check(endpoint: &Endpoint, service: &str, host: Option<&HeaderValu
     let (body, trailers) = read(response, BODY_BYTES_MAX).await?;
     // An answer without a message is all head.
     let trailers = trailers.unwrap_or(head);
-    match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
+    match trailers.get(&GRPC_STATUS).map(HeaderValue::as_bytes) {
         Some(b"0") => {}
         Some(b"5") => return Err(format!("it knows no service {service:?}")),
         Some(b"12") => return Err("it has no health service (grpc.health.v1.Health)".to_owned()),
@@ -130,17 +131,18 @@ fn serving_status(frame: &[u8]) -> Option<u8> {
 }
 
 /// One request to one endpoint.
-struct Question<'a> {
-    method: Method,
-    path: PathAndQuery,
-    host: Option<&'a HeaderValue>,
-    headers: HeaderMap,
-    body: Bytes,
+pub(crate) struct Question<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: PathAndQuery,
+    /// `None`: the endpoint's own.
+    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Question<'_> {
     /// The head of the answer; its connection lives as long as the guard.
-    async fn ask(self, endpoint: &Endpoint) -> Result<(Response<Incoming>, Connection), String> {
+    pub(crate) async fn ask(self, endpoint: &Endpoint) -> Result<(Response<Incoming>, Connection), String> {
         let stream = TokioIo::new(for_check(endpoint).await.map_err(|error| error.to_string())?);
         let request = self.request(endpoint)?;
         match endpoint.identity.protocol {
@@ -184,7 +186,7 @@ impl Question<'_> {
 }
 
 /// Runs a connection until the check is done with it.
-struct Connection(AbortHandle);
+pub(crate) struct Connection(AbortHandle);
 
 impl Connection {
     fn drive<E>(connection: impl Future<Output = Result<(), E>> + 'static) -> Self {
@@ -201,7 +203,7 @@ impl Drop for Connection {
 }
 
 /// The body up to `max` bytes, with its trailers if they came before that.
-async fn read(mut response: Response<Incoming>, max: usize) -> Result<(Vec<u8>, Option<HeaderMap>), String> {
+pub(crate) async fn read(mut response: Response<Incoming>, max: usize) -> Result<(Vec<u8>, Option<HeaderMap>), String> {
     let mut bytes = Vec::new();
     while let Some(frame) = response.body_mut().frame().await {
         match frame.map_err(|error| words(&error))?.into_data() {

@@ -1,8 +1,9 @@
 //! The thread that decides who is available, and sees to it that shares follow.
 //!
-//! Whatever makes an endpoint unavailable, or available again, shows in its [`Health`]; this thread looks at all of them
-//! ten times a second, and at once when the alarm rings. It is the one place where changes are told and where the store
-//! hears of them, first of all.
+//! Whatever makes an endpoint unavailable, or available again, shows in its [`Health`]; this thread looks at them ten times
+//! a second, and at once when the alarm rings. It is the one place where changes are told and where the store hears of
+//! them, first of all. Services that no request has reached, and that are as they began, are looked at only when the alarm
+//! rings: nothing else can happen to them.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use super::ejection::{BackendSight, Cause, EndpointSight, Suspicion, cause, milliseconds, time_away};
 use super::prober::Prober;
 use super::window::Window;
+use crate::analysis::Attempts;
 use crate::config::EjectionConfig;
 use crate::control::Control;
 use crate::journal::Fact;
@@ -114,11 +116,13 @@ struct Keeper {
     /// Of the snapshot that `services` follow.
     version: u64,
     services: Vec<Kept>,
+    /// Indices of those that every look is at.
+    followed: Vec<usize>,
 }
 
 impl Keeper {
     fn new(control: Arc<Control>) -> Self {
-        Self { control, prober: Prober::new(), version: 0, services: Vec::new() }
+        Self { control, prober: Prober::new(), version: 0, services: Vec::new(), followed: Vec::new() }
     }
 
     fn pass(&mut self, now_ms: u64, occasion: Occasion) {
@@ -127,12 +131,30 @@ impl Keeper {
         if current.version != self.version {
             self.take_up(&current);
         }
+        for index in current.used.iter() {
+            self.follow(index);
+        }
         drop(current);
         let (mut changed, mut news) = (HashSet::new(), Vec::new());
-        let all = occasion != Occasion::Suspicion;
-        for service in self.services.iter_mut().filter(|service| all || service.suspected_ms.is_some()) {
+        let mut look = |service: &mut Kept| {
             if service.look(now_ms, occasion, &mut news) {
                 changed.insert(service.service.name().clone());
+            }
+        };
+        if occasion == Occasion::Alarm {
+            self.services.iter_mut().for_each(look);
+            for index in 0..self.services.len() {
+                if !self.services[index].is_followed && !self.services[index].is_as_it_began() {
+                    self.follow(index);
+                }
+            }
+        } else {
+            let all = occasion == Occasion::Tick;
+            for index in &self.followed {
+                let service = &mut self.services[*index];
+                if all || service.suspected_ms.is_some() {
+                    look(service);
+                }
             }
         }
         if !changed.is_empty() {
@@ -149,14 +171,27 @@ impl Keeper {
 
     /// Whether a service has an endpoint under suspicion, and traffic that is likely to decide soon.
     fn suspects(&self, now_ms: u64) -> bool {
-        self.services.iter().filter_map(|s| s.suspected_ms).any(|at_ms| now_ms.saturating_sub(at_ms) < SUSPICION_MAX_MS)
+        let suspected = self.followed.iter().filter_map(|index| self.services[*index].suspected_ms);
+        suspected.into_iter().any(|at_ms| now_ms.saturating_sub(at_ms) < SUSPICION_MAX_MS)
+    }
+
+    /// From now on every look is at this service, too.
+    fn follow(&mut self, index: usize) {
+        if let Some(service) = self.services.get_mut(index)
+            && !std::mem::replace(&mut service.is_followed, true)
+        {
+            self.followed.push(index);
+        }
     }
 
     fn take_up(&mut self, snapshot: &Snapshot) {
         let mut known: HashMap<u64, Record> = HashMap::new();
         let mut peaks: HashMap<ServiceName, Vec<(String, Peak)>> = HashMap::new();
-        let mut panicking = HashSet::new();
+        let (mut panicking, mut followed) = (HashSet::new(), HashSet::new());
         for old in self.services.drain(..) {
+            if old.is_followed {
+                followed.insert(old.service.name().clone());
+            }
             if old.service.panicking {
                 panicking.insert(old.service.name().clone());
             }
@@ -178,7 +213,15 @@ impl Keeper {
             };
             let peaks = service.backends.iter().map(&mut peak).collect();
             let suspected_ms = records.iter().flatten().filter_map(Record::suspected_ms).max();
-            self.services.push(Kept { service: Arc::clone(service), records, peaks, suspected_ms });
+            let kept = Kept { service: Arc::clone(service), records, peaks, suspected_ms, is_followed: false };
+            self.services.push(kept);
+        }
+        self.followed.clear();
+        for index in 0..self.services.len() {
+            let service = &self.services[index];
+            if followed.contains(service.service.name()) || !service.is_as_it_began() {
+                self.follow(index);
+            }
         }
         self.prober.take_up(snapshot.services.iter().map(|service| &**service));
         self.version = snapshot.version;
@@ -200,9 +243,16 @@ struct Kept {
     peaks: Vec<Peak>,
     /// Since when an endpoint is under suspicion; of several, the last.
     suspected_ms: Option<u64>,
+    /// A request has reached it, or something else has happened to it.
+    is_followed: bool,
 }
 
 impl Kept {
+    /// No attempt has ended, and there is nothing that time would change.
+    fn is_as_it_began(&self) -> bool {
+        self.records.iter().flatten().all(Record::is_as_it_began)
+    }
+
     /// Whether requests have to see something new.
     fn look(&mut self, now_ms: u64, occasion: Occasion, news: &mut Vec<News>) -> bool {
         let ejection = self.service.config.ejection;
@@ -325,6 +375,12 @@ impl Record {
 
     fn health(&self) -> &Health {
         &self.endpoint.health
+    }
+
+    fn is_as_it_began(&self) -> bool {
+        let health = self.health();
+        let (begun, totals) = (Attempts::default(), health.attempts());
+        self.was_available && self.phase == Phase::In && self.times == 0 && health.is_plain() && totals == begun
     }
 
     fn note(&mut self, now_ms: u64, config: Option<&EjectionConfig>) {
@@ -543,6 +599,60 @@ fn tell_panic(service: &Service, before: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::state::{History, LiveChanges, Store};
+    use crate::tls::ServerTls;
+
+    /// Of two shops.
+    fn config() -> Arc<Config> {
+        let service = |name: &str, port: u16| {
+            let backend = |name: &str, port: u16| {
+                format!("[services.{name}]\nweight = 1\nendpoints = [\"http://127.0.0.1:{port}\"]\n")
+            };
+            let (blue, green) = (format!("{name}.backends.blue"), format!("{name}.backends.green"));
+            format!("[services.{name}]\nroutes = [{{ host = \"{name}.test\" }}]\n")
+                + &backend(&blue, port)
+                + &backend(&green, port + 1)
+        };
+        let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\n".to_owned() + &service("a", 1) + &service("b", 3);
+        Arc::new(crate::config::parse(&file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config)
+    }
+
+    fn keeper() -> Keeper {
+        let history = History::Known(LiveChanges::default());
+        let store = Store::new(&config(), HashMap::new(), 1, ServerTls::new().unwrap(), history).unwrap().0;
+        Keeper::new(Arc::new(Control::new(Arc::new(store), Err("there is none".to_owned()), None)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_look_is_at_services_that_requests_have_reached_and_no_others() {
+        let mut keeper = keeper();
+        keeper.pass(100, Occasion::Tick);
+        assert!(keeper.followed.is_empty());
+        let store = Arc::clone(keeper.control.store());
+        store.current().used.mark(1);
+        keeper.pass(200, Occasion::Tick);
+        assert_eq!(keeper.followed, [1]);
+        // Also under later snapshots, where no request has reached it yet.
+        assert!(store.apply(Change::Config { config: config(), resolved: HashMap::new() }).is_ok());
+        keeper.pass(300, Occasion::Tick);
+        assert_eq!(keeper.followed, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_to_a_service_without_requests_is_followed_to_its_end() {
+        let mut keeper = keeper();
+        keeper.pass(100, Occasion::Tick);
+        let store = Arc::clone(keeper.control.store());
+        let health = || Arc::clone(&store.current().services[0].backends[0].endpoints[0]);
+        health().health.set_drained(true);
+        keeper.pass(200, Occasion::Alarm);
+        assert_eq!(keeper.followed, [0]);
+        assert!(!keeper.services[0].records[0][0].was_available);
+        health().health.set_drained(false);
+        keeper.pass(300, Occasion::Tick);
+        assert!(keeper.services[0].records[0][0].was_available);
+    }
 
     #[test]
     fn a_peak_is_remembered_for_minutes() {

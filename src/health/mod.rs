@@ -8,4 +8,5 @@ mod keeper;
 mod prober;
 mod window;
 
+pub(crate) use check::{BODY_BYTES_MAX, Question, read};
 pub use keeper::HealthThread;

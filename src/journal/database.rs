@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::event::{Entry, Event, Lasting, PastDrains, RolloutMemory, TrialMemory};
+use super::event::{Entry, Event, Lasting, PastDrains, RolloutMemory, ShadowMemory, TrialMemory};
 use crate::model::{
     BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, OpenRoll, Percent, ServiceName, Weight,
 };
@@ -174,6 +174,7 @@ pub struct Kept {
     /// What the guard may do, whatever the file says.
     pub guard: Option<GuardMode>,
     pub mirrors: Vec<LiveMirror>,
+    pub shadows: Vec<ShadowMemory>,
     pub deployments: Vec<Deployment>,
     /// By service and id.
     pub rollouts: Vec<RolloutMemory>,
@@ -263,6 +264,7 @@ impl Database {
             past_drains: self.past_drains()?,
             guard: self.guard()?,
             mirrors: self.mirrors()?,
+            shadows: self.shadows()?,
             deployments: self.deployments()?,
             rollouts: self.rollouts()?,
             rolls: self.rolls()?,
@@ -392,6 +394,30 @@ impl Database {
             serde_json::from_str(&text).map_err(invalid)
         })?;
         rows.collect()
+    }
+
+    /// What comparing mirrors has come to. What can't be read of it is left out: it can be had again.
+    fn shadows(&self) -> rusqlite::Result<Vec<ShadowMemory>> {
+        let mut statement = self.connection.prepare("SELECT name, value FROM settings WHERE name LIKE 'shadow %'")?;
+        let found = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let read = |(name, value): (String, String)| {
+            let (service, backend) = name.strip_prefix(SHADOW_SETTING)?.split_once('/')?;
+            let (service, backend) = (service.parse().ok()?, backend.parse().ok()?);
+            Some(ShadowMemory { service, backend, memory: serde_json::from_str(&value).ok()? })
+        };
+        Ok(found.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().filter_map(read).collect())
+    }
+
+    /// Remembers comparisons in place of all that were remembered.
+    pub(super) fn remember_shadows(&mut self, shadows: &[ShadowMemory]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM settings WHERE name LIKE 'shadow %'", [])?;
+        for shadow in shadows {
+            let name = format!("{SHADOW_SETTING}{}/{}", shadow.service, shadow.backend);
+            transaction
+                .execute("INSERT OR REPLACE INTO settings VALUES (?1, ?2)", params![name, shadow.memory.to_string()])?;
+        }
+        transaction.commit()
     }
 
     /// Remembers trials in place of all that were remembered.
@@ -616,6 +642,8 @@ fn roll_setting(service: &ServiceName, backend: &BackendName) -> String {
 
 /// What the name of a mirror's setting begins with; a service and a backend follow, whose names have no slash.
 const MIRROR_SETTING: &str = "mirror ";
+/// The same for what comparing its answers has come to.
+const SHADOW_SETTING: &str = "shadow ";
 
 fn set_mirror(transaction: &Transaction<'_>, live: &LiveMirror) -> rusqlite::Result<()> {
     let name = format!("{MIRROR_SETTING}{}/{}", live.service, live.backend);

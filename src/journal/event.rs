@@ -142,6 +142,13 @@ pub enum Fact {
         stable: String,
         strategy: String,
     },
+    /// A rollout goes on though releases are frozen.
+    FreezeOverridden {
+        service: String,
+        rollout: u64,
+        window: String,
+        why: String,
+    },
     /// A rollout goes on to its next step.
     RolloutAdvanced {
         service: String,
@@ -352,6 +359,7 @@ impl Fact {
             | Self::MirrorChanged { service, .. }
             | Self::MirrorEnded { service, .. }
             | Self::RolloutBegan { service, .. }
+            | Self::FreezeOverridden { service, .. }
             | Self::RolloutAdvanced { service, .. }
             | Self::RolloutPaused { service, .. }
             | Self::RolloutResumed { service, .. }
@@ -425,6 +433,15 @@ pub struct TrialMemory {
     pub revision: String,
     /// Failures counted, of both sides, by kind.
     pub failures: [u64; 4],
+}
+
+/// What is remembered of comparing one mirror's answers with its primary's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowMemory {
+    pub service: ServiceName,
+    pub backend: BackendName,
+    /// What whoever compares wants to know of it: an object.
+    pub memory: Value,
 }
 
 /// How often the guard has drained a revision, also where it has been undrained since: each return has less to spend.

@@ -15,7 +15,7 @@ mod told;
 mod writer;
 
 pub use database::{Kept, OpenError, Page, Query};
-pub use event::{Entry, Event, Fact, Lasting, PastDrains, RolloutMemory, TrialMemory};
+pub use event::{Entry, Event, Fact, Lasting, PastDrains, RolloutMemory, ShadowMemory, TrialMemory};
 pub use told::told;
 pub use writer::{Journal, WriteError};
 

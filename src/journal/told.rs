@@ -67,6 +67,7 @@ pub fn told(event: &Event) -> String {
             text("strategy"),
             text("stable")
         ),
+        "freeze_overridden" => format!("#{} {}: {}", detail["rollout"], text("window"), text("why")),
         "rollout_advanced" => format!(
             "#{} step {} of {}, {}: {}",
             detail["rollout"],

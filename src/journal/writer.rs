@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::database::{Database, Kept, OpenError, Page, Query};
-use super::event::{Entry, TrialMemory};
+use super::event::{Entry, ShadowMemory, TrialMemory};
 use crate::observe::JournalMetrics;
 
 /// Jobs that may wait for the thread. People and deciders make a handful a second.
@@ -44,6 +44,7 @@ enum Job {
     Remember(Vec<TrialMemory>),
     /// How far a sink has come; `None`: there is no such sink any more.
     Cursor(String, Option<u64>),
+    RememberShadows(Vec<ShadowMemory>),
     Read(Query, oneshot::Sender<Result<Page, WriteError>>),
     Finish,
 }
@@ -119,6 +120,11 @@ impl Journal {
     /// Forgets a sink.
     pub fn forget_cursor(&self, sink: String) {
         let _ = self.hand_over(Job::Cursor(sink, None));
+    }
+
+    /// Remembers comparisons in place of all that were remembered, likewise.
+    pub fn remember_shadows(&self, shadows: Vec<ShadowMemory>) {
+        let _ = self.hand_over(Job::RememberShadows(shadows));
     }
 
     /// Reads events.
@@ -200,6 +206,11 @@ impl Writer {
                 Ok(Job::Cursor(sink, cursor)) => {
                     if let Err(error) = self.database.set_cursor(&sink, cursor) {
                         warn!(sink, %error, "how far a sink has come can't be written down");
+                    }
+                }
+                Ok(Job::RememberShadows(shadows)) => {
+                    if let Err(error) = self.database.remember_shadows(&shadows) {
+                        warn!(%error, "what comparing shadows has come to can't be written down");
                     }
                 }
                 Ok(Job::Read(query, done)) => {

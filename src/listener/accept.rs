@@ -32,7 +32,9 @@ pub(super) async fn run(
     stopped: Rc<tokio::sync::Notify>,
 ) {
     let mut stop = stop;
-    let mut door = Door { worker, admission, key, listener: None };
+    // A socket on one address accepts connections to that one alone.
+    let address = listener.local_addr().ok().filter(|address| !address.ip().is_unspecified());
+    let mut door = Door { worker, admission, key, address, listener: None };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -69,6 +71,8 @@ struct Door {
     worker: Rc<Worker>,
     admission: Arc<Admission>,
     key: ListenerKey,
+    /// Where all of its connections come to, where that is one address.
+    address: Option<SocketAddr>,
     /// How the listener was last known to be.
     listener: Option<Arc<Listener>>,
 }
@@ -101,11 +105,9 @@ impl Door {
             return Ok(());
         }
         worker.cell().connections_accepted.add(1);
-        // Without this a small answer may wait for the client's delayed acknowledgement. It fails only on a
-        // connection that is gone already, which reading will find out.
-        let _ = stream.set_nodelay(true);
         let lifeline = Lifeline::new(self.key);
-        let ends = Ends { client: peer, server: stream.local_addr().unwrap_or(listener.address) };
+        let server = self.address.or_else(|| stream.local_addr().ok()).unwrap_or(listener.address);
+        let ends = Ends { client: peer, server };
         let arrival = Arrival {
             worker: Rc::clone(worker),
             listener,

@@ -17,6 +17,7 @@ use super::io::Io;
 use super::stalls::{StreamExecutor, WriteWatch};
 use super::{refusal, resets};
 use crate::observe::ConnectionError;
+use crate::passage::Plain;
 use crate::proxy::{Client, serve};
 use crate::worker::Signal;
 
@@ -39,7 +40,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Serves a connection to its end. `first` is what was read from it already.
 pub(super) async fn run<T>(stream: T, first: Bytes, client: Rc<Client>)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Plain + Unpin + 'static,
 {
     let service = service_fn({
         let client = Rc::clone(&client);

@@ -1,6 +1,6 @@
 //! A client's stream as hyper sees it, watched closely enough to know when hyper holds nothing of it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::passage::Plain;
 use crate::proxy::Client;
 use crate::stream::HyperStream;
 
@@ -47,10 +48,23 @@ impl<T: AsyncRead + Unpin> Read for Io<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Write for Io<T> {
+impl<T: AsyncWrite + Plain + Unpin> Io<T> {
+    /// Writes to the socket, or carries there what `bufs` begin with stand-ins for.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(passage) = self.client.passage() else {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        };
+        match (bufs.iter().position(|bytes| passage.is_stand_in(bytes)), self.stream.get_ref().plain()) {
+            (Some(0), Some(socket)) => passage.poll_empty(cx, socket),
+            (at, _) => Pin::new(&mut self.stream).poll_write_vectored(cx, &bufs[..at.unwrap_or(bufs.len())]),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Plain + Unpin> Write for Io<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        let written = this.poll_send(cx, &[IoSlice::new(buf)]);
         this.client.activity.write(written.is_ready());
         written
     }
@@ -58,10 +72,10 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let written = this.poll_send(cx, bufs);
         this.client.activity.write(written.is_ready());
         written
     }
@@ -87,7 +101,9 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.client.activity.is_broken_off() {
+        // hyper is about to give it back to be dropped, which ends a plain socket as well as this would. Who goes on reading
+        // from it ends it then.
+        if this.stream.get_ref().plain().is_some() || this.client.activity.is_broken_off() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)

@@ -86,8 +86,9 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = open(address)?;
     socket.set_reuse_port(true)?;
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit both. Without the latter a small answer may wait for the client's delayed acknowledgement.
     socket.set_tcp_keepalive(&keep_alive())?;
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -103,6 +104,14 @@ mod tests {
         let bound = bind(([127, 0, 0, 1], 0).into(), 3).unwrap();
         assert_eq!(bound.sockets.len(), 3);
         assert!(bound.sockets.iter().all(|s| s.local_addr().unwrap() == bound.address));
+    }
+
+    #[test]
+    fn accepted_sockets_send_at_once() {
+        let bound = bind(([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let _client = std::net::TcpStream::connect(bound.address).unwrap();
+        bound.sockets[0].set_nonblocking(false).unwrap();
+        assert!(bound.sockets[0].accept().unwrap().0.nodelay().unwrap());
     }
 
     #[test]

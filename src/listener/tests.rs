@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +18,7 @@ use crate::config;
 use crate::guard::Reporter;
 use crate::model::Ends;
 use crate::observe::ProcessMetrics;
+use crate::passage::Plain;
 use crate::proxy::Client;
 use crate::state::{History, ListenerKey, LiveChanges, Store};
 use crate::stream::Reset;
@@ -36,6 +38,12 @@ const GET: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a']
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+
+impl Plain for DuplexStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
 
 impl Reset for DuplexStream {
     fn reset(self) {}

@@ -48,6 +48,15 @@ impl CopiedHead {
         lease.send(&mut self.0)
     }
 
+    /// About how many bytes it holds.
+    pub(super) fn cost(&self) -> usize {
+        const HEAD_BYTES: usize = 512;
+        const FIELD_BYTES: usize = 64;
+        let path = self.0.uri().path_and_query().map_or(0, |path| path.as_str().len());
+        let fields = self.0.headers().iter().map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len());
+        HEAD_BYTES + path + fields.sum::<usize>()
+    }
+
     pub(super) fn method(&self) -> &Method {
         self.0.method()
     }

@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,13 +13,17 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::{Capture, CopiedHead};
-use crate::config::MirrorConfig;
+use crate::config::{MirrorConfig, UpstreamProtocol};
 use crate::model::Ends;
 use crate::observe::MirrorDrop;
-use crate::state::Backend;
+use crate::state::{Backend, Place, Places};
 use crate::timers::Timer;
-use crate::upstream::{AnswerBody, CopiedBody, Freshness, Lease, LocalEndpoint, RequestBody, Why};
+use crate::upstream::{AnswerBody, ConnectError, CopiedBody, Freshness, Lease, LocalEndpoint, RequestBody, Why};
 use crate::worker::{BackendView, Worker};
+
+/// Connections that copies of a mirror open at a time, over all workers: a burst that finds none open doesn't need one
+/// for each, since those that are answered leave theirs to others.
+const CONNECTS_MAX: u32 = 16;
 
 /// Whom, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +32,7 @@ pub(super) struct Leg<'a> {
     pub(super) view: &'a BackendView,
     pub(super) config: &'a MirrorConfig,
     pub(super) connect: Duration,
+    pub(super) connects: &'a Arc<Places>,
     pub(super) ends: &'a Ends,
 }
 
@@ -137,16 +143,39 @@ impl Leg<'_> {
 
     async fn lease(&self, freshness: Freshness) -> Result<Lease, MirrorDrop> {
         let endpoint = self.pick().ok_or(MirrorDrop::Unavailable)?;
-        let limit = self.connect.min(self.config.timeout);
         let timers = &self.worker.timers;
-        let lease = Lease::acquire(endpoint, timers, limit, freshness, self.ends, None).await.map_err(|_| {
-            endpoint.hold_back(Instant::now());
-            MirrorDrop::Connect
+        if freshness == Freshness::Any
+            && let Some(lease) = Lease::reuse(endpoint, timers)
+        {
+            return Ok(lease);
+        }
+        let limit = self.connect.min(self.config.timeout);
+        let _turn = self.turn_to_connect(endpoint, limit).await?;
+        // One may have become free meanwhile.
+        let lease = Lease::acquire(endpoint, timers, limit, freshness, self.ends, None).await.map_err(|error| {
+            let why = blame(&error);
+            if why == MirrorDrop::Connect {
+                endpoint.hold_back(Instant::now());
+            }
+            why
         })?;
         if !lease.reused() {
             endpoint.trust();
         }
         Ok(lease)
+    }
+
+    /// Of HTTP/2, one connection at a time is opened to an endpoint anyway.
+    async fn turn_to_connect(&self, endpoint: &LocalEndpoint, limit: Duration) -> Result<Option<Place>, MirrorDrop> {
+        if endpoint.endpoint.identity.protocol == UpstreamProtocol::Http2 {
+            return Ok(None);
+        }
+        if let Some(turn) = self.connects.take(CONNECTS_MAX) {
+            return Ok(Some(turn));
+        }
+        // Whoever waits here has a place among the copies under way, which are bounded.
+        let line = self.connects.line_up(u32::MAX).ok_or(MirrorDrop::QueueTimeout)?;
+        line.wait(CONNECTS_MAX, limit, &self.worker.timers).await.map(Some).ok_or(MirrorDrop::QueueTimeout)
     }
 
     /// The one with fewer copies of two random ones that are available.
@@ -158,6 +187,11 @@ impl Leg<'_> {
         let (first, second) = (random()?, random()?);
         Some(if second.in_flight() < first.in_flight() { second } else { first })
     }
+}
+
+/// Whose fault it is that there is no connection.
+fn blame(error: &ConnectError) -> MirrorDrop {
+    if error.is_exhaustion() { MirrorDrop::Exhausted } else { MirrorDrop::Connect }
 }
 
 /// Of an answer that is there, read at once.
@@ -206,15 +240,41 @@ impl<'a> Clock<'a> {
                 return Poll::Ready(Err(fault));
             }
             while self.timer.poll(cx).is_ready() {
-                // While the client sends, it is the client's time.
-                let left = self.since_sent().map_or(self.limit, |since| self.limit.saturating_sub(since));
+                // While the client sends, it is the client's time, as long as it goes on.
+                let silence = || self.body.map_or(Duration::ZERO, CopiedBody::silence);
+                let (spent, over) = match self.since_sent() {
+                    Some(since) => (since, MirrorDrop::Timeout),
+                    None => (silence(), MirrorDrop::BodyTimeout),
+                };
+                let left = self.limit.saturating_sub(spent);
                 if left.is_zero() {
-                    return Poll::Ready(Err(MirrorDrop::Timeout));
+                    return Poll::Ready(Err(over));
                 }
                 self.timer.set(left);
             }
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_we_have_run_out_of_is_not_the_shadows_fault() {
+        let tcp = |errno: Errno| blame(&ConnectError::Tcp(io::Error::from(errno)));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(tcp(errno), MirrorDrop::Exhausted, "{errno}");
+        }
+        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::HOSTUNREACH] {
+            assert_eq!(tcp(errno), MirrorDrop::Connect, "{errno}");
+        }
+        assert_eq!(blame(&ConnectError::Timeout), MirrorDrop::Connect);
     }
 }

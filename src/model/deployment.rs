@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{BackendName, ServiceName};
 
 /// What outranks the file about one service, for as long as the file says what it said then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
     pub service: ServiceName,
     /// `None`: what the file says.
@@ -37,12 +37,20 @@ pub struct Deployed {
 }
 
 /// A rollout that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenRollout {
     pub id: u64,
     pub candidate: BackendName,
     /// The cohort's requests go to the candidate.
     pub cohort: bool,
+    /// And copies of so many percent of all requests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mirrored: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(percent: &f64) -> bool {
+    *percent <= 0.0
 }
 
 impl Deployment {

@@ -1,7 +1,7 @@
 //! The kinds of events that the history has, as files and people name them.
 
 /// Every kind, in no order that means anything.
-pub const EVENT_KINDS: [&str; 40] = [
+pub const EVENT_KINDS: [&str; 41] = [
     "started",
     "stopped",
     "reloaded",
@@ -22,6 +22,7 @@ pub const EVENT_KINDS: [&str; 40] = [
     "stable_alarm",
     "stable_alarm_ended",
     "rollout_began",
+    "freeze_overridden",
     "rollout_advanced",
     "rollout_paused",
     "rollout_resumed",
@@ -45,7 +46,7 @@ pub const EVENT_KINDS: [&str; 40] = [
 ];
 
 /// Kinds that a person may want to hear of while they aren't looking.
-pub const TELLING_KINDS: [&str; 17] = [
+pub const TELLING_KINDS: [&str; 18] = [
     "reload_refused",
     "weights_changed",
     "weights_reset",
@@ -55,6 +56,7 @@ pub const TELLING_KINDS: [&str; 17] = [
     "stable_alarm",
     "stable_alarm_ended",
     "rollout_began",
+    "freeze_overridden",
     "rollout_paused",
     "rollout_resumed",
     "rollout_approved",

@@ -1,7 +1,7 @@
 //! In which ways a request can fail. What each means for whom is decided elsewhere: by `upstream` for an endpoint, by
 //! `guard` for a backend.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// In which way a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,11 +41,14 @@ impl FailureKind {
     }
 }
 
+/// As a name, since to look up by text is to parse it each time.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// A gRPC status that says that the server is at fault, in trailers or in a head without a body: UNKNOWN,
 /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 #[must_use]
 pub fn grpc_blames_server(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(grpc_status_blames_server)
+    headers.get(&GRPC_STATUS).is_some_and(grpc_status_blames_server)
 }
 
 /// The same of such a status by itself.

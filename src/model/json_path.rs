@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::is_somebodys;
+
 /// The longest path that is written out or read.
 const BYTES_MAX: usize = 200;
 
@@ -37,7 +39,8 @@ impl<'a> PlaceStep<'a> {
     }
 }
 
-/// A number, or eight and more hexadecimal digits, a decimal one among them; dashes between, as UUIDs have them.
+/// A number, or eight and more hexadecimal digits, a decimal one among them; dashes between, as UUIDs have them; or what
+/// is somebody's, and not to be shown.
 fn is_id(key: &str) -> bool {
     let is_number = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
     let is_hex = |key: &str| {
@@ -45,7 +48,7 @@ fn is_id(key: &str) -> bool {
             && key.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
             && key.bytes().any(|b| b.is_ascii_digit())
     };
-    is_number(key) || is_hex(key)
+    is_number(key) || is_hex(key) || is_somebodys(key)
 }
 
 impl JsonPath {
@@ -58,6 +61,25 @@ impl JsonPath {
                 (JsonStep::AnyKey, PlaceStep::Key(_) | PlaceStep::Folded) | (JsonStep::Any, PlaceStep::Element) => true,
                 _ => false,
             })
+    }
+}
+
+impl JsonPath {
+    /// Every value of a document that is at the place.
+    #[must_use]
+    pub fn select<'v>(&self, document: &'v serde_json::Value) -> Vec<&'v serde_json::Value> {
+        let mut found = vec![document];
+        for step in &self.0 {
+            let below = found.into_iter().flat_map(|value| -> Vec<&serde_json::Value> {
+                match step {
+                    JsonStep::Key(key) => value.get(&**key).into_iter().collect(),
+                    JsonStep::AnyKey => value.as_object().into_iter().flat_map(|members| members.values()).collect(),
+                    JsonStep::Any => value.as_array().into_iter().flatten().collect(),
+                }
+            });
+            found = below.collect();
+        }
+        found
     }
 }
 
@@ -204,12 +226,26 @@ mod tests {
 
     #[test]
     fn keys_that_are_ids_are_folded() {
-        for id in ["1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
+        for id in ["ada@shop.example", "1", "4711", "550e8400-e29b-41d4-a716-446655440000", "deadbeef01", "20260101"] {
             assert_eq!(PlaceStep::to(id), PlaceStep::Folded, "{id}");
         }
         for name in ["", "a1", "price", "facade", "defaced", "x-1", "feedface"] {
             assert_eq!(PlaceStep::to(name), PlaceStep::Key(name));
         }
+    }
+
+    #[test]
+    fn values_are_found_wherever_a_path_leads() {
+        let document =
+            serde_json::json!({ "ok": true, "items": [{ "id": 1 }, { "id": 2 }, {}], "by": { "77": { "n": 3 } } });
+        let found = |path: &str| {
+            let found = path.parse::<JsonPath>().unwrap().select(&document).into_iter().cloned().collect::<Vec<_>>();
+            serde_json::Value::from(found).to_string()
+        };
+        assert_eq!(found("$.ok"), "[true]");
+        assert_eq!(found("$.items[*].id"), "[1,2]");
+        assert_eq!(found("$.by.*.n"), "[3]");
+        assert_eq!((found("$.none"), found("$.ok.x"), found("$[*]")), ("[]".into(), "[]".into(), "[]".into()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::format_duration;
+use super::{Gate, GateKind, Point, format_duration};
 
 /// A rollout stops where nothing can be said for so long, besides what its steps ask for.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -24,6 +24,8 @@ pub enum Strategy {
     BlueGreen,
     /// Chosen clients first, then everyone.
     Cohort,
+    /// Copies first, whose answers nobody sees; then as a canary.
+    Shadow,
 }
 
 /// An ordered list of steps, each of which asks for something before the next.
@@ -40,13 +42,16 @@ pub struct Plan {
     pub deadline: Duration,
     /// Of the proof, between 0.5 and 1.
     pub confidence: f64,
+    /// Who else is asked.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Step {
-    /// Copies of so many percent of the requests.
+    /// Copies of so many percent of the requests, until their answers are known to be the same; for so long at most.
     Mirror { percent: f64, time: Duration },
     /// The clients that the cohort's rules name, and nobody else.
     Cohort { hold: Duration },
@@ -70,14 +75,15 @@ impl Plan {
     pub fn usual(strategy: Strategy) -> Self {
         let ramp = |percent: f64, below: f64| Step::Weight { percent, advance_below: Some(below), hold: None };
         let watch = Duration::from_secs(600);
+        let canary = [ramp(1.0, 0.05), ramp(5.0, 0.01), ramp(25.0, 0.01), Step::Flip { holdback: 0.02, watch }];
         let steps = match strategy {
-            Strategy::Canary => {
-                vec![ramp(1.0, 0.05), ramp(5.0, 0.01), ramp(25.0, 0.01), Step::Flip { holdback: 0.02, watch }]
-            }
+            Strategy::Canary => canary.to_vec(),
+            Strategy::Shadow => [&[Step::Mirror { percent: 100.0, time: watch }], &canary[..]].concat(),
             Strategy::BlueGreen => vec![Step::Flip { holdback: 0.0, watch }],
             Strategy::Cohort => vec![Step::Cohort { hold: watch }, Step::Flip { holdback: 0.02, watch }],
         };
-        Self { strategy, steps, margin: MARGIN, damage_budget: None, deadline: DEADLINE, confidence: CONFIDENCE }
+        let gates = Vec::new();
+        Self { strategy, steps, margin: MARGIN, damage_budget: None, deadline: DEADLINE, confidence: CONFIDENCE, gates }
     }
 
     /// All at once and unwatched: for what is known to be good.
@@ -85,6 +91,23 @@ impl Plan {
     pub fn at_once() -> Self {
         let steps = vec![Step::Flip { holdback: 0.0, watch: Duration::ZERO }];
         Self { steps, ..Self::usual(Strategy::BlueGreen) }
+    }
+
+    /// What has to pass before it goes on from a step; `None`: before the first.
+    pub fn gates_after(&self, step: Option<usize>) -> impl Iterator<Item = &Gate> {
+        let next = step.map_or(0, |step| step + 1);
+        let promotes = matches!(self.steps.get(next), Some(Step::Flip { .. }));
+        let is_here = move |point: &Point| match point {
+            Point::Before => step.is_none(),
+            Point::Step => step.is_some(),
+            Point::Promotion => promotes,
+            Point::After | Point::Rollback => false,
+        };
+        // A metric has nothing to say before there was a step.
+        self.gates.iter().filter(move |gate| match gate.kind {
+            GateKind::Metric => step.is_some(),
+            GateKind::Smoke | GateKind::Webhook => gate.at.iter().any(is_here),
+        })
     }
 }
 
@@ -108,6 +131,7 @@ impl Strategy {
             Self::Canary => "canary",
             Self::BlueGreen => "blue-green",
             Self::Cohort => "cohort",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -116,7 +140,13 @@ impl Strategy {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mirror { percent, time } => write!(f, "copies of {percent} % for {}", format_duration(*time)),
+            Self::Mirror { percent, time } => {
+                write!(
+                    f,
+                    "copies of {percent} % until known to be answered the same, within {}",
+                    format_duration(*time)
+                )
+            }
             Self::Cohort { hold } => write!(f, "the cohort for {}", format_duration(*hold)),
             Self::Weight { percent, advance_below, hold } => {
                 write!(f, "{percent} %")?;
@@ -154,6 +184,8 @@ mod tests {
         let wanted =
             ["1 % until below 5 %", "5 % until below 1 %", "25 % until below 1 %", "100 % but 2 %, watched for 10m"];
         assert_eq!(told, wanted);
+        let first = Plan::usual(Strategy::Shadow).steps[0].to_string();
+        assert_eq!(first, "copies of 100 % until known to be answered the same, within 10m");
         assert_eq!(Plan::at_once().steps[0].to_string(), "100 %");
         let both = Step::Weight { percent: 0.5, advance_below: Some(0.003), hold: Some(Duration::from_secs(60)) };
         assert_eq!(both.to_string(), "0.5 % until below 0.3 %, or for 1m");

@@ -12,10 +12,14 @@ causes! {
     MirrorDrop {
         /// As many copies are under way, and wait, as may.
         Full = "full",
-        /// It waited for others in vain.
+        /// It waited for others, or for a connection, in vain.
         QueueTimeout = "queue_timeout",
         /// Mirrors hold as much memory as they may.
         Memory = "memory",
+        /// The process is short of memory or of descriptors: copies go first.
+        Overloaded = "overloaded",
+        /// The mirror was taken away or switched off while the copy waited.
+        Removed = "removed",
         /// The backend is drained.
         Drained = "drained",
         /// The backend has no available endpoint, or none that could be connected to a moment ago.
@@ -26,10 +30,14 @@ causes! {
         BodyTooLarge = "body_too_large",
         /// The backend took the request's body more slowly than it came.
         TooSlow = "too_slow",
+        /// The request's body took longer to come than an answer may.
+        BodyTimeout = "body_timeout",
         /// The request's body didn't come whole: its client left, or its endpoint didn't want all of it.
         RequestBroken = "request_broken",
         /// No connection.
         Connect = "connect",
+        /// No connection, for want of descriptors, ports or buffers of our own.
+        Exhausted = "exhausted",
         /// No answer, or none that could be understood, or half of one.
         Broken = "broken",
         Timeout = "timeout",

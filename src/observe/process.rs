@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, DoraMetrics, Gauge, Memory, MirrorMemory, NotifyMetrics, Reason, ShadowMetrics};
+use super::{
+    Counter, DoraMetrics, Gauge, Headroom, Memory, MirrorMemory, NotifyMetrics, Reason, RolloutMetrics, ShadowMetrics,
+};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -152,6 +154,7 @@ pub enum ReloadOutcome {
 pub struct ProcessMetrics {
     pub workers: Box<[WorkerCell]>,
     pub memory: Memory,
+    pub headroom: Headroom,
     pub mirror_memory: Arc<MirrorMemory>,
     pub reloads_applied: AtomicU64,
     pub reloads_refused: AtomicU64,
@@ -163,6 +166,7 @@ pub struct ProcessMetrics {
     pub shadow: Arc<ShadowMetrics>,
     pub notify: Arc<NotifyMetrics>,
     pub dora: Arc<DoraMetrics>,
+    pub rollout: Arc<RolloutMetrics>,
     pub started: SystemTime,
 }
 
@@ -172,6 +176,7 @@ impl ProcessMetrics {
         Self {
             workers: (0..workers).map(|_| WorkerCell::default()).collect(),
             memory: Memory::default(),
+            headroom: Headroom::default(),
             mirror_memory: Arc::default(),
             reloads_applied: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
@@ -183,6 +188,7 @@ impl ProcessMetrics {
             shadow: Arc::default(),
             notify: Arc::default(),
             dora: Arc::default(),
+            rollout: Arc::default(),
             started: SystemTime::now(),
         }
     }

@@ -70,6 +70,9 @@ impl Renderer {
         gauge!("tidegate_memory_limit_bytes").set(process.memory.limit() as f64);
         gauge!("tidegate_mirror_memory_bytes").set(process.mirror_memory.used() as f64);
         gauge!("tidegate_overload").set(f64::from(process.memory.overload() as u8));
+        gauge!("tidegate_open_files").set(process.headroom.files().used as f64);
+        gauge!("tidegate_open_files_limit").set(process.headroom.files().limit as f64);
+        gauge!("tidegate_headroom").set(f64::from(u8::from(process.headroom.suffices())));
         gauge!("tidegate_snapshot_version").set(snapshot.version as f64);
         gauge!("tidegate_connections_open").set(totals.connections_open as f64);
         gauge!("tidegate_connections_parked").set(totals.connections_parked as f64);
@@ -144,8 +147,26 @@ impl Renderer {
         counter!("tidegate_guard_alarms_total").absolute(guard.alarms.load(Ordering::Relaxed));
         counter!("tidegate_guard_reports_dropped_total").absolute(guard.dropped.load(Ordering::Relaxed));
         self.shadows();
+        self.rollouts();
         counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
         counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
+    }
+
+    /// The latest of each service.
+    fn rollouts(&self) {
+        let services = self.process.rollout.services.lock().expect("no holder of this lock panics");
+        for rollout in &*services {
+            let service = || Label::new("service", rollout.service.clone());
+            let state = vec![service(), Label::new("state", rollout.state)];
+            gauge!("tidegate_rollout_state", state).set(1.0);
+            gauge!("tidegate_rollout_step", vec![service()]).set(rollout.step as f64);
+            gauge!("tidegate_rollout_steps", vec![service()]).set(rollout.steps as f64);
+            gauge!("tidegate_rollout_share", vec![service()]).set(rollout.share);
+            for (outcome, count) in &rollout.ended {
+                let labels = vec![service(), Label::new("outcome", *outcome)];
+                counter!("tidegate_rollouts_total", labels).absolute(*count);
+            }
+        }
     }
 
     /// Comparisons under way.
@@ -357,6 +378,11 @@ fn describe() {
         "tidegate_shadow_difference_at_most",
         "Part of the answers that really differs at most, as far as is known."
     );
+    gauge!("tidegate_rollout_state", "Always 1; how a service's latest rollout stands is in the label.");
+    gauge!("tidegate_rollout_step", "The step that it is at, from 1; 0 before the first and after the last.");
+    gauge!("tidegate_rollout_steps", "Steps of its plan.");
+    gauge!("tidegate_rollout_share", "The candidate's part of what it shares with stable, from 0 to 1.");
+    counter!("tidegate_rollouts_total", "Rollouts that have ended, by how.");
     gauge!("tidegate_shadow_verdict", "Always 1; whether a mirror's backend is the same as stable is in the label.");
     counter!("tidegate_mirror_copies_total", "Copies of requests whose answers were read, by class of status code.");
     counter!("tidegate_mirror_dropped_total", "Copies not sent, or whose answers weren't read to the end, by reason.");
@@ -368,6 +394,9 @@ fn describe() {
     gauge!("tidegate_mirror_memory_bytes", "Bytes of bodies that mirrors hold.");
     gauge!("tidegate_memory_bytes", "Memory in use.");
     gauge!("tidegate_memory_limit_bytes", "Memory that may be in use.");
+    gauge!("tidegate_open_files", "Files that are open.");
+    gauge!("tidegate_open_files_limit", "Files that may be open.");
+    gauge!("tidegate_headroom", "Whether there is enough memory and files to spare for copies of requests: 1, or 0.");
     gauge!("tidegate_overload", "What is refused for lack of memory: 0 nothing, 1 requests, 2 connections, too.");
     gauge!("tidegate_connections_open", "Client connections open.");
     gauge!("tidegate_connections_parked", "Client connections that idle and hold almost no memory.");

@@ -41,7 +41,14 @@ pub(crate) enum Source {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(source: Source, exchange: Option<Exchange>) -> Self {
+    pub(crate) fn new(source: Source, mut exchange: Option<Exchange>) -> Self {
+        if let (Source::Endpoint { incoming, .. }, Some(exchange)) = (&source, &mut exchange)
+            && incoming.is_passable()
+            && exchange.captured().is_none()
+            && let Some(inlet) = exchange.client().open_passage()
+        {
+            incoming.pass_through(inlet);
+        }
         let body = Self { source, exchange, timer: None, waiting: false };
         // hyper doesn't ask for a byte before the client has a window for it.
         if !matches!(body.source, Source::Ended) {
@@ -92,6 +99,11 @@ impl ResponseBody {
 
     /// The endpoint has nothing for us. Ready once it, or the whole request, has taken too long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        if matches!(&self.source, Source::Endpoint { incoming, .. } if incoming.waits_for_client()) {
+            self.waiting = false;
+            self.waits_for_client();
+            return Poll::Pending;
+        }
         let Some(exchange) = &self.exchange else { return Poll::Pending };
         exchange.client().activity.turn(Turn::Endpoint);
         let timer = self.timer.get_or_insert_with(|| exchange.client().worker.timers.timer());

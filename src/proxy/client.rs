@@ -1,6 +1,6 @@
 //! One client connection, as its requests see it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Tunnel;
 use super::headers::ForwardedClient;
 use crate::model::Ends;
+use crate::passage::{Inlet, Passage};
 use crate::tls::ClientCertificate;
 use crate::worker::{Lifeline, Worker};
 
@@ -24,6 +25,9 @@ pub struct Client {
     pub activity: Activity,
     /// HTTP/1: what the connection becomes once its 101 is written.
     pub tunnel: RefCell<Option<Tunnel>>,
+    /// The kernel may carry answers to its socket: a plain one, and HTTP/1.
+    pub(crate) is_passable: Cell<bool>,
+    passage: OnceCell<Rc<Passage>>,
     pub(super) forwarded: ForwardedClient,
 }
 
@@ -46,6 +50,8 @@ impl Client {
             lifeline,
             activity: Activity::default(),
             tunnel: RefCell::default(),
+            is_passable: Cell::default(),
+            passage: OnceCell::default(),
             forwarded: ForwardedClient::new(address.ip(), secure, ends.server.port(), certificate),
         })
     }
@@ -54,6 +60,17 @@ impl Client {
     #[must_use]
     pub fn certificate(&self) -> Option<&str> {
         self.forwarded.certificate.as_ref().map(|certificate| certificate.fingerprint.as_str())
+    }
+
+    /// The way for a large answer past us, if there may be one.
+    pub(super) fn open_passage(&self) -> Option<Inlet> {
+        let is_passable = self.is_passable.get();
+        is_passable.then(|| self.passage.get_or_init(|| Passage::new(Rc::clone(&self.worker.pipes))).open())?
+    }
+
+    /// There while what hyper writes may stand in for something else.
+    pub(crate) fn passage(&self) -> Option<&Passage> {
+        self.passage.get().map(|passage| &**passage).filter(|passage| passage.is_in_use())
     }
 
     /// An upgrade that was agreed on but never begun holds the client, and the client holds it.

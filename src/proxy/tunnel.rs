@@ -38,7 +38,8 @@ pub(super) enum ClientEnd {
 #[derive(Debug)]
 pub(super) enum EndpointEnd {
     Http1(oneshot::Receiver<UpgradedStream>),
-    Http2(OnUpgrade),
+    /// There once it has agreed.
+    Http2(UpgradedStream),
 }
 
 /// An agreed upgrade whose answer isn't sent yet.
@@ -85,11 +86,8 @@ impl Tunnel {
     /// sent after its request.
     pub(crate) async fn run(mut self, client: impl Stream, read_ahead: Bytes) {
         let endpoint = match self.endpoint {
-            EndpointEnd::Http1(ref mut stream) => stream.await.ok(),
-            EndpointEnd::Http2(ref mut stream) => stream
-                .await
-                .ok()
-                .map(|stream| UpgradedStream { stream: Box::new(TokioIo::new(stream)), read_ahead: Bytes::new() }),
+            EndpointEnd::Http1(stream) => stream.await.ok(),
+            EndpointEnd::Http2(stream) => Some(stream),
         };
         let Some(endpoint) = endpoint else {
             self.exchange.failed(Reason::ResponseBroken);

@@ -128,12 +128,14 @@ async fn to_http2(
     };
     *request.method_mut() = Method::CONNECT;
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
-    request.extensions_mut().insert(Protocol::from_static("websocket"));
-    let (mut response, lease) = send(exchange, &mut request, &mut Need::ExtendedConnect).await?;
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    let (response, lease) = send(exchange, &mut request, &mut Need::ExtendedConnect).await?;
     if response.status() != StatusCode::OK {
         return refused(exchange, response, lease, &client);
     }
-    let endpoint = EndpointEnd::Http2(hyper::upgrade::on(&mut response));
+    let (head, body) = response.into_parts();
+    let endpoint = EndpointEnd::Http2(body.into_tunnel().ok_or(Reason::BadSwitch)?);
+    let response = Response::from_parts(head, ());
     let head = switched_head(exchange, response, &client, HeaderValue::from_static("websocket"), accepted);
     Ok(Answer::switching(head, Opening { client, endpoint, lease }))
 }
@@ -154,9 +156,9 @@ fn refused(
 }
 
 /// The head that tells the client that HTTP ends here.
-fn switched_head(
+fn switched_head<B>(
     exchange: &Exchange,
-    response: Response<AnswerBody>,
+    response: Response<B>,
     client: &ClientEnd,
     protocol: HeaderValue,
     accepted: Option<HeaderValue>,

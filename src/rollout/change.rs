@@ -69,8 +69,9 @@ pub(super) fn begun(
             replaced_endpoints,
         });
     }
-    deployment.rollout = Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort: false });
-    let weights = weights(service, record, Traffic::Shared { percent: 0.0, cohort: false });
+    deployment.rollout =
+        Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort: false, mirrored: 0.0 });
+    let weights = weights(service, record, Traffic::Shared { percent: 0.0, cohort: false, mirrored: 0.0 });
     let resolved = HashMap::new();
     Ok(DeployChange { deployment, weights, undrain: retry, resolved })
 }
@@ -102,11 +103,11 @@ fn weights(service: &Service, record: &Record, traffic: Traffic) -> Option<Vec<(
 
 pub(super) fn is_toward_candidate(before: Traffic, after: Traffic) -> bool {
     let size = |traffic| match traffic {
-        Traffic::Shared { percent, cohort } => (percent, cohort),
-        Traffic::Exchanged => (f64::INFINITY, false),
+        Traffic::Shared { percent, cohort, mirrored } => (percent, cohort, mirrored),
+        Traffic::Exchanged => (f64::INFINITY, false, 0.0),
     };
-    let ((was, was_cohort), (is, is_cohort)) = (size(before), size(after));
-    is > was || (is_cohort && !was_cohort)
+    let ((was, was_cohort, was_mirrored), (is, is_cohort, is_mirrored)) = (size(before), size(after));
+    is > was || (is_cohort && !was_cohort) || is_mirrored > was_mirrored
 }
 
 /// Why a rollout can't go on as it is; `None` when nothing speaks against it.
@@ -143,8 +144,8 @@ pub(super) fn change(
     let mut deployment = deployment(service);
     deployment.rollout = match traffic {
         _ if record.state.is_over() => None,
-        Traffic::Shared { cohort, .. } => {
-            Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort })
+        Traffic::Shared { cohort, mirrored, .. } => {
+            Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort, mirrored })
         }
         Traffic::Exchanged => None,
     };

@@ -13,6 +13,10 @@ pub enum RolloutError {
     Conflict(String),
     /// What was asked for makes no sense.
     Invalid(String),
+    /// The calendar says no.
+    Frozen {
+        window: String,
+    },
     /// There is no such rollout.
     NoRollout {
         service: String,
@@ -31,6 +35,7 @@ impl fmt::Display for RolloutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict(reason) | Self::Invalid(reason) => f.write_str(reason),
+            Self::Frozen { window } => write!(f, "{window}; with --override-freeze WHY it goes on all the same"),
             Self::NoRollout { service, id: None } => write!(f, "there was no rollout of {service} yet"),
             Self::NoRollout { service, id: Some(id) } => {
                 write!(f, "there is no rollout {id} of {service}, or not any more; the latest 50 are kept")

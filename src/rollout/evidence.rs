@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::{ProportionBound, RatioTally};
-use crate::model::{FailureKind, Plan};
+use crate::gate::Standing;
+use crate::model::{FailureKind, Gate, GateKind, Plan};
+use crate::shadow::{Outcome, Verdict};
 
 /// The chance that a candidate within the margin is ever sent back for what it did beside stable.
 pub const ALPHA: f64 = 1e-3;
@@ -76,6 +78,35 @@ pub struct Evidence {
     pub tallies: [RatioTally; 4],
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,
+    pub likeness: Likeness,
+    /// Gates that were asked since the present phase began, by kind and name.
+    pub gates: Vec<(GateKind, String, Standing)>,
+    /// Why nothing may go on at this time, whoever is well.
+    pub frozen: Option<String>,
+}
+
+/// Whether the candidate answers copies of requests as stable does; in each, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Likeness {
+    Same(String),
+    Different(String),
+    Unknown(String),
+}
+
+impl Default for Likeness {
+    fn default() -> Self {
+        Self::Unknown("nobody compares".to_owned())
+    }
+}
+
+impl From<Verdict> for Likeness {
+    fn from(verdict: Verdict) -> Self {
+        match verdict.outcome {
+            Outcome::Same => Self::Same(verdict.reason),
+            Outcome::Different => Self::Different(verdict.reason),
+            Outcome::Inconclusive => Self::Unknown(verdict.reason),
+        }
+    }
 }
 
 /// Whether a step may go on.
@@ -143,6 +174,14 @@ impl Evidence {
     #[must_use]
     pub fn both_fail(&self) -> bool {
         self.stable_lately.requests >= REQUESTS_MIN && self.stable_lately.share() > STABLE_SHARE_MAX
+    }
+
+    /// How a gate stands.
+    #[must_use]
+    pub fn standing(&self, gate: &Gate) -> Standing {
+        let mut known = self.gates.iter();
+        let found = known.find(|(kind, name, _)| *kind == gate.kind && *name == gate.name);
+        found.map_or_else(Standing::unasked, |(_, _, standing)| standing.clone())
     }
 
     /// Whether the candidate is proven good enough at this step; `below`: its rate of failures, a part of 1.

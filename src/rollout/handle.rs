@@ -53,6 +53,8 @@ pub(super) struct Say {
     pub(super) word: Word,
     pub(super) by: String,
     pub(super) reason: Option<String>,
+    /// Why it goes on in a freeze.
+    pub(super) override_freeze: Option<String>,
     pub(super) expected: Option<u64>,
     pub(super) answer: Answer<RolloutView>,
 }
@@ -124,9 +126,11 @@ impl Rollouts {
         body: WordBody,
         expected: Option<u64>,
     ) -> Result<RolloutView, RolloutError> {
+        says_why(body.override_freeze.as_ref())?;
         let (answer, heard) = oneshot::channel();
-        let (service, by, reason) = (service.to_owned(), by.to_owned(), body.reason);
-        let say = Say { service, id, word, by, reason, expected, answer };
+        let (service, by) = (service.to_owned(), by.to_owned());
+        let WordBody { reason, override_freeze, .. } = body;
+        let say = Say { service, id, word, by, reason, override_freeze, expected, answer };
         let sent = match word {
             Word::Abort | Word::Rollback | Word::Pause => self.urgent.try_send(say).is_ok(),
             _ => self.commands.try_send(Command::Say(say)).is_ok(),
@@ -164,6 +168,7 @@ fn checked(body: &DeployBody) -> Result<Vec<EndpointConfig>, RolloutError> {
     if texts.into_iter().flatten().any(|text| text.len() > TEXT_BYTES_MAX || text.contains(char::is_control)) {
         return invalid(format!("commit, commit time, author and link are lines of up to {TEXT_BYTES_MAX} bytes"));
     }
+    says_why(body.override_freeze.as_ref())?;
     if let Some(text) = body.commit_time.as_ref().filter(|text| parse_timestamp(text).is_none()) {
         return invalid(format!("{text:?} is no time like \"2026-11-21T13:52:55Z\""));
     }
@@ -178,6 +183,19 @@ fn checked(body: &DeployBody) -> Result<Vec<EndpointConfig>, RolloutError> {
         }
     }
     Ok(endpoints)
+}
+
+/// Whoever overrides a freeze says why.
+fn says_why(override_freeze: Option<&String>) -> Result<(), RolloutError> {
+    let is_text =
+        |why: &&String| !why.trim().is_empty() && why.len() <= TEXT_BYTES_MAX && !why.contains(char::is_control);
+    match override_freeze {
+        Some(why) if !is_text(&why) => {
+            let reason = format!("why a freeze is overridden is a line of 1 to {TEXT_BYTES_MAX} bytes");
+            Err(RolloutError::Invalid(reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Say {

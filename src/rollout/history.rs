@@ -53,13 +53,25 @@ pub(super) fn ended(record: &Record, outcome: Outcome, reason: String, evidence:
 
 /// What a decision rests on, for the history.
 pub(super) fn shown(record: &Record, evidence: &Evidence) -> serde_json::Value {
-    serde_json::json!({
+    let gates = evidence.gates.iter().map(|(kind, name, standing)| {
+        serde_json::json!({
+            "kind": kind.name(),
+            "name": name,
+            "standing": standing.name(),
+            "reason": standing.reason(),
+        })
+    });
+    let mut shown = serde_json::json!({
         "requests": evidence.step.requests,
         "failures": evidence.step.failures,
         "candidate": evidence.candidate,
         "stable": evidence.stable,
         "against": evidence.against(record.plan.margin),
-    })
+    });
+    if !evidence.gates.is_empty() {
+        shown["gates"] = gates.collect();
+    }
+    shown
 }
 
 pub(super) fn fact(record: &Record, decision: Decision, evidence: Option<serde_json::Value>) -> Fact {

@@ -6,11 +6,12 @@
 //! counters, trials ------+  +------------- Control <-------------------+
 //! ```
 //!
-//! `evidence`, `machine`, `record` and `change` are pure; `sight` counts, `task` acts.
+//! `evidence`, `machine`, `record` and `change` are pure; `sight` counts, `gates` asks, `task` acts.
 
 mod change;
 mod error;
 mod evidence;
+mod gates;
 mod handle;
 mod history;
 mod machine;
@@ -23,9 +24,9 @@ mod task;
 mod view;
 
 pub use error::RolloutError;
-pub use evidence::{ALPHA, Count, Evidence, Proof};
+pub use evidence::{ALPHA, Count, Evidence, Likeness, Proof};
 pub use handle::{Fresh, Rollouts};
 pub use machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Unfit, Word};
-pub use record::{About, Receipt};
+pub use record::{About, FreezeOverride, Receipt};
 pub use task::Conductor;
-pub use view::{DeployBody, ProgressView, RolloutView, RolloutsView, StepView, WordBody};
+pub use view::{DeployBody, GateView, ProgressView, RolloutView, RolloutsView, StepView, WordBody};

@@ -41,6 +41,16 @@ pub(super) struct Record {
     pub ended_ms: Option<u64>,
     pub steps: Vec<StepTaken>,
     pub receipt: Receipt,
+    /// Who has said that it goes on in a freeze as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverride>,
+}
+
+/// Somebody's word that a freeze isn't meant for this rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeOverride {
+    pub by: String,
+    pub why: String,
 }
 
 /// What whoever deploys says of a revision.
@@ -162,6 +172,7 @@ mod tests {
             ended_ms: None,
             steps: Vec::new(),
             receipt: Receipt::default(),
+            freeze_override: None,
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::record::Receipt;
 use super::sight::Sight;
+use crate::model::Point;
 use crate::state::Backend;
 
 /// Between two looks at what is under way.
@@ -23,13 +24,15 @@ pub(super) struct Settling {
     /// Who has taken it back, and on what grounds.
     pub(super) by: String,
     pub(super) evidence: Option<Value>,
+    /// What hooks are told once all is counted.
+    pub(super) tell: Option<Point>,
     until: Instant,
     was_quiet: bool,
 }
 
 impl Settling {
-    pub(super) fn new(sight: Sight, by: &str, evidence: Option<Value>) -> Self {
-        Self { sight, by: by.to_owned(), evidence, until: Instant::now() + SETTLE_MAX, was_quiet: false }
+    pub(super) fn new(sight: Sight, by: &str, evidence: Option<Value>, tell: Option<Point>) -> Self {
+        Self { sight, by: by.to_owned(), evidence, tell, until: Instant::now() + SETTLE_MAX, was_quiet: false }
     }
 
     /// What came since the process took the rollout up.

@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::evidence::{Count, Evidence};
+use super::evidence::{Count, Evidence, Likeness};
+use super::gates::Gates;
 use super::machine::State;
 use super::record::{Receipt, Record};
 use crate::analysis::RatioTally;
@@ -79,6 +80,7 @@ pub(super) struct Sight {
     stable_looks: VecDeque<Count>,
     connecting: Option<JoinHandle<bool>>,
     connected: bool,
+    pub(super) gates: Gates,
 }
 
 /// The two sides of a rollout.
@@ -111,6 +113,7 @@ impl Sight {
             stable_looks: VecDeque::new(),
             connecting: None,
             connected: false,
+            gates: Gates::default(),
         }
     }
 
@@ -121,6 +124,7 @@ impl Sight {
 
     /// What is counted by step begins anew.
     pub(super) fn note(&mut self, state: &State, candidate: &Backend) {
+        self.gates.note(state);
         if self.step != state.step() {
             self.step = state.step();
             self.step_began = Counters::of(candidate);
@@ -184,6 +188,9 @@ impl Sight {
             stable_lately: lately,
             tallies,
             step_tally,
+            likeness: Likeness::default(),
+            gates: self.gates.standings(),
+            frozen: None,
         }
     }
 

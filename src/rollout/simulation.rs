@@ -6,10 +6,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::evidence::{Count, Evidence};
+use super::evidence::{Count, Evidence, Likeness};
 use super::machine::{Action, Event, Outcome, Phase, State, Traffic, Word};
 use crate::analysis::{RatioTally, Side};
-use crate::model::{Plan, Step, Strategy};
+use crate::gate::Standing;
+use crate::model::{Gate, GateKind, OnFailure, Plan, Point, Step, Strategy};
 
 const TICK_MS: u64 = 500;
 
@@ -24,13 +25,24 @@ struct World {
     /// The step that `evidence` is of, and what had failed before it.
     step: Option<usize>,
     tally_before: RatioTally,
+    /// The state that gates were asked at.
+    asked_at: Option<State>,
 }
 
 impl World {
     fn new(seed: u64, requests_per_second: f64, stable_rate: f64, candidate_rate: f64) -> Self {
         let evidence = Evidence { ready: true, judged: true, ..Evidence::default() };
         let (random, tally_before) = (StdRng::seed_from_u64(seed), RatioTally::default());
-        Self { random, requests_per_second, stable_rate, candidate_rate, evidence, step: None, tally_before }
+        Self {
+            random,
+            requests_per_second,
+            stable_rate,
+            candidate_rate,
+            evidence,
+            step: None,
+            tally_before,
+            asked_at: None,
+        }
     }
 
     /// How many of something that happens `mean` times on average.
@@ -70,6 +82,53 @@ impl World {
         self.evidence.step_tally = self.evidence.tallies[0].since(&self.tally_before);
     }
 
+    /// Comes to know whether copies are answered the same, sooner or later.
+    fn compare(&mut self) {
+        self.evidence.likeness = match self.random.random_range(0..20) {
+            0..3 if self.requests_per_second > 0.0 => Likeness::Same("so it seems".to_owned()),
+            3 if self.random.random_bool(0.1) => Likeness::Different("so it seems".to_owned()),
+            _ => Likeness::default(),
+        };
+    }
+
+    /// Gates answer, or hang, or change their minds; a freeze comes and goes.
+    fn listen(&mut self, plan: &Plan, state: &State) {
+        if self.asked_at.as_ref() != Some(state) {
+            self.asked_at = Some(state.clone());
+            self.evidence.gates.clear();
+        }
+        for gate in plan.gates.iter().filter(|gate| gate.kind == GateKind::Metric && state.is_at_step()) {
+            if !self.evidence.gates.iter().any(|(_, name, _)| *name == gate.name) {
+                self.evidence.gates.push((gate.kind, gate.name.clone(), Standing::unasked()));
+            }
+        }
+        let random = &mut self.random;
+        for (kind, _, standing) in &mut self.evidence.gates {
+            let said = || "so it says".to_owned();
+            // A metric goes on being asked; others have one answer.
+            if *kind == GateKind::Metric || matches!(standing, Standing::Pending(_)) {
+                match random.random_range(0..200) {
+                    0..60 => *standing = Standing::Passed(said()),
+                    60 => *standing = Standing::Refused(said()),
+                    61..65 => *standing = Standing::Silent(said()),
+                    _ => {}
+                }
+            }
+        }
+        if random.random_bool(0.02) {
+            self.evidence.frozen = random.random_bool(0.3).then(|| "it is friday".to_owned());
+        }
+    }
+
+    /// As the task does.
+    fn ask(&mut self, plan: &Plan, state: &State) {
+        for gate in plan.gates_after(state.step()) {
+            if !self.evidence.gates.iter().any(|(kind, name, _)| *kind == gate.kind && *name == gate.name) {
+                self.evidence.gates.push((gate.kind, gate.name.clone(), Standing::unasked()));
+            }
+        }
+    }
+
     /// What is counted by step begins anew.
     fn note(&mut self, state: &State) {
         if state.step() != self.step {
@@ -82,6 +141,7 @@ impl World {
 
     fn restart(&mut self) {
         let Evidence { ready, judged, .. } = self.evidence;
+        self.asked_at = None;
         self.evidence = Evidence { ready, judged, ..Evidence::default() };
         self.tally_before = RatioTally::default();
     }
@@ -162,6 +222,9 @@ fn a_plan(random: &mut StdRng) -> Plan {
     let mut steps = Vec::new();
     let mut percent = 0.0;
     if random.random_bool(0.3) {
+        steps.push(Step::Mirror { percent: 100.0, time: Duration::from_secs(random.random_range(1..10)) });
+    }
+    if random.random_bool(0.3) {
         steps.push(Step::Cohort { hold: Duration::from_secs(random.random_range(1..10)) });
     }
     for _ in 0..random.random_range(0..5) {
@@ -176,7 +239,18 @@ fn a_plan(random: &mut StdRng) -> Plan {
     let holdback = if random.random() { 0.02 } else { 0.0 };
     steps.push(Step::Flip { holdback, watch: Duration::from_secs(random.random_range(0..20)) });
     let damage_budget = random.random_bool(0.3).then_some(20);
-    Plan { steps, damage_budget, deadline: Duration::from_secs(20), ..Plan::usual(Strategy::Canary) }
+    let mut gates = Vec::new();
+    let kinds = [GateKind::Smoke, GateKind::Webhook, GateKind::Webhook, GateKind::Metric];
+    for (index, kind) in kinds.into_iter().enumerate() {
+        if random.random_bool(0.7) {
+            continue;
+        }
+        let points = [Point::Before, Point::Step, Point::Promotion, Point::After, Point::Rollback];
+        let at = points.into_iter().filter(|_| kind != GateKind::Metric && random.random()).collect();
+        let on_failure = if random.random() { OnFailure::Pause } else { OnFailure::Rollback };
+        gates.push(Gate { name: index.to_string(), kind, at, on_failure });
+    }
+    Plan { steps, gates, damage_budget, deadline: Duration::from_secs(20), ..Plan::usual(Strategy::Canary) }
 }
 
 /// The shares of candidate and stable.
@@ -194,7 +268,7 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
     assert!((candidate + stable - 100.0).abs() < 1e-9 && candidate >= 0.0 && stable >= 0.0, "{is:?}");
     let shift = actions.iter().find_map(|action| match action {
         Action::Shift(traffic) => Some(*traffic),
-        Action::Record(_) => None,
+        _ => None,
     });
     assert_eq!(shift, (was != is).then_some(is), "what requests see changes by a shift, and only then");
     let told = actions.iter().any(|action| matches!(action, Action::Record(_)));
@@ -204,6 +278,12 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
     if let Some(step) = after.step() {
         let reached = before.step().map_or(0, |step| step + 1);
         assert!(step <= reached, "a step was skipped: {before:?} {after:?}");
+    }
+    if let (Some(step), Event::Tick(evidence)) = (before.step(), event)
+        && matches!(plan.steps[step], Step::Mirror { .. })
+        && after.step() > before.step()
+    {
+        assert!(matches!(evidence.likeness, Likeness::Same(_)), "copies passed by time alone");
     }
     if after.outcome() == Some(Outcome::Completed) && before.outcome().is_none() {
         assert!(full || before.step() == Some(plan.steps.len() - 1), "{before:?} {after:?}");
@@ -215,6 +295,26 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
     }
     let is_gone = matches!(event, Event::EndpointsGone { stable_up: true });
     assert!(!is_gone || after.step().is_none(), "a candidate that is gone keeps its requests: {after:?}");
+    let goes_on = after.step() > before.step() && after.is_at_step()
+        || (after.outcome() == Some(Outcome::Completed) && before.outcome().is_none());
+    if let Event::Tick(evidence) = event
+        && goes_on
+    {
+        assert_eq!(evidence.frozen, None, "it went on in a freeze");
+        for gate in plan.gates_after(before.step()) {
+            assert!(evidence.standing(gate).is_passed(), "{gate} was passed by: {before:?} {after:?}");
+        }
+    }
+    if actions.contains(&Action::Ask) {
+        assert_eq!((before, actions.len()), (after, 1), "whoever asks does nothing else");
+        assert!(plan.gates_after(before.step()).next().is_some(), "nobody is there to be asked");
+    }
+    let wants = |point| plan.gates.iter().any(|gate| gate.at.contains(&point));
+    let told = |point| actions.contains(&Action::Tell(point));
+    let ends = after.outcome().filter(|_| after.outcome() != before.outcome());
+    let completes = ends == Some(Outcome::Completed);
+    assert_eq!(told(Point::After), completes && wants(Point::After));
+    assert_eq!(told(Point::Rollback), ends.is_some() && !completes && wants(Point::Rollback));
     // The way back is always open.
     let back = after.next(plan, &Event::Operator(Word::Rollback), after.at_ms);
     match after.outcome() {
@@ -228,7 +328,7 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
 
 #[test]
 fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
-    let mut ends = std::collections::HashMap::new();
+    let (mut ends, mut asked) = (std::collections::HashMap::new(), 0);
     for seed in 0..600 {
         let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
         let plan = a_plan(&mut random);
@@ -241,11 +341,13 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
         let (mut state, mut now_ms) = (State::begun(), 0);
         for _ in 0..10_000 {
             world.pass(state.traffic(&plan));
+            world.compare();
             now_ms += TICK_MS;
             // A clock that jumps: back by up to a minute, forward by up to ten seconds.
             if world.random.random_bool(0.002) {
                 now_ms = (now_ms + world.random.random_range(0..70_000)).saturating_sub(60_000);
             }
+            world.listen(&plan, &state);
             let event = an_event(&mut world).unwrap_or_else(|| Event::Tick(Box::new(world.evidence.clone())));
             if event == Event::Restarted {
                 // As the journal has it.
@@ -255,6 +357,10 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
             }
             if let Ok((next, actions)) = state.next(&plan, &event, now_ms) {
                 check(&plan, &state, &event, &next, &actions);
+                if actions.contains(&Action::Ask) {
+                    world.ask(&plan, &next);
+                }
+                asked += usize::from(actions.contains(&Action::Ask));
                 state = next;
             }
             world.note(&state);
@@ -266,6 +372,7 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
         *ends.entry(state.outcome().unwrap()).or_insert(0) += 1;
     }
     assert_eq!(ends.len(), 4, "every end was seen: {ends:?}");
+    assert!(asked > 100, "gates were asked");
 }
 
 #[test]
@@ -279,7 +386,14 @@ fn left_alone_it_ends_or_waits_for_a_person_within_its_deadlines() {
         // Of the longest plan: seven steps of at most 20 s and a deadline of 20 s each.
         for now_ms in (0..8 * 40_000).step_by(TICK_MS as usize) {
             world.pass(state.traffic(&plan));
-            state = state.next(&plan, &Event::Tick(Box::new(world.evidence.clone())), now_ms).unwrap().0;
+            world.compare();
+            world.listen(&plan, &state);
+            world.evidence.frozen = None;
+            let (next, actions) = state.next(&plan, &Event::Tick(Box::new(world.evidence.clone())), now_ms).unwrap();
+            if actions.contains(&Action::Ask) {
+                world.ask(&plan, &next);
+            }
+            state = next;
             world.note(&state);
         }
         let waits = state.step().is_some_and(|step| matches!(plan.steps[step], Step::Approve { .. }));

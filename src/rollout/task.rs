@@ -15,10 +15,12 @@ use tracing::{info, warn};
 
 use super::change::{begun, candidate, change, is_toward_candidate, overruled};
 use super::error::RolloutError;
+use super::evidence::{Evidence, Likeness};
+use super::gates::{frozen, tell};
 use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
 use super::history::{end, ended, fact, shown};
-use super::machine::{Action, Decision, Event, Outcome, Phase, State, Word};
-use super::record::{About, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
+use super::machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Word};
+use super::record::{About, FreezeOverride, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
 use super::settling::{SETTLE_INTERVAL, Settling};
 use super::sight::{Sides, Sight, usual};
 use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
@@ -26,7 +28,9 @@ use crate::config::EndpointConfig;
 use crate::control::Control;
 use crate::guard::{Convicted, Questions};
 use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
-use crate::model::{BackendName, GuardMode, Plan, ServiceName, Strategy};
+use crate::model::{BackendName, GuardMode, Plan, Point, ServiceName, Step, Strategy};
+use crate::observe::{RolloutMetrics, RolloutTotals};
+use crate::shadow::Results;
 use crate::state::{DeployChange, Service, Snapshot, named_service};
 
 /// Who tidegate is in its own history.
@@ -43,6 +47,7 @@ const RECORDS_MAX: usize = 50;
 pub struct Conductor {
     control: Arc<Control>,
     trials: Questions,
+    shadows: Results,
     inbox: Inbox,
     convicted: mpsc::Receiver<Convicted>,
     /// By service, the oldest first.
@@ -51,6 +56,9 @@ pub struct Conductor {
     sights: BTreeMap<ServiceName, Sight>,
     /// Of rollouts that were taken back a moment ago.
     settling: BTreeMap<ServiceName, Settling>,
+    metrics: Arc<RolloutMetrics>,
+    /// How those of this process have ended, in the order of [`Outcome::ALL`].
+    ended: BTreeMap<ServiceName, [u64; 4]>,
     /// When it was last said that one has to wait.
     warned: Option<Instant>,
 }
@@ -66,6 +74,16 @@ struct Move {
     toward_candidate: bool,
     /// The service's revision that it was thought out for.
     seen: Option<u64>,
+    /// Whoever wants to know of it.
+    tell: Option<Point>,
+}
+
+/// What follows from an event.
+enum Next {
+    Nothing,
+    /// Gates are asked first.
+    Ask,
+    Move(Box<Move>),
 }
 
 impl Conductor {
@@ -74,7 +92,9 @@ impl Conductor {
     pub fn new(
         control: Arc<Control>,
         trials: Questions,
+        shadows: Results,
         convicted: mpsc::Receiver<Convicted>,
+        metrics: Arc<RolloutMetrics>,
         memories: Vec<RolloutMemory>,
     ) -> (Self, Rollouts) {
         let (rollouts, inbox) = Rollouts::new();
@@ -90,8 +110,11 @@ impl Conductor {
             }
             records.entry(service).or_default().push(record);
         }
-        let (sights, settling) = (BTreeMap::new(), BTreeMap::new());
-        (Self { control, trials, inbox, convicted, records, sights, settling, warned: None }, rollouts)
+        let (sights, settling, ended, warned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), None);
+        let conductor =
+            Self { control, trials, shadows, inbox, convicted, records, sights, settling, metrics, ended, warned };
+        conductor.publish();
+        (conductor, rollouts)
     }
 
     /// Carries rollouts out for as long as the process lives.
@@ -154,10 +177,23 @@ impl Conductor {
         let Some((sight, sides)) = sight.zip(sides) else {
             return RolloutView::new(record, record.receipt.clone(), None);
         };
-        let evidence = sight.evidence(record, sides, self.is_judged(sides.service));
+        let evidence = self.evidence(record, sight, sides);
         let seconds = sight.now_ms().saturating_sub(record.state.at_ms) as f64 / 1000.0;
         let receipt = record.receipt.plus(&sight.receipt(sides.candidate));
         RolloutView::new(record, receipt, Some(ProgressView::new(record, &evidence, seconds)))
+    }
+
+    /// What is known at this moment.
+    fn evidence(&self, record: &Record, sight: &Sight, sides: Sides<'_>) -> Evidence {
+        let mut evidence = sight.evidence(record, sides, self.is_judged(sides.service));
+        if let Some(Step::Mirror { .. }) = record.state.step().and_then(|step| record.plan.steps.get(step)) {
+            let verdict = self.shadows.verdict(record.service.as_str(), record.candidate.as_str());
+            evidence.likeness = verdict.map_or_else(Likeness::default, Likeness::from);
+        }
+        if record.freeze_override.is_none() {
+            evidence.frozen = frozen(&sides.service.config, SystemTime::now());
+        }
+        evidence
     }
 
     /// Failures of its candidates are counted.
@@ -190,7 +226,16 @@ impl Conductor {
         let file = file.services.iter().find(|file| file.name == *found.name());
         // From here on its backend counts for another one.
         self.settled(found.name());
-        let record = self.beginning(found, body, texts, by)?;
+        let mut record = self.beginning(found, body, texts, by)?;
+        let frozen = frozen(&found.config, SystemTime::now());
+        let overridden = match (frozen, &body.override_freeze) {
+            (None, _) => None,
+            (Some(window), None) => return Err(RolloutError::Frozen { window }),
+            (Some(window), Some(why)) => {
+                record.freeze_override = Some(FreezeOverride { by: by.to_owned(), why: why.clone() });
+                Some((window, why.clone()))
+            }
+        };
         let change = begun(found, file.unwrap_or(&found.config), &record, endpoints, body.retry)?;
         let change = DeployChange { resolved, ..change };
         let fact = Fact::RolloutBegan {
@@ -204,6 +249,9 @@ impl Conductor {
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(record.memory()));
         self.advance(found.name(), change, entry, expected).await?;
         info!(service, revision = record.revision, backend = %record.candidate, by, "a rollout begins");
+        if let Some((window, why)) = overridden {
+            self.note_override(&record, window, why, by);
+        }
         self.replace(record);
         let record = self.current(service).ok_or(RolloutError::Stopping)?;
         Ok((self.view(record), Fresh::Begun))
@@ -307,7 +355,15 @@ impl Conductor {
             ended_ms: None,
             steps: Vec::new(),
             receipt: Receipt::default(),
+            freeze_override: None,
         })
+    }
+
+    fn note_override(&self, record: &Record, window: String, why: String, by: &str) {
+        let (service, rollout) = (record.service.to_string(), record.id);
+        warn!(service, rollout, window, why, by, "a freeze is overridden");
+        let fact = Fact::FreezeOverridden { service, rollout, window, why };
+        self.control.note_rollout(Entry::now(by, fact).with(Lasting::SetRollout(record.memory())));
     }
 
     /// Puts a record in the place of what it was before, or behind all others.
@@ -322,6 +378,10 @@ impl Conductor {
             }
         }
         let records = self.records.entry(record.service.clone()).or_default();
+        let before = records.iter().find(|known| known.id == record.id).and_then(|known| known.state.outcome());
+        if let Some(outcome) = record.state.outcome().filter(|outcome| before != Some(*outcome)) {
+            self.ended.entry(record.service.clone()).or_default()[outcome as usize] += 1;
+        }
         match records.iter_mut().find(|known| known.id == record.id) {
             Some(known) => *known = record,
             None => records.push(record),
@@ -329,6 +389,28 @@ impl Conductor {
         if records.len() > RECORDS_MAX {
             records.remove(0);
         }
+        self.publish();
+    }
+
+    /// For the metrics.
+    fn publish(&self) {
+        let totals = self.records.iter().filter_map(|(service, records)| {
+            let Record { state, plan, .. } = records.last()?;
+            let share = match state.traffic(plan) {
+                Traffic::Shared { percent, .. } => percent / 100.0,
+                Traffic::Exchanged => 1.0,
+            };
+            let ended = self.ended.get(service).copied().unwrap_or_default();
+            Some(RolloutTotals {
+                service: service.to_string(),
+                state: state.label(),
+                step: state.step().map_or(0, |step| step + 1),
+                steps: plan.steps.len(),
+                share,
+                ended: Outcome::ALL.iter().map(|outcome| outcome.label()).zip(ended).collect(),
+            })
+        });
+        *self.metrics.services.lock().expect("no holder of this lock panics") = totals.collect();
     }
 
     /// Looks at every rollout under way.
@@ -359,7 +441,6 @@ impl Conductor {
         if let Some(reason) = overruled(service, &record) {
             return Some(Event::Overruled(reason));
         }
-        let judged = self.is_judged(service);
         let sides = Sides::of(service, &record)?;
         if let Some(drain) = sides.candidate.drain.as_ref().filter(|drain| drain.until.is_none()) {
             return Some(Event::Verdict(drain.reason.clone()));
@@ -367,12 +448,15 @@ impl Conductor {
         let trial = trial.filter(|trial| trial.view.revision == record.revision);
         let sight = self.sights.entry(name.clone()).or_insert_with(|| Sight::new(sides, &record.state));
         sight.look(sides, trial);
+        sight.gates.note(&record.state);
+        sight.gates.watch(&record, sides);
         if record.state.step().is_none() {
             sight.connect(sides.candidate).await;
         } else if !sides.candidate.is_available() {
             return Some(Event::EndpointsGone { stable_up: sides.stable.is_available() });
         }
-        Some(Event::Tick(Box::new(sight.evidence(&record, sides, judged))))
+        let sight = self.sights.get(name)?;
+        Some(Event::Tick(Box::new(self.evidence(&record, sight, sides))))
     }
 
     fn take_verdict(&mut self, convicted: Convicted) {
@@ -396,8 +480,25 @@ impl Conductor {
 
     async fn said(&mut self, say: &Say) -> Result<RolloutView, RolloutError> {
         let name = self.addressed(say)?;
+        self.thaw(&name, say)?;
         self.happen(&name, &Event::Operator(say.word), &say.by, say.why()).await?;
         self.current(name.as_str()).map(|record| self.view(record)).ok_or(RolloutError::Stopping)
+    }
+
+    /// Whoever moves requests toward a candidate in a freeze says why, once for the whole rollout.
+    fn thaw(&mut self, name: &ServiceName, say: &Say) -> Result<(), RolloutError> {
+        let goes_on = matches!(say.word, Word::Promote | Word::PromoteFull | Word::Approve);
+        let snapshot = self.control.store().current();
+        let config = snapshot.service(name.as_str()).map(|service| Arc::clone(&service.config));
+        let window = config.filter(|_| goes_on).and_then(|config| frozen(&config, SystemTime::now()));
+        let Some(record) = self.records.get_mut(name).and_then(|records| records.last_mut()) else { return Ok(()) };
+        let open = !record.state.is_over() && record.freeze_override.is_none();
+        let Some(window) = window.filter(|_| open) else { return Ok(()) };
+        let Some(why) = say.override_freeze.clone() else { return Err(RolloutError::Frozen { window }) };
+        record.freeze_override = Some(FreezeOverride { by: say.by.clone(), why: why.clone() });
+        let record = record.clone();
+        self.note_override(&record, window, why, &say.by);
+        Ok(())
     }
 
     /// The service whose latest rollout a word is about.
@@ -431,12 +532,20 @@ impl Conductor {
         by: &str,
         evidence: Option<serde_json::Value>,
     ) -> Result<(), RolloutError> {
-        let Some(moved) = self.plan_move(name, event, by, evidence)? else { return Ok(()) };
+        let moved = match self.plan_move(name, event, by, evidence)? {
+            Next::Nothing => return Ok(()),
+            Next::Ask => {
+                self.ask(name);
+                return Ok(());
+            }
+            Next::Move(moved) => *moved,
+        };
         match moved.change {
             Some(change) if moved.toward_candidate => {
                 // Where the file has changed meanwhile, it is thought out anew.
                 self.advance(name, change, moved.entry, moved.seen).await?;
                 log(&moved.record, by);
+                self.tell(&moved.record, moved.tell);
                 self.replace(moved.record);
                 Ok(())
             }
@@ -452,8 +561,10 @@ impl Conductor {
         by: &str,
         evidence: Option<serde_json::Value>,
     ) -> Result<(), RolloutError> {
-        let Some(moved) = self.plan_move(name, event, by, evidence)? else { return Ok(()) };
-        self.make(moved, by)
+        match self.plan_move(name, event, by, evidence)? {
+            Next::Move(moved) => self.make(*moved, by),
+            Next::Nothing | Next::Ask => Ok(()),
+        }
     }
 
     fn make(&mut self, moved: Move, by: &str) -> Result<(), RolloutError> {
@@ -465,7 +576,10 @@ impl Conductor {
         if moved.record.is_settling()
             && let Some(sight) = self.sights.remove(&moved.record.service)
         {
-            self.settling.insert(moved.record.service.clone(), Settling::new(sight, by, moved.evidence));
+            let settling = Settling::new(sight, by, moved.evidence, moved.tell);
+            self.settling.insert(moved.record.service.clone(), settling);
+        } else {
+            self.tell(&moved.record, moved.tell);
         }
         self.replace(moved.record);
         Ok(())
@@ -498,9 +612,13 @@ impl Conductor {
         let receipt = record.receipt.plus(&more.unwrap_or_default());
         let ended_ms = Some(unix_ms(SystemTime::now()));
         let record = Record { receipt, ended_ms, version: record.version + 1, ..record.clone() };
-        let (by, evidence) = settling.map_or((SELF.to_owned(), None), |settling| (settling.by, settling.evidence));
+        let (by, evidence, tell) = match settling {
+            Some(settling) => (settling.by, settling.evidence, settling.tell),
+            None => (SELF.to_owned(), None, None),
+        };
         let fact = ended(&record, outcome, reason, evidence);
         self.control.note_rollout(Entry::now(by, fact).with(Lasting::SetRollout(record.memory())));
+        self.tell(&record, tell);
         self.replace(record);
     }
 
@@ -509,6 +627,22 @@ impl Conductor {
         let names: Vec<ServiceName> = self.records.keys().cloned().collect();
         for name in &names {
             self.settled(name);
+        }
+    }
+
+    fn ask(&mut self, name: &ServiceName) {
+        let snapshot = self.control.store().current();
+        let Some(record) = self.records.get(name).and_then(|records| records.last()) else { return };
+        let sides = snapshot.service(name.as_str()).and_then(|service| Sides::of(service, record));
+        if let (Some(sides), Some(sight)) = (sides, self.sights.get_mut(name)) {
+            sight.gates.ask(record, sides);
+        }
+    }
+
+    fn tell(&self, record: &Record, point: Option<Point>) {
+        let snapshot = self.control.store().current();
+        if let (Some(point), Some(service)) = (point, snapshot.service(record.service.as_str())) {
+            tell(record, &service.config.rollout.gates, point);
         }
     }
 
@@ -539,29 +673,27 @@ impl Conductor {
         }
     }
 
-    /// What follows from an event, ready to be done; `None`: nothing.
+    /// What follows from an event, ready to be done.
     fn plan_move(
         &self,
         name: &ServiceName,
         event: &Event,
         by: &str,
         evidence: Option<serde_json::Value>,
-    ) -> Result<Option<Move>, RolloutError> {
-        let Some(record) = self.current(name.as_str()) else { return Ok(None) };
+    ) -> Result<Next, RolloutError> {
+        let Some(record) = self.current(name.as_str()) else { return Ok(Next::Nothing) };
         let sight = self.sights.get(name);
         let now_ms = sight.map_or(record.state.at_ms, Sight::now_ms);
         let (state, actions) = record.state.next(&record.plan, event, now_ms)?;
-        if actions.is_empty() {
-            return Ok(None);
+        let (mut decision, mut shift, mut told) = (None, None, None);
+        for action in actions {
+            match action {
+                Action::Record(made) => decision = Some(made),
+                Action::Shift(traffic) => shift = Some(traffic),
+                Action::Tell(point) => told = Some(point),
+                Action::Ask => return Ok(Next::Ask),
+            }
         }
-        let decision = actions.iter().find_map(|action| match action {
-            Action::Record(decision) => Some(decision.clone()),
-            Action::Shift(_) => None,
-        });
-        let shift = actions.iter().find_map(|action| match action {
-            Action::Shift(traffic) => Some(*traffic),
-            Action::Record(_) => None,
-        });
         let before = record.state.traffic(&record.plan);
         let mut next = Record { state, version: record.version + 1, ..record.clone() };
         let snapshot = self.control.store().current();
@@ -574,7 +706,8 @@ impl Conductor {
                 reason: reason.clone(),
             });
         }
-        if let Some(Decision::Approved { step }) = &decision {
+        // One that has gates behind it is still at its step.
+        if let Some(Decision::Approved { step }) = decision.as_ref().filter(|_| !next.state.is_at_approved()) {
             let reason = "approved".to_owned();
             next.steps.push(StepTaken { step: step + 1, at_ms: unix_ms(SystemTime::now()), by: by.to_owned(), reason });
         }
@@ -587,7 +720,7 @@ impl Conductor {
             Some(shown(record, evidence))
         });
         let fact = decision.map(|decision| fact(&next, decision, evidence.clone()));
-        let Some(fact) = fact else { return Ok(None) };
+        let Some(fact) = fact else { return Ok(Next::Nothing) };
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(written(&next, sides.zip(sight))));
         // What isn't this rollout's any more is none of its business.
         let is_ours = |service: &&Arc<Service>| {
@@ -605,7 +738,7 @@ impl Conductor {
         let change = service.map(|service| change(service, &next, self.file_stable(name), overruled));
         let toward_candidate = goes_on || shift.is_some_and(|after| is_toward_candidate(before, after));
         let seen = service.map(|service| service.revision);
-        Ok(Some(Move { record: next, entry, evidence, change, toward_candidate, seen }))
+        Ok(Next::Move(Box::new(Move { record: next, entry, evidence, change, toward_candidate, seen, tell: told })))
     }
 
     /// What the file says is stable.

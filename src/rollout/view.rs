@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{ALPHA, Evidence, Proof};
+use super::evidence::{ALPHA, Evidence, Likeness, Proof};
 use super::machine::{Phase, Traffic};
-use super::record::{About, Receipt, Record, told};
-use crate::model::{Step, Strategy};
+use super::record::{About, FreezeOverride, Receipt, Record, told};
+use crate::model::{Gate, Step, Strategy};
 
 /// What a rollout is asked to bring.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct DeployBody {
     /// Though the revision was rolled back before.
     #[serde(default)]
     pub retry: bool,
+    /// Though releases are frozen: why, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<String>,
 }
 
 /// What goes with a person's word.
@@ -42,6 +45,9 @@ pub struct WordBody {
     /// Of `promote`: to the end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// Of `promote` and `approve`: though releases are frozen; why, for the history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<String>,
 }
 
 /// The rollouts of a service, the latest first.
@@ -87,6 +93,9 @@ pub struct RolloutView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressView>,
     pub receipt: Receipt,
+    /// Who has said that it goes on in a freeze as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverride>,
 }
 
 /// A step that was begun.
@@ -116,6 +125,20 @@ pub struct ProgressView {
     /// Evidence against the candidate: 1 when there is none; rolled back at `limit`.
     pub against: f64,
     pub limit: f64,
+    /// Who has been asked at this step, and what was said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateView>,
+}
+
+/// A gate that has been asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateView {
+    /// "smoke", "webhook" or "metric".
+    pub kind: String,
+    pub name: String,
+    /// "pending", "passed", "refused" or "silent".
+    pub standing: String,
+    pub reason: String,
 }
 
 impl RolloutView {
@@ -127,7 +150,7 @@ impl RolloutView {
     pub(super) fn new(record: &Record, receipt: Receipt, progress: Option<ProgressView>) -> Self {
         let (state, reason) = match &record.state.phase {
             Phase::Starting => ("starting", None),
-            Phase::At { .. } => ("under way", None),
+            Phase::At { .. } | Phase::Approved { .. } => ("under way", None),
             Phase::Paused { reason, .. } => ("paused", Some(reason.clone())),
             Phase::Ended { outcome, reason } => (outcome.name(), Some(reason.clone())),
         };
@@ -162,6 +185,7 @@ impl RolloutView {
             steps: steps.collect(),
             progress,
             receipt,
+            freeze_override: record.freeze_override.clone(),
         }
     }
 }
@@ -180,9 +204,17 @@ impl ProgressView {
         };
         let (mut missing, mut requests_needed, mut seconds_needed) = (String::new(), None, None);
         match record.state.step().and_then(|step| plan.steps.get(step)) {
+            None if evidence.ready => {}
             None => "its endpoints can't all be reached yet".clone_into(&mut missing),
+            Some(Step::Approve { .. }) if record.state.is_at_approved() => {}
             Some(Step::Approve { who }) => missing = format!("approval by {who}: tidegate approve {}", record.service),
-            Some(Step::Mirror { time, .. } | Step::Cohort { hold: time } | Step::Flip { watch: time, .. }) => {
+            Some(Step::Mirror { time, .. }) => {
+                if let Likeness::Unknown(reason) = &evidence.likeness {
+                    missing = format!("not known yet whether copies are answered the same: {reason}");
+                }
+                seconds_needed = until(*time).1;
+            }
+            Some(Step::Cohort { hold: time } | Step::Flip { watch: time, .. }) => {
                 (missing, seconds_needed) = until(*time);
             }
             Some(Step::Weight { hold: Some(hold), advance_below: None, .. }) => {
@@ -200,12 +232,25 @@ impl ProgressView {
                 }
             }
         }
+        let is_judged = record.state.step().is_some() && !record.state.is_at_approved();
         if missing.is_empty()
+            && is_judged
             && let Err(reason) = evidence.is_harmless(plan)
         {
             missing = reason;
         }
+        let waits = held_up(record, evidence);
+        if !waits.is_empty() {
+            missing = if missing.is_empty() { waits } else { format!("{missing}; {waits}") };
+        }
+        let gates = evidence.gates.iter().map(|(kind, name, standing)| GateView {
+            kind: kind.name().to_owned(),
+            name: name.clone(),
+            standing: standing.name().to_owned(),
+            reason: standing.reason().to_owned(),
+        });
         Self {
+            gates: gates.collect(),
             requests: evidence.step.requests,
             failures: evidence.step.failures,
             seconds,
@@ -216,4 +261,16 @@ impl ProgressView {
             limit: 1.0 / ALPHA,
         }
     }
+}
+
+/// Who or what else is waited for, as far as somebody has been asked.
+fn held_up(record: &Record, evidence: &Evidence) -> String {
+    let asked = |gate: &&Gate| evidence.gates.iter().any(|(kind, name, _)| *kind == gate.kind && *name == gate.name);
+    let gates = record.plan.gates_after(record.state.step()).filter(asked).filter_map(|gate| {
+        let standing = evidence.standing(gate);
+        (!standing.is_passed()).then(|| format!("{gate}: {}", standing.reason()))
+    });
+    let is_open = !record.state.is_over() && !matches!(record.state.phase, Phase::Paused { .. });
+    let frozen = evidence.frozen.iter().filter(|_| is_open).cloned();
+    frozen.chain(gates).collect::<Vec<_>>().join("; ")
 }

@@ -5,12 +5,15 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Fields of one pair that are told apart; one more stands for the rest.
 const FIELDS_MAX: usize = 64;
 
 /// A place in an answer, and how it differs there. One that holds other values is another field than one of another
 /// type, since a value may be noise (a timestamp) where a type never is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(String, Change)", into = "(String, Change)")]
 pub struct Field {
     /// `status`, `header location`, `body`, or a place in a JSON body like `$.items[*].price`.
     pub place: Arc<str>,
@@ -18,7 +21,7 @@ pub struct Field {
 }
 
 /// How a place differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Change {
     /// Another value of the same type.
     Value,
@@ -64,6 +67,18 @@ impl Field {
     #[must_use]
     pub fn others() -> Self {
         Self::new("(others)", Change::Value)
+    }
+}
+
+impl From<(String, Change)> for Field {
+    fn from((place, change): (String, Change)) -> Self {
+        Self::new(&place, change)
+    }
+}
+
+impl From<Field> for (String, Change) {
+    fn from(field: Field) -> Self {
+        (field.place.to_string(), field.change)
     }
 }
 

@@ -20,6 +20,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::fields::{Differences, Field};
 use crate::analysis::{Discordance, ProportionBound};
 
@@ -70,7 +72,7 @@ pub struct Sides {
 }
 
 /// What came of all pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Pairs that were looked at.
     pub pairs: u64,
@@ -85,7 +87,7 @@ pub struct Counts {
 }
 
 /// What is known of one field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Row {
     /// Its place in the order of first appearance, from 1.
     pub order: u32,
@@ -106,7 +108,7 @@ impl Row {
 }
 
 /// Failures, or slow answers, of the shadow and of the primary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Trouble {
     pub alone: Discordance,
     pub both: u64,
@@ -135,6 +137,19 @@ pub enum Finding {
     Inconclusive {
         more: Option<u64>,
     },
+}
+
+/// All that a comparison has come to, to be gone on with later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    counts: Counts,
+    fields: Vec<(Field, Row)>,
+    failures: Trouble,
+    slow: Trouble,
+    suspicious: Discordance,
+    suspected: u64,
+    same: bool,
+    different: bool,
 }
 
 /// The comparison of one revision with stable.
@@ -167,6 +182,29 @@ impl Judge {
             suspected: 0,
             same: false,
             different: false,
+        }
+    }
+
+    /// One that goes on where another has ended.
+    #[must_use]
+    pub fn going_on(level: Level, evidence: Evidence) -> Self {
+        let Evidence { counts, fields, failures, slow, suspicious, suspected, same, different } = evidence;
+        let fields = fields.into_iter().take(FIELDS_MAX + 1).collect();
+        Self { level, counts, fields, failures, slow, suspicious, suspected, same, different }
+    }
+
+    /// What it has come to.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            counts: self.counts,
+            fields: self.fields.iter().map(|(field, row)| (field.clone(), *row)).collect(),
+            failures: self.failures,
+            slow: self.slow,
+            suspicious: self.suspicious,
+            suspected: self.suspected,
+            same: self.same,
+            different: self.different,
         }
     }
 

@@ -2,7 +2,7 @@
 //! a second time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
@@ -49,6 +49,10 @@ pub struct Pair {
     /// Of the mirror backend.
     pub revision: Arc<str>,
     pub primary_backend: Arc<str>,
+    /// Of the backend that answered the client, when it was asked.
+    pub primary_revision: Arc<str>,
+    /// When the request was copied.
+    pub asked: Instant,
     pub route: Option<Arc<str>>,
     pub method: Method,
     /// At most 512 bytes, query included.

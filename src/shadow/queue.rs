@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pair::{Answer, Pair};
 
@@ -35,8 +35,7 @@ pub struct Pairs {
 
 #[derive(Debug)]
 enum Message {
-    /// And when it came.
-    Pair(Box<Pair>, Instant),
+    Pair(Box<Pair>),
     /// The process is about to end, and nobody wants to know any more.
     Stop,
 }
@@ -44,8 +43,7 @@ enum Message {
 /// What came of waiting.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// And when it came.
-    Pair(Box<Pair>, Instant),
+    Pair(Box<Pair>),
     /// Nothing came in time.
     Nothing,
     /// Nothing will.
@@ -68,7 +66,7 @@ impl Queue {
     pub fn offer(&self, pair: Pair) -> Result<(), Full> {
         let bytes = held(&pair);
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > BYTES_MAX
-            || self.pairs.try_send(Message::Pair(Box::new(pair), Instant::now())).is_err()
+            || self.pairs.try_send(Message::Pair(Box::new(pair))).is_err()
         {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Full);
@@ -88,9 +86,9 @@ impl Pairs {
     /// would take a lock to wake this thread, which stands back behind theirs and may be stopped while it holds it.
     pub(super) fn take(&self, time: Duration) -> Taken {
         match self.pairs.try_recv() {
-            Ok(Message::Pair(pair, came)) => {
+            Ok(Message::Pair(pair)) => {
                 self.bytes.fetch_sub(held(&pair), Ordering::Relaxed);
-                Taken::Pair(pair, came)
+                Taken::Pair(pair)
             }
             Err(TryRecvError::Empty) => {
                 std::thread::sleep(time.min(LOOK_INTERVAL));

@@ -1,8 +1,10 @@
 //! What of an answer may be kept and shown: values of fields whose names speak of secrets are hidden, and so is what
-//! looks like a card's number or a token wherever it stands.
+//! looks like a card's number, a token or an address of somebody's mail wherever it stands.
+
+use std::ops::Range;
 
 use super::document::Node;
-use crate::model::PlaceStep;
+use crate::model::{PlaceStep, card_numbers, is_signed_token, is_somebodys, mail_addresses};
 
 /// The longest value that is kept.
 const VALUE_BYTES_MAX: usize = 256;
@@ -119,9 +121,10 @@ impl Redaction {
                 text.push('{');
                 for (index, (key, member)) in members.iter().enumerate().take(VALUE_BYTES_MAX) {
                     *text += if index > 0 { "," } else { "" };
-                    *text += &quoted(&masked(beginning(key)));
+                    let key = beginning(key);
+                    *text += &if is_somebodys(key) { "*".to_owned() } else { quoted(&masked(key)) };
                     text.push(':');
-                    if self.hides(beginning(key)) { *text += HIDDEN } else { self.write(text, member, depth + 1) }
+                    if self.hides(key) { *text += HIDDEN } else { self.write(text, member, depth + 1) }
                 }
                 text.push('}');
             }
@@ -161,67 +164,25 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-/// Without card numbers, tokens, and what follows the name of a scheme.
+/// Without card numbers, mail addresses, tokens, and what follows the name of a scheme.
 fn masked(text: &str) -> String {
     let text = beginning(text);
     let is_scheme = |word: &str| word.eq_ignore_ascii_case("bearer") || word.eq_ignore_ascii_case("basic");
     if text.split_once(' ').is_some_and(|(word, _)| is_scheme(word)) || is_signed_token(text) {
         return HIDDEN.to_owned();
     }
-    without_cards(text)
+    let text = without(text, &card_numbers(text), "(card)");
+    without(&text, &mail_addresses(&text), "(mail)")
 }
 
-/// What begins like a token and is longer is one.
-const TOKEN_BYTES_MIN: usize = 40;
-
-/// Three parts in base64url, of which the first begins an object: a JSON web token.
-fn is_signed_token(text: &str) -> bool {
-    // One that is cut off lacks the dots.
-    let is_whole = |word: &str| word.bytes().filter(|b| *b == b'.').count() >= 2;
-    let is_token = |word: &str| word.starts_with("eyJ") && (is_whole(word) || word.len() > TOKEN_BYTES_MIN);
-    text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_')).any(is_token)
-}
-
-/// Runs of 13 to 19 digits, with single spaces or dashes between, whose last digit is the check digit.
-fn without_cards(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut kept, mut from, mut at) = (String::new(), 0, 0);
-    while at < bytes.len() {
-        if !bytes[at].is_ascii_digit() {
-            at += 1;
-            continue;
-        }
-        let (mut end, mut digits) = (at, Vec::new());
-        while let Some(byte) = bytes.get(end) {
-            if byte.is_ascii_digit() {
-                digits.push(byte - b'0');
-            } else if !matches!(byte, b' ' | b'-') || !bytes.get(end + 1).is_some_and(u8::is_ascii_digit) {
-                break;
-            }
-            end += 1;
-        }
-        if (13..=19).contains(&digits.len()) && has_check_digit(&digits) {
-            kept += &text[from..at];
-            kept += "(card)";
-            from = end;
-        }
-        at = end;
+/// With `mark` in place of what lies in `ranges`, which are in order and apart.
+fn without(text: &str, ranges: &[Range<usize>], mark: &str) -> String {
+    let (mut kept, mut from) = (String::new(), 0);
+    for range in ranges {
+        kept.extend([&text[from..range.start], mark]);
+        from = range.end;
     }
     kept + &text[from..]
-}
-
-/// Luhn's formula.
-fn has_check_digit(digits: &[u8]) -> bool {
-    let sum: u32 = digits
-        .iter()
-        .rev()
-        .enumerate()
-        .map(|(index, digit)| {
-            let digit = u32::from(*digit);
-            if index % 2 == 0 { digit } else { digit * 2 / 10 + digit * 2 % 10 }
-        })
-        .sum();
-    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]
@@ -261,6 +222,9 @@ mod tests {
             ("paid with 4111-1111-1111-1111, thanks", "paid with (card), thanks"),
             ("5500005555555559", "(card)"),
             ("4111 1111 1111 1112", "4111 1111 1111 1112"),
+            ("order 12 4111 1111 1111 1111", "order 12 (card)"),
+            ("4111-1111-1111-1111 2027-11", "(card) 2027-11"),
+            ("ada@shop.example, or Bob <bob.b+x@a-b.co.uk>", "(mail), or Bob <(mail)>"),
             ("1699999999123", "1699999999123"),
             ("Bearer abc", HIDDEN),
             ("x eyJhbGciOi.eyJzdWIi.c2ln", HIDDEN),
@@ -268,6 +232,11 @@ mod tests {
             assert_eq!(masked(value), wanted);
         }
         assert_eq!(shown("5500005555555559"), "(card)");
+    }
+
+    #[test]
+    fn keys_that_are_somebodys_are_not_shown() {
+        assert_eq!(shown(r#"{"ada@shop.example":{"n":1},"b":2}"#), r#"{*:{"n":1},"b":2}"#);
     }
 
     #[test]

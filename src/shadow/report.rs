@@ -155,7 +155,7 @@ pub struct ExampleView {
 }
 
 /// Whom and what a comparison is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     pub service: String,
     pub backend: String,

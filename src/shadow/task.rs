@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use tracing::{error, info};
 
 use super::board::{Board, Mirror, Settings, Turn};
+use super::memory::Memory;
 use super::pair::Pair;
 use super::queue::{Pairs, Queue, Taken};
 use super::report::{Outcome, ShadowView, Subject, Verdict};
 use crate::control::Control;
-use crate::journal::Fact;
+use crate::journal::{Fact, ShadowMemory};
 use crate::observe::ShadowMetrics;
 use crate::state::{self, Service, Snapshot};
 
 /// Between two looks at what is known by now.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two times that what is known is written down.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 /// Work after which it rests as long: whatever bodies cost, half of a core is left. What comes meanwhile waits in the
 /// queue, or is dropped and counted.
 const WORK: Duration = Duration::from_millis(10);
@@ -41,8 +44,11 @@ struct Followed {
 }
 
 impl Results {
-    fn new(control: Arc<Control>) -> Self {
-        Self { control, followed: Arc::default() }
+    fn new(control: Arc<Control>, memories: Vec<ShadowMemory>) -> Self {
+        // One that can't be read any more is of no use; comparing begins anew.
+        let memories = memories.into_iter().filter_map(|kept| serde_json::from_value::<Memory>(kept.memory).ok());
+        let followed = Followed { board: Board::remembering(memories.collect()), version: None };
+        Self { control, followed: Arc::new(Mutex::new(followed)) }
     }
 
     /// All comparisons of a service.
@@ -60,7 +66,22 @@ impl Results {
     /// Begins anew with what is known of a service; answers how many comparisons that were.
     #[must_use]
     pub fn reset(&self, service: &str) -> usize {
-        self.followed().board.reset(service)
+        let comparisons = self.followed().board.reset(service);
+        // Else a crash could bring back what somebody has had forgotten.
+        self.remember();
+        comparisons
+    }
+
+    /// Has what is known written down, if it has changed since.
+    fn remember(&self) {
+        let Some(memories) = self.followed().board.memories() else { return };
+        let kept = |memory: Memory| {
+            let (service, backend) = (memory.subject.service.parse().ok()?, memory.subject.backend.parse().ok()?);
+            Some(ShadowMemory { service, backend, memory: serde_json::to_value(memory).ok()? })
+        };
+        if let Ok(journal) = self.control.journal() {
+            journal.remember_shadows(memories.into_iter().filter_map(kept).collect());
+        }
     }
 
     /// As the mirrors are that requests see now.
@@ -70,7 +91,7 @@ impl Results {
         // Somebody may have followed a later one already.
         if followed.version.is_none_or(|version| version < snapshot.version) {
             followed.version = Some(snapshot.version);
-            followed.board.follow(mirrors(&snapshot));
+            followed.board.follow(mirrors(&snapshot), snapshot.since);
         }
         followed
     }
@@ -91,14 +112,18 @@ pub struct ShadowThread {
 }
 
 impl ShadowThread {
-    /// Starts it; also returns where workers put pairs, and where results are read.
+    /// Starts it, with what is remembered of before; also returns where workers put pairs, and where results are read.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(control: Arc<Control>, metrics: Arc<ShadowMetrics>) -> io::Result<(Self, Arc<Queue>, Results)> {
+    pub fn start(
+        control: Arc<Control>,
+        metrics: Arc<ShadowMetrics>,
+        memories: Vec<ShadowMemory>,
+    ) -> io::Result<(Self, Arc<Queue>, Results)> {
         let (queue, pairs) = Queue::new();
         let queue = Arc::new(queue);
-        let (stopping, results) = (Arc::new(AtomicBool::new(false)), Results::new(Arc::clone(&control)));
+        let (stopping, results) = (Arc::new(AtomicBool::new(false)), Results::new(Arc::clone(&control), memories));
         let comparer = Comparer { control, metrics, pairs, results: results.clone() };
         let stops = Arc::clone(&stopping);
         let thread =
@@ -130,45 +155,54 @@ impl Comparer {
         let _ = rustix::process::setpriority_process(None, NICENESS);
         let (mut looked, mut worked) = (Instant::now(), Duration::ZERO);
         self.look();
+        let mut remembered = Instant::now();
         while !stopping.load(Ordering::Relaxed) {
             match self.pairs.take(LOOK_INTERVAL.saturating_sub(looked.elapsed())) {
-                Taken::Stopped => return,
+                Taken::Stopped => break,
                 Taken::Nothing => {}
-                Taken::Pair(pair, came) => {
+                Taken::Pair(pair) => {
                     let began = Instant::now();
-                    self.compare(&pair, came);
+                    self.compare(&pair);
                     drop(pair);
                     worked += began.elapsed();
                 }
             }
             if looked.elapsed() >= LOOK_INTERVAL {
                 looked = Instant::now();
-                self.look();
+                let has_turned = self.look();
+                if has_turned || remembered.elapsed() >= MEMORY_INTERVAL {
+                    remembered = Instant::now();
+                    self.results.remember();
+                }
             }
             if worked >= WORK {
                 std::thread::sleep(std::mem::take(&mut worked));
             }
         }
+        self.results.remember();
     }
 
-    fn compare(&self, pair: &Pair, came: Instant) {
+    fn compare(&self, pair: &Pair) {
         // The lock isn't held while bodies are read.
         let mirror = self.results.followed().board.mirror(pair);
         if let Some(mirror) = mirror {
             let seen = mirror.look(pair);
-            self.results.followed().board.observe(&mirror, pair, came, &seen);
+            self.results.followed().board.observe(&mirror, pair, &seen);
         }
     }
 
-    fn look(&self) {
+    /// Whether a verdict has changed.
+    fn look(&self) -> bool {
         let (turns, totals) = {
             let board = &mut self.results.follow_anew().board;
             (board.look(), board.totals())
         };
         *self.metrics.mirrors.lock().expect("no holder of this lock panics") = totals;
+        let has_turned = !turns.is_empty();
         for turn in turns {
             self.tell(turn);
         }
+        has_turned
     }
 
     fn tell(&self, turn: Turn) {

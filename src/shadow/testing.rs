@@ -1,6 +1,6 @@
 //! Answers for tests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -34,6 +34,8 @@ pub(super) fn pair(primary: Answer, shadow: Answer, noise: Option<Answer>) -> Pa
         mirror: "green".into(),
         revision: "2".into(),
         primary_backend: "blue".into(),
+        primary_revision: "1".into(),
+        asked: Instant::now(),
         route: None,
         method: http::Method::GET,
         path: "/cart?token=1".to_owned(),

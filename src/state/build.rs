@@ -103,7 +103,8 @@ impl Registry {
         let mirrors = config.mirrors.iter();
         let mirrors = mirrors.map(|mirror| {
             let key = (config.name.clone(), config.backends[mirror.backend].name.clone());
-            let live = shares.get(&key).map(|live| live.percent);
+            // A rollout may mirror more than the file does; a live share stands for the file's alone.
+            let live = shares.get(&key).filter(|live| live.replaced == mirror.percent).map(|live| live.percent);
             let kept = self.mirrors.entry(key).or_insert_with(|| KeptMirror::new(self.workers)).clone();
             Mirror::new(config, mirror, live, kept)
         });

@@ -1,9 +1,10 @@
 //! From what the file says of a service to what it means with what was deployed live.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::config::{EndpointConfig, EndpointHost, RuleConfig, ServiceConfig, endpoint};
-use crate::model::{BackendName, Deployed, Deployment};
+use crate::config::{EndpointConfig, EndpointHost, MIRRORS_MAX, MirrorConfig, RuleConfig, ServiceConfig, endpoint};
+use crate::model::{BackendName, Deployed, Deployment, Percent};
 
 /// The file's service with a deployment in force.
 pub(super) fn deployed(file: &ServiceConfig, live: &Deployment) -> ServiceConfig {
@@ -18,14 +19,30 @@ pub(super) fn deployed(file: &ServiceConfig, live: &Deployment) -> ServiceConfig
             config.backends[index].endpoints = endpoints;
         }
     }
-    if let Some(open) = live.rollout.as_ref().filter(|open| open.cohort)
+    if let Some(open) = &live.rollout
         && let Some(backend) = index(&open.candidate)
     {
         // After the file's own rules, which name backends on purpose.
-        let cohort = file.rollout.cohort.iter().map(|matches| RuleConfig { matches: matches.clone(), backend });
-        config.rules.extend(cohort);
+        let cohort = file.rollout.cohort.iter().filter(|_| open.cohort);
+        let chosen = file.rollout.preview.iter().chain(cohort);
+        config.rules.extend(chosen.map(|matches| RuleConfig { matches: matches.clone(), backend }));
+        mirrored(&mut config, backend, open.mirrored);
     }
     config
+}
+
+/// Has requests copied for a backend: a rollout's step does.
+fn mirrored(config: &mut ServiceConfig, backend: usize, percent: f64) {
+    let usual = config.rollout.mirrors.iter().find(|mirror| mirror.backend == backend);
+    let Some(mirror) = usual.filter(|_| percent > 0.0) else { return };
+    let Ok(percent) = Percent::new(percent) else { return };
+    let mirror = Arc::new(MirrorConfig { percent, ..(**mirror).clone() });
+    let has_room = config.mirrors.len() < MIRRORS_MAX;
+    match config.mirrors.iter_mut().find(|own| own.backend == backend) {
+        Some(own) => *own = mirror,
+        None if has_room => config.mirrors.push(mirror),
+        None => {}
+    }
 }
 
 /// What of a deployment still holds with this file.

@@ -25,6 +25,8 @@ pub struct Mirror {
     pub routes: Option<RouteTable>,
     pub metrics: Arc<MirrorMetrics>,
     pub places: Arc<Places>,
+    /// Of copies that open a connection.
+    pub connects: Arc<Places>,
 }
 
 /// What a mirror keeps across snapshots.
@@ -32,11 +34,12 @@ pub struct Mirror {
 pub(super) struct KeptMirror {
     metrics: Arc<MirrorMetrics>,
     places: Arc<Places>,
+    connects: Arc<Places>,
 }
 
 impl KeptMirror {
     pub(super) fn new(workers: usize) -> Self {
-        Self { metrics: Arc::new(MirrorMetrics::new(workers)), places: Arc::default() }
+        Self { metrics: Arc::new(MirrorMetrics::new(workers)), places: Arc::default(), connects: Arc::default() }
     }
 }
 
@@ -54,6 +57,7 @@ impl Mirror {
             routes: (!config.routes.is_empty()).then(|| RouteTable::new(routes, None)),
             metrics: kept.metrics,
             places: kept.places,
+            connects: kept.connects,
             config: Arc::clone(config),
             backend,
         }
@@ -66,7 +70,8 @@ pub fn mark(service: &ServiceName, backend: &BackendName) -> String {
     format!("{service}/{backend}")
 }
 
-/// How many copies a mirror has under way, over all workers, and those that wait for others to end.
+/// How many copies of a mirror are under way, or do something of which a few at a time are enough, over all workers;
+/// and those that wait for others to end.
 #[derive(Debug, Default)]
 pub struct Places {
     taken: SharedGauge,

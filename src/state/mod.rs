@@ -9,6 +9,7 @@ mod mirror;
 mod routes;
 mod snapshot;
 mod store;
+mod used;
 mod watch;
 
 pub use hold::{Held, Hold, HoldCounts};
@@ -19,4 +20,5 @@ pub use store::{
     Applied, Change, DeployChange, DrainPlan, History, ListenerKey, LiveChanges, MirrorPlan, Refused, Store,
     WeightsChange, WeightsPlan, named_service,
 };
+pub use used::UsedServices;
 pub use watch::{BackendWatch, ServiceWatch};

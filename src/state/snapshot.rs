@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch};
+use super::{BackendWatch, Hold, ListenerKey, Mirror, RouteTable, ServiceWatch, UsedServices};
 use crate::config::{
     BackendLimits, ClientLimits, ClientTimeouts, ErrorPages, ForwardingConfig, RuleConfig, ServiceConfig,
 };
@@ -22,9 +23,13 @@ use crate::upstream::{Endpoint, Limiter};
 pub struct Snapshot {
     /// Grows by one with each change.
     pub version: u64,
+    /// What was asked before wasn't asked by it.
+    pub since: Instant,
     pub routes: Arc<RouteTable>,
     /// Indexed by what `routes` finds.
     pub services: Box<[Arc<Service>]>,
+    /// Which of them this snapshot's requests have reached.
+    pub used: UsedServices,
     pub listeners: Arc<[Arc<Listener>]>,
     pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,

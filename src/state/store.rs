@@ -9,12 +9,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::build::{Drains, Live, LiveMirrors, Registry, Resolved, routes};
 use super::deployment::{deployed, deployed_names, live_revision, still_holds};
-use super::{Backend, Hold, Mirror, Service, Snapshot};
+use super::{Backend, Hold, Mirror, Service, Snapshot, UsedServices};
 use crate::config::{Config, EndpointHost, ListenerConfig, ServiceConfig};
 use crate::model::{
     BackendName, Deployment, Drain, LiveMirror, LiveWeights, NamedWeights, OpenRollout, Percent, ServiceName, Weight,
@@ -132,6 +133,8 @@ pub struct MirrorPlan {
     pub configured: Percent,
     /// Version of the service, as [`Service::revision`].
     pub revision: u64,
+    /// The rollout that has this mirror, as long as it is at that step.
+    pub rollout: Option<OpenRollout>,
 }
 
 /// What draining or undraining a backend is about.
@@ -346,8 +349,10 @@ impl Store {
         let ended = LiveChanges { weights, drains, mirrors: writer.end_mirrors(config), deployments };
         let snapshot = Snapshot {
             version: 1,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
+            used: UsedServices::new(config.services.len()),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             limits: config.limits,
             timeouts: config.timeouts,
@@ -449,6 +454,7 @@ impl Store {
             from: mirror.percent,
             configured: mirror.config.percent,
             revision: service.revision,
+            rollout: service.rollout().filter(|open| open.mirrored > 0.0 && open.candidate == mirror.backend).cloned(),
         })
     }
 
@@ -564,8 +570,10 @@ impl Writer {
         self.registry.prune(&services);
         let snapshot = Snapshot {
             version,
+            since: Instant::now(),
             routes: Arc::new(routes(config)),
             services,
+            used: UsedServices::new(config.services.len()),
             listeners,
             limits: config.limits,
             timeouts: config.timeouts,
@@ -726,8 +734,10 @@ impl Writer {
         });
         Snapshot {
             version: current.version + 1,
+            since: Instant::now(),
             routes: Arc::clone(&current.routes),
             services: services.collect(),
+            used: UsedServices::new(current.services.len()),
             listeners: Arc::clone(&current.listeners),
             limits: current.limits,
             timeouts: current.timeouts,

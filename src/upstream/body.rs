@@ -39,6 +39,7 @@ pub enum BodyFault {
 pub enum BodyError {
     Http(hyper::Error),
     Http1(Http1Error),
+    Http2(h2::Error),
     Fault(BodyFault),
     /// Compression failed, which takes a lack of memory.
     Encoder(io::Error),
@@ -51,6 +52,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::Http(error) => error.fmt(f),
             Self::Http1(error) => error.fmt(f),
+            Self::Http2(error) => error.fmt(f),
             Self::Fault(BodyFault::Broken) => f.write_str("the body broke off"),
             Self::Fault(BodyFault::Stalled) => f.write_str("the body stands still"),
             Self::Fault(BodyFault::TooLarge) => f.write_str("the body is too large"),
@@ -66,6 +68,7 @@ impl Error for BodyError {
         match self {
             Self::Http(error) => Some(error),
             Self::Http1(error) => Some(error),
+            Self::Http2(error) => Some(error),
             Self::Fault(_) | Self::Superseded => None,
             Self::Encoder(error) => Some(error),
         }

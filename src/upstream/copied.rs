@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -50,6 +51,8 @@ struct Buffer {
     bytes: Cell<usize>,
     cost: Cell<usize>,
     end: Cell<Option<Result<Instant, MirrorDrop>>>,
+    /// When something of it came last.
+    heard: Cell<Instant>,
     /// Of the one who sends it.
     reader: RefCell<Option<Waker>>,
     /// Of the one who waits for its end.
@@ -83,6 +86,7 @@ impl Copies {
             bytes: Cell::new(0),
             cost: Cell::new(0),
             end: Cell::new(None),
+            heard: Cell::new(Instant::now()),
             reader: RefCell::default(),
             owner: RefCell::default(),
         });
@@ -121,6 +125,7 @@ impl Buffer {
             (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
             (None, None) => return,
         };
+        self.heard.set(Instant::now());
         let (cost, bytes) = (piece.cost(), frame.data_ref().map_or(0, Bytes::len));
         if self.bytes.get() + bytes > self.max {
             return self.finish(Err(match self.large_body {
@@ -208,6 +213,12 @@ impl CopiedBody {
                 Poll::Pending
             }
         }
+    }
+
+    /// For how long nothing of it has come.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.0.heard.get().elapsed()
     }
 
     /// All of it has been handed to the connection.

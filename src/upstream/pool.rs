@@ -6,15 +6,15 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::TryFutureExt;
 use futures_util::future::Either;
 use http::{Request, Response};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
-use super::connect::{self, ConnectError, Http2Connection, UpgradedStream};
+use super::connect::{self, ConnectError, UpgradedStream};
 use super::endpoint::PoolKey;
 use super::http1::Http1Connection;
+use super::http2::Http2Connection;
 use super::limiter::Permit;
 use super::local::LocalEndpoint;
 use super::send::{AnswerBody, Http1Sending, SendError};
@@ -32,22 +32,21 @@ const SHARED_CONNECTIONS_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) struct SharedConnection {
     http2: Http2Connection,
-    streams: Cell<usize>,
     idle_since_ms: Cell<u64>,
     idle_timeout_ms: u64,
 }
 
 impl SharedConnection {
     fn has_room(&self) -> bool {
-        !self.is_closed() && self.streams.get() < STREAMS_MAX.min(self.http2.settings.streams_max())
+        !self.is_closed() && self.http2.streams() < STREAMS_MAX.min(self.http2.streams_max())
     }
 
     fn is_closed(&self) -> bool {
-        self.http2.sender.is_closed()
+        self.http2.is_closed()
     }
 
     pub(super) fn is_used(&self) -> bool {
-        self.streams.get() > 0
+        self.http2.streams() > 0
     }
 
     /// Closed, or unused for too long.
@@ -165,11 +164,26 @@ impl Lease {
             }
         };
         if let Connection::Http2(shared) = &connection {
-            shared.streams.set(shared.streams.get() + 1);
+            shared.http2.begin();
         }
         in_flight.handed_over();
         let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
         Ok(Self { endpoint, timers, connection, reused, waited, trial: None, permit })
+    }
+
+    /// A connection that is there already, if there is one, for a request that needs no permit.
+    #[must_use]
+    pub(crate) fn reuse(endpoint: &Rc<LocalEndpoint>, timers: &Rc<Timers>) -> Option<Self> {
+        let connection = match endpoint.endpoint.identity.protocol {
+            UpstreamProtocol::Http1 => Connection::Http1(endpoint.idle.borrow_mut().pop()?),
+            UpstreamProtocol::Http2 => Connection::Http2(endpoint.shared_with_room()?),
+        };
+        if let Connection::Http2(shared) = &connection {
+            shared.http2.begin();
+        }
+        endpoint.begin();
+        let (endpoint, timers) = (Rc::clone(endpoint), Rc::clone(timers));
+        Some(Self { endpoint, timers, connection, reused: true, waited: false, trial: None, permit: None })
     }
 
     /// The attempt tries out the endpoint.
@@ -216,7 +230,7 @@ impl Lease {
     /// Waits for at most `limit` until the endpoint says that it takes WebSockets over HTTP/2 (RFC 8441).
     pub(crate) async fn takes_extended_connect(&self, limit: Duration) -> bool {
         let Connection::Http2(shared) = &self.connection else { return false };
-        self.timers.timeout(limit, shared.http2.settings.extended_connect()).await.is_ok()
+        self.timers.timeout(limit, shared.http2.extended_connect()).await.is_ok()
     }
 
     /// Sends a request; the future waits for the head of its response. HTTP/1 takes the body out of `request` and leaves
@@ -232,12 +246,7 @@ impl Lease {
             }
             Connection::Http2(shared) => {
                 let request = std::mem::replace(request, Request::new(RequestBody::Empty));
-                let sending = shared.http2.sender.clone().try_send_request(request);
-                Either::Right(
-                    sending
-                        .map_ok(|response| response.map(AnswerBody::Http2))
-                        .map_err(|error| Box::new(SendError::http2(error))),
-                )
+                Either::Right(shared.http2.send(request))
             }
             Connection::Returned => unreachable!("a lease is returned when its response has ended"),
         }
@@ -296,7 +305,7 @@ impl Lease {
     }
 
     fn leave(&self, shared: &SharedConnection) {
-        shared.streams.set(shared.streams.get() - 1);
+        shared.http2.end();
         shared.idle_since_ms.set(self.timers.now_ms());
     }
 }
@@ -317,16 +326,16 @@ impl LocalEndpoint {
     fn shared_with_room(&self) -> Option<Rc<SharedConnection>> {
         let mut connections = self.shared.borrow_mut();
         connections.retain(|c| !c.is_closed());
-        if let Some(room) = connections.iter().filter(|c| c.has_room()).max_by_key(|c| c.streams.get()) {
+        if let Some(room) = connections.iter().filter(|c| c.has_room()).max_by_key(|c| c.http2.streams()) {
             return Some(Rc::clone(room));
         }
         let full = connections.len() >= SHARED_CONNECTIONS_MAX;
-        connections.iter().filter(|_| full).min_by_key(|c| c.streams.get()).cloned()
+        connections.iter().filter(|_| full).min_by_key(|c| c.http2.streams()).cloned()
     }
 }
 
 /// A new connection, or one that somebody else opened meanwhile; the flag tells the latter.
-async fn open(endpoint: &LocalEndpoint, timers: &Timers, ends: Ends) -> Result<(Connection, bool), ConnectError> {
+async fn open(endpoint: &LocalEndpoint, timers: &Rc<Timers>, ends: Ends) -> Result<(Connection, bool), ConnectError> {
     match endpoint.endpoint.identity.protocol {
         UpstreamProtocol::Http1 => {
             Ok((Connection::Http1(Rc::new(connect::http1(&endpoint.endpoint, ends).await?)), false))
@@ -339,7 +348,10 @@ async fn open(endpoint: &LocalEndpoint, timers: &Timers, ends: Ends) -> Result<(
 }
 
 /// Waits while an HTTP/2 connection is being opened, so that a burst of requests opens one and not one each.
-async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<(Rc<SharedConnection>, bool), ConnectError> {
+async fn open_shared(
+    endpoint: &LocalEndpoint,
+    timers: &Rc<Timers>,
+) -> Result<(Rc<SharedConnection>, bool), ConnectError> {
     while endpoint.connecting.get() {
         endpoint.connected.notified().await;
         if let Some(shared) = endpoint.shared_with_room() {
@@ -348,8 +360,7 @@ async fn open_shared(endpoint: &LocalEndpoint, timers: &Timers) -> Result<(Rc<Sh
     }
     let connecting = Connecting::begin(endpoint);
     let shared = Rc::new(SharedConnection {
-        http2: connect::http2(&endpoint.endpoint).await?,
-        streams: Cell::new(0),
+        http2: connect::http2(&endpoint.endpoint, timers).await?,
         idle_since_ms: Cell::new(timers.now_ms()),
         idle_timeout_ms: endpoint.endpoint.identity.pool.idle_timeout_ms,
     });

@@ -9,22 +9,53 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 
 use super::http1::{Http1Connection, Http1Error};
-use super::{BodyError, RequestBody};
+use super::http2::Http2Body;
+use super::{BodyError, RequestBody, UpgradedStream};
+use crate::passage::Inlet;
 
 /// An endpoint's body on its way.
 #[derive(Debug)]
 pub enum AnswerBody {
     Http1(Http1Body),
-    Http2(Incoming),
+    Http2(Http2Body),
 }
 
 /// Read from a connection that its lease holds, too.
 #[derive(Debug)]
 pub struct Http1Body(Rc<Http1Connection>);
+
+impl AnswerBody {
+    /// The bytes that follow an endpoint's agreement to extended CONNECT.
+    #[must_use]
+    pub fn into_tunnel(self) -> Option<UpgradedStream> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(body) => body.into_tunnel(),
+        }
+    }
+
+    /// Whether the kernel may carry what is left of it past us.
+    pub(crate) fn is_passable(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.0.is_passable(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Has what is left of it carried through `inlet`; its frames stand in for it.
+    pub(crate) fn pass_through(&self, inlet: Inlet) {
+        if let Self::Http1(body) = self {
+            body.0.pass_through(inlet);
+        }
+    }
+
+    /// Whether the client has yet to take what came before.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        matches!(self, Self::Http1(body) if body.0.waits_for_client())
+    }
+}
 
 impl Body for AnswerBody {
     type Data = Bytes;
@@ -33,9 +64,7 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Http1(body) => body.0.poll_frame(cx),
-            Self::Http2(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http)))
-            }
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -74,10 +103,10 @@ pub struct SendError {
 }
 
 impl SendError {
-    pub(super) fn http2(mut error: TrySendError<Request<RequestBody>>) -> Self {
-        let unsent = error.take_message();
-        let error = error.into_error();
-        Self { unsent, why: why(&error), error: error.into() }
+    /// `timed_out`: the connection was closed because its endpoint gave no sign of life.
+    pub(super) fn http2(error: h2::Error, timed_out: bool, unsent: Option<Request<RequestBody>>) -> Self {
+        let why = if timed_out { Why::Other } else { why(&error) };
+        Self { unsent, why, error: error.into() }
     }
 
     fn http1(error: &Http1Error) -> Self {
@@ -103,24 +132,16 @@ impl fmt::Display for SendError {
 
 impl Error for SendError {}
 
-fn why(error: &hyper::Error) -> Why {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            // Streams above a GOAWAY's last id are the ones that fail with it.
-            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
-            return if refused {
-                Why::NotLookedAt
-            } else if h2.is_reset() || h2.is_library() {
-                // The endpoint ended this one stream, or we broke off for what had come.
-                Why::Other
-            } else {
-                Why::Closed
-            };
-        }
-        source = cause.source();
+fn why(error: &h2::Error) -> Why {
+    // Streams above a GOAWAY's last id are the ones that fail with it.
+    if error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote()) {
+        Why::NotLookedAt
+    } else if error.is_io() || (error.is_go_away() && !error.is_library()) {
+        Why::Closed
+    } else {
+        // The endpoint ended this one stream, or it was broken off for what had come.
+        Why::Other
     }
-    if error.is_parse() || error.is_timeout() || error.is_user() { Why::Other } else { Why::Closed }
 }
 
 /// Waits for an answer's head over HTTP/1.

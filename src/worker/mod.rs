@@ -1,6 +1,7 @@
 //! One thread of the data plane: its runtime, its view of the snapshot, its endpoints, its connections. Nothing
 //! in here is shared with another thread but what is marked so.
 
+mod background;
 mod budget;
 mod cookie;
 mod lifeline;
@@ -19,6 +20,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use background::Background;
 use budget::{Budgets, Terms};
 pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
@@ -26,6 +28,7 @@ pub use view::{BackendView, ServiceView, View};
 
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
+use crate::passage::Pipes;
 use crate::shadow::Queue;
 use crate::state::{Service, Snapshot};
 use crate::timers::Timers;
@@ -45,10 +48,14 @@ pub struct Worker {
     pub reporter: Reporter,
     /// Where answers go that are compared.
     pub pairs: Arc<Queue>,
+    /// Copies of requests.
+    pub background: Background,
     /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
+    /// For large answers.
+    pub(crate) pipes: Rc<Pipes>,
     endpoints: view::Endpoints,
     budgets: Budgets,
     rng: RefCell<StdRng>,
@@ -71,6 +78,7 @@ impl Worker {
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
         let endpoints = view::Endpoints::new(index);
+        let pipes = Pipes::new(process.workers.len());
         let view = RefCell::new(Rc::new(View::new(Arc::clone(cache.load()))));
         Rc::new(Self {
             index,
@@ -80,9 +88,11 @@ impl Worker {
             access_log,
             reporter,
             pairs,
+            background: Background::default(),
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,
+            pipes,
             endpoints,
             budgets: Budgets::default(),
             rng: RefCell::new(StdRng::from_rng(&mut rand::rng())),
@@ -193,6 +203,10 @@ impl Worker {
     pub fn tick(&self) {
         self.timers.sweep();
         self.endpoints.sweep(self.timers.now_ms());
+        if !self.process.headroom.suffices() {
+            self.background.give_up();
+            self.endpoints.let_go_of_copies();
+        }
         if !self.process.memory.suffices() {
             self.endpoints.let_go();
         }

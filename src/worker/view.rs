@@ -57,6 +57,7 @@ impl View {
 
     pub(super) fn service(&self, index: usize, endpoints: &Endpoints) -> &ServiceView {
         self.services[index].get_or_init(|| {
+            self.snapshot.used.mark(index);
             let service = Arc::clone(&self.snapshot.services[index]);
             let mirrored = || service.backends.iter().filter(|_| service.mirrors.is_some());
             let marks = mirrored().map(|b| mark(service.name(), &b.name));
@@ -117,6 +118,11 @@ impl Endpoints {
         for known in [&self.known, &self.for_copies] {
             known.borrow().values().for_each(|endpoint| endpoint.let_go());
         }
+    }
+
+    /// Closes all that idles of what is for copies.
+    pub(super) fn let_go_of_copies(&self) {
+        self.for_copies.borrow().values().for_each(|endpoint| endpoint.let_go());
     }
 
     /// Closes what has idled too long.

@@ -284,3 +284,54 @@ async fn an_endpoint_that_restarts_is_not_noticed_between_requests() {
         upstream.close_all().await;
     }
 }
+
+#[tokio::test]
+async fn neither_direction_waits_for_the_other() {
+    let upstream = http2_endpoint(None, |Stream { request, mut respond, .. }| async move {
+        // All of the answer's windows are full long before a byte of the request is read.
+        let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+        stream.send_data(Bytes::from(vec![b'y'; 8 << 20]), true).expect("the stream is open");
+        let (body, _) = collect(request.into_body()).await.expect("the body ends");
+        assert_eq!(body.len(), 3_000_000);
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let client = Http2::over(proxy.connect().await).await;
+    let (response, mut body) = client.begin(Request::post("http://shop.test/").body(()).unwrap()).await;
+    let response = response.await.expect("the answer begins");
+    // Nothing of it is taken before all of the request has gone.
+    let mut left = 3_000_000;
+    while left > 0 {
+        body.reserve_capacity(left);
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.expect("it is open").expect("it is open");
+        let piece = room.min(left);
+        left -= piece;
+        body.send_data(Bytes::from(vec![b'x'; piece]), left == 0).expect("the stream is open");
+    }
+    let (body, _) = collect(response.into_body()).await.expect("the answer ends");
+    assert_eq!(body.len(), 8 << 20);
+}
+
+#[tokio::test]
+async fn an_answer_that_a_client_takes_back_ends_the_rest_of_its_request() {
+    let (ended, wait) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (told, code) = (Arc::clone(&ended), Arc::clone(&wait));
+    let upstream = http2_endpoint(None, move |Stream { request, mut respond, .. }| {
+        let (told, code) = (Arc::clone(&told), Arc::clone(&code));
+        async move {
+            let _stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+            let error = collect(request.into_body()).await.expect_err("it is reset");
+            code.store(error.reason().map_or(99, |reason| u32::from(reason) as usize), Ordering::SeqCst);
+            told.notify_one();
+        }
+    })
+    .await;
+    let proxy = before(&upstream).await;
+    let client = Http2::over(proxy.connect().await).await;
+    let (response, mut body) = client.begin(Request::post("http://shop.test/").body(()).unwrap()).await;
+    body.send_data(Bytes::from_static(b"half of it"), false).expect("the stream is open");
+    drop(response.await.expect("the answer begins"));
+    body.send_reset(Reason::CANCEL);
+    ended.notified().await;
+    assert_eq!(wait.load(Ordering::SeqCst), u32::from(Reason::CANCEL) as usize);
+}

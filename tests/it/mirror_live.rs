@@ -90,6 +90,14 @@ async fn the_command_line_shows_and_changes_a_mirror() {
     assert!(ran.out.contains("0.001 % (file: 50 %)"), "{ran:?}");
     run(&["green", "off"]).await;
     assert_eq!(percent(&proxy).await, 0.0);
+    let ran = Ran::of(&mut tidegate(&["diff", "--admin", &admin])).await;
+    assert!(ran.out.contains("~ mirror to green         0 %  (file: 50 %)"), "{ran:?}");
+    assert!(ran.out.contains("back: tidegate reset shop"), "{ran:?}");
+    let ran = Ran::of(&mut tidegate(&["reset", "shop", "--admin", &admin])).await;
+    assert!(ran.out.contains("mirrored to green: 50 %, "), "{ran:?}");
+    let ran = Ran::of(&mut tidegate(&["diff", "--admin", &admin])).await;
+    assert!(ran.out.contains("every service is as its file says"), "{ran:?}");
+    run(&["green", "off"]).await;
     let ran = run(&["green", "file"]).await;
     assert!(ran.out.contains("mirrored to green: 50 %, 0 copies"), "{ran:?}");
     let ran = Ran::of(&mut tidegate(&["events", "--admin", &admin])).await;

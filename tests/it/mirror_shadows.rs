@@ -75,6 +75,29 @@ async fn one_that_hangs_up_is_broken() {
 }
 
 #[tokio::test]
+async fn one_that_resets_the_connection_is_broken() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let url = format!("http://{}", listener.local_addr().expect("it has an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            // Closed so, what is left is thrown away and the other side told at once.
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is open");
+        }
+    });
+    let blue = named("blue").await;
+    let settings = format!(
+        "[services.shop.mirror]\nbackend = \"green\"\n{}[services.shop.backends.green]\nweight = 0\nendpoints = [{url:?}]\n",
+        backend("blue", 1.0, &blue)
+    );
+    let proxy = Setup::new().settings(&settings).start().await;
+    ask(&proxy).await;
+    proxy.copies_dropped("broken", REQUESTS).await;
+    assert_eq!(proxy.all_copies_dropped().await, REQUESTS);
+    proxy.copies_are_over().await;
+}
+
+#[tokio::test]
 async fn one_that_breaks_off_in_the_middle_is_broken() {
     dropped("broken", "", |mut wire: Wire, _| async move {
         wire.next_head().await;
@@ -286,6 +309,7 @@ async fn a_client_that_leaves_within_its_body_takes_its_copy_with_it() {
     for large_body in ["skip", "stream"] {
         let keys = format!("methods = [\"POST\"]\nlarge_body = \"{large_body}\"");
         let proxy = mirrored(&blue, &green, &keys, "").start().await;
+        let before = blue.connections();
         let head = "POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 100\r\n\r\nhalf";
         let mut http1 = proxy.connect().await;
         http1.send(head).await;
@@ -293,7 +317,8 @@ async fn a_client_that_leaves_within_its_body_takes_its_copy_with_it() {
         let request = Request::post("http://shop.test/").body(()).expect("it is one");
         let (_response, mut stream) = http2.begin(request).await;
         stream.send_data(Bytes::from_static(b"half"), false).expect("the stream is open");
-        proxy.metric_becomes("tidegate_mirror_in_flight", "", 2).await;
+        let has_half = |connection: usize| blue.bytes(connection).windows(4).any(|bytes| bytes == b"half");
+        eventually("both halves arrive", || (before..before + 2).all(has_half)).await;
         drop(http1);
         stream.send_reset(h2::Reason::CANCEL);
         proxy.copies_dropped("request_broken", 2).await;

@@ -152,3 +152,101 @@ async fn a_single_release_may_go_another_way_than_the_others() {
     assert_eq!((&view["strategy"], shares(&proxy).await), (&json!("blue-green"), vec![0.0, 1.0]));
     assert_eq!(view["plan"], json!(["100 %, watched for 10m"]));
 }
+
+/// Answers with a number that only this backend has.
+async fn answering(number: u32) -> Upstream {
+    Upstream::responding(move |_| {
+        let body = format!("{{\"total\": {number}}}");
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json";
+        format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    })
+    .await
+}
+
+/// A shop whose stable backend answers with 7, and whose rollouts begin with copies.
+async fn mirroring(time: &str) -> (Shop, Upstream) {
+    let plan = format!(
+        "strategy = \"shadow\"\nsteps = [{{ mirror = 100, for = {time:?} }}, {{ approve = \"ada\" }}, {{ weight = 100, watch = \"0s\" }}]"
+    );
+    let mut shop = Shop::new(&plan).await;
+    shop.blue = answering(7).await;
+    (shop, answering(7).await)
+}
+
+#[tokio::test]
+async fn a_shadow_sees_copies_first_and_goes_on_once_it_answers_them_as_stable_does() {
+    let (shop, green) = mirroring("5m").await;
+    // The file has a mirror for rollouts alone, and says how it is compared.
+    let own = "[services.shop.mirror]\nbackend = \"green\"\npercent = 0\ncompare = { noise = true, tolerated = 0.1 }";
+    let proxy = shop.setup().settings(&shop.settings_with(&shop.plan, own)).start().await;
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    assert_eq!(shares(&proxy).await, [1.0, 0.0]);
+    let view = proxy.view("/v1/services/shop").await;
+    assert_eq!(
+        (&view["mirrors"][0]["backend"], &view["mirrors"][0]["percent"]),
+        (&"green".into(), &100.0.into()),
+        "{view:#}"
+    );
+    let live = proxy
+        .call(
+            "PUT",
+            "/v1/services/shop/mirror",
+            "content-type: application/json\r\n",
+            r#"{"backend": "green", "percent": 1}"#,
+        )
+        .await;
+    assert_eq!(live.status(), 409, "the copies are the rollout's: {}", live.text());
+    let asking = Asking::on(&proxy, "", Duration::ZERO).await;
+    let view = reaches(&proxy, 2).await;
+    asking.finish().await;
+    assert!(view["steps"][1]["reason"].as_str().unwrap().contains("answers copies as stable does"), "{view:#}");
+    assert!(!green.requests().is_empty());
+    let view = proxy.view("/v1/services/shop").await;
+    assert_eq!(view["mirrors"][0]["percent"], 0.0, "the copies end with their step: {view:#}");
+    command(&proxy, &["approve", "shop"]).await;
+    becomes(&proxy, "completed").await;
+    assert_eq!(proxy.fetch("/").await.text(), "{\"total\": 7}");
+}
+
+#[tokio::test]
+async fn a_shadow_that_answers_otherwise_is_taken_back_before_anybody_has_seen_it() {
+    let (shop, _) = mirroring("5m").await;
+    let (proxy, green) = (shop.open().await, answering(8).await);
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    let asking = Asking::on(&proxy, "", Duration::from_millis(1)).await;
+    let view = becomes(&proxy, "rolled back").await;
+    asking.finish().await;
+    let reason = view["reason"].as_str().unwrap();
+    assert!(reason.contains("answers copies otherwise than stable") && reason.contains("$.total changed"), "{reason}");
+    assert_eq!(view["receipt"]["requests"], 0);
+}
+
+#[tokio::test]
+async fn copies_that_nobody_could_compare_in_time_pause_a_rollout() {
+    let (shop, green) = mirroring("300ms").await;
+    let proxy = shop.open().await;
+    deploy(&proxy, "v2", &green, &[]).await;
+    let view = becomes(&proxy, "paused").await;
+    let reason = view["reason"].as_str().unwrap();
+    assert!(reason.contains("not known to be the same within 300ms: nothing was compared yet"), "{reason}");
+    assert_eq!(view["step"], 1);
+}
+
+#[tokio::test]
+async fn a_preview_shows_the_release_to_who_asks_for_it_and_to_nobody_else() {
+    let plan = r#"strategy = "blue-green"
+preview = [{ headers = { x-preview = "yes" } }]
+steps = [{ approve = "ada" }, { weight = 100, watch = "0s" }]"#;
+    let (shop, green) = (Shop::new(plan).await, named("green").await);
+    let proxy = shop.open().await;
+    let preview = get("/", "x-preview: yes\r\n");
+    assert_eq!(proxy.exchange(&preview).await.text(), "blue", "there is nothing to look at yet");
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    assert_eq!(proxy.exchange(&preview).await.text(), "green");
+    assert_eq!(proxy.fetch("/").await.text(), "blue");
+    command(&proxy, &["abort", "shop"]).await;
+    assert_eq!(proxy.exchange(&preview).await.text(), "blue");
+}

@@ -8,7 +8,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::support::{POLL_INTERVAL, Proxy, Ran, Received, Setup, Upstream, backend, get, tidegate, within};
+use tokio::io::AsyncReadExt;
+
+use crate::support::{
+    POLL_INTERVAL, Proxy, Ran, Received, Setup, Signal, Upstream, Wire, backend, get, tidegate, within,
+};
 
 const MIRROR: &str = "/v1/services/shop/mirror";
 const SECRET: &str = "hunter2";
@@ -125,6 +129,8 @@ async fn a_difference_is_found_among_times_and_ids_that_are_never_the_same() {
     let page = command(&proxy, &["shadow", "shop"]).await.out;
     assert!(page.contains("DIFFERENT: $.items[*].price changed, in "), "{page}");
     assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+    let page = command(&proxy, &["status", "shop"]).await.out;
+    assert!(page.contains("compared with blue: DIFFERENT: $.items[*].price changed, in "), "{page}");
     let line = command(&proxy, &["events", "shop"]).await.out;
     assert!(line.contains("green is different: $.items[*].price changed, in "), "{line}");
 }
@@ -238,6 +244,87 @@ async fn another_revision_or_a_person_has_it_begin_anew() {
     assert_eq!(proxy.view(MIRROR).await["mirrors"], json!([]));
     let page = command(&proxy, &["shadow", "shop"]).await.out;
     assert!(page.contains("no mirror of shop compares answers"), "{page}");
+}
+
+#[tokio::test]
+async fn what_is_known_outlives_the_process_and_begins_anew_where_it_was_forgotten() {
+    let (blue, green) = (noisy(1.0).await, noisy(2.0).await);
+    let mut proxy = start(&blue, &green, "{ noise = true }").await;
+    let before = ask_until_outcome(&proxy, "different").await;
+    let state = proxy.folder().join("state").display().to_string();
+    let again = |revision: &str| {
+        Setup::new().settings(&settings(&blue, &green, revision, "{ noise = true }")).state_dir(&state)
+    };
+    proxy.signal(Signal::TERM);
+    assert!(proxy.wait().await.success());
+    let mut second = again("2").start().await;
+    let after = mirror(&second).await;
+    assert_eq!((&after["verdict"]["outcome"], &after["since"]), (&json!("different"), &before["since"]));
+    assert!(after["pairs"]["seen"].as_u64() >= before["pairs"]["seen"].as_u64(), "{after:#}");
+    assert_eq!(after["examples"], json!([]), "examples are never written down");
+    assert_eq!(events(&second, "shadow_verdict").await.len(), 1, "it was told before");
+
+    command(&second, &["shadow", "shop", "--reset"]).await;
+    // Whatever ends a process: what was forgotten stays forgotten.
+    second.signal(Signal::KILL);
+    second.wait().await;
+    let mut third = again("2").start().await;
+    assert_eq!(mirror(&third).await["pairs"]["seen"], 0);
+    ask_until_outcome(&third, "different").await;
+    third.signal(Signal::TERM);
+    assert!(third.wait().await.success());
+    let fourth = again("3").start().await;
+    assert_eq!(mirror(&fourth).await["pairs"]["seen"], 0, "another revision is another matter");
+}
+
+#[tokio::test]
+async fn a_primary_that_answers_json_beyond_measure_costs_no_memory() {
+    const PIECES: usize = 256;
+    let blue = Upstream::scripted(|mut wire: Wire, _| async move {
+        let piece = format!("[{}", "0,".repeat((1 << 19) - 1)).into_bytes();
+        while wire.next_head().await.is_some() {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                PIECES * piece.len()
+            );
+            wire.send(head).await;
+            for _ in 0..PIECES {
+                if wire.try_send(&piece).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let green = shop(|_, _| "[0]".to_owned()).await;
+    let proxy = start(&blue, &green, "true").await;
+    let before = proxy.memory_kb();
+    let mut wire = proxy.connect().await;
+    wire.send(get("/", "")).await;
+    let length = wire.head().await.content_length().expect("the length is known");
+    let (mut left, mut buffer, mut most) = (length, vec![0; 1 << 20], before);
+    while left > 0 {
+        left -= wire.read(&mut buffer).await.expect("the proxy is there");
+        most = most.max(proxy.memory_kb());
+    }
+    assert!(most - before < 16 << 10, "{} KiB more", most - before);
+    proxy.metric_becomes("tidegate_mirror_pairs_total", "", 1).await;
+    let view = ask_field(&proxy).await;
+    assert_eq!(view, "body changed");
+}
+
+/// The first field that differs.
+async fn ask_field(proxy: &Proxy) -> String {
+    let asking = async {
+        loop {
+            let view = mirror(proxy).await;
+            if let Some(field) = view["fields"].get(0) {
+                return format!("{} {}", field["place"].as_str().unwrap(), field["change"].as_str().unwrap());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    within("a field", asking).await
 }
 
 #[tokio::test]

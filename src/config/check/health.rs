@@ -115,7 +115,7 @@ impl Check<'_, '_> {
     }
 }
 
-fn path(text: &str) -> Result<PathAndQuery, Fault> {
+pub(super) fn path(text: &str) -> Result<PathAndQuery, Fault> {
     let hint = "write it like \"/healthz\" or \"/status?brief=1\"";
     if !text.starts_with('/') {
         return Err(Fault::new(format!("{text:?} doesn't begin with /"), hint));
@@ -123,14 +123,14 @@ fn path(text: &str) -> Result<PathAndQuery, Fault> {
     text.parse().ok().filter(|_| !text.contains('#')).ok_or_else(|| Fault::new(format!("{text:?} is no path"), hint))
 }
 
-fn host(text: &str) -> Result<HeaderValue, Fault> {
+pub(super) fn host(text: &str) -> Result<HeaderValue, Fault> {
     let hint = "write a host and, if it needs one, a port: \"shop.internal:8080\"";
     let refuse = || Fault::new(format!("{text:?} is no host"), hint);
     Authority::try_from(text).ok().filter(|host| !host.as_str().contains('@')).ok_or_else(refuse)?;
     HeaderValue::from_str(text).map_err(|_| refuse())
 }
 
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
+pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
     let name = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| Fault::new(format!("{name:?} is no header name"), "header names are letters, digits and -"))?;
     if NOT_A_CHECKS.contains(&name.as_str()) {
@@ -145,7 +145,7 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
 }
 
 /// "200" or "200-299".
-fn statuses_of(text: &str) -> Result<RangeInclusive<u16>, Fault> {
+pub(super) fn statuses_of(text: &str) -> Result<RangeInclusive<u16>, Fault> {
     let status = |digits: &str| {
         let plain = digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
         digits.parse().ok().filter(|status| plain && (200..=599).contains(status))

@@ -59,7 +59,13 @@ impl Check<'_, '_> {
     }
 
     /// `service`: the service's own place.
-    fn mirror(&mut self, service: &KeyPath, at: &KeyPath, file: &MirrorFile, of: &ServiceFile) -> Option<MirrorConfig> {
+    pub(super) fn mirror(
+        &mut self,
+        service: &KeyPath,
+        at: &KeyPath,
+        file: &MirrorFile,
+        of: &ServiceFile,
+    ) -> Option<MirrorConfig> {
         let backend = self.backend_index(service, &at.key("backend"), &file.backend, of);
         let hint = "write a number from 0 to 100, like 10 or 0.001";
         let percent = Percent::new(file.percent).map_err(|error| Fault::new(error.to_string(), hint));

@@ -13,6 +13,8 @@ mod ejection;
 mod endpoint;
 mod fault;
 mod forwarding;
+mod freeze;
+mod gates;
 mod guard;
 mod header_changes;
 mod health;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::conditions::RuleConditions;
+use super::gates::asked;
 use super::guard::is_stable_known;
 use super::{Check, Fault, unless_reported};
-use crate::config::file::{CohortFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
+use crate::config::file::{CohortFile, MirrorFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
 use crate::config::key_path::KeyPath;
-use crate::config::types::RolloutConfig;
+use crate::config::types::{MIRRORS_MAX, MirrorConfig, RolloutConfig};
 use crate::model::{CONFIDENCE, DEADLINE, MARGIN, Plan, RuleMatch, Step, Strategy};
 
 /// More would let anything pass.
@@ -27,7 +28,13 @@ const WATCH: Duration = Duration::from_secs(600);
 const HOLDBACK: f64 = 0.02;
 
 impl Check<'_, '_> {
-    pub(super) fn rollout(&mut self, service: &KeyPath, file: &ServiceFile) -> Option<Arc<RolloutConfig>> {
+    /// `mirrors`: the service's own; `None`: they were reported.
+    pub(super) fn rollout(
+        &mut self,
+        service: &KeyPath,
+        file: &ServiceFile,
+        mirrors: Option<&[Arc<MirrorConfig>]>,
+    ) -> Option<Arc<RolloutConfig>> {
         let (at, rollout) = (service.key("rollout"), &file.rollout);
         if is_given(rollout) {
             self.rollout_sides(&at, file);
@@ -36,8 +43,10 @@ impl Check<'_, '_> {
             Some(StrategyFile::Canary) | None => Strategy::Canary,
             Some(StrategyFile::BlueGreen) => Strategy::BlueGreen,
             Some(StrategyFile::Cohort) => Strategy::Cohort,
+            Some(StrategyFile::Shadow) => Strategy::Shadow,
         };
         let cohort = self.cohort(&at.key("cohort"), &rollout.cohort);
+        let preview = self.cohort(&at.key("preview"), &rollout.preview);
         let steps = match &rollout.steps {
             Some(files) => self.steps(&at.key("steps"), files, strategy),
             None => Some(Plan::usual(strategy).steps),
@@ -58,6 +67,8 @@ impl Check<'_, '_> {
             Some(text) => self.part(&at.key("confidence"), text, CONFIDENCE_MIN, CONFIDENCE_MAX),
             None => Some(CONFIDENCE),
         };
+        let gates = self.gates(&at, rollout);
+        let (gates, asked) = (gates?, asked(rollout));
         let plan = Plan {
             strategy,
             steps: steps?,
@@ -65,8 +76,37 @@ impl Check<'_, '_> {
             damage_budget: rollout.damage_budget,
             deadline: deadline?,
             confidence: confidence?,
+            gates: asked,
         };
-        Some(Arc::new(RolloutConfig { plan, cohort: cohort? }))
+        let mirrors = self.rollout_mirrors(service, &at, &plan, file, mirrors?);
+        Some(Arc::new(RolloutConfig { plan, cohort: cohort?, preview: preview?, mirrors: mirrors?, gates }))
+    }
+
+    /// How copies for each backend are made where a step asks for them: as the service's own mirror to it says, were it
+    /// for its comparison.
+    fn rollout_mirrors(
+        &mut self,
+        service: &KeyPath,
+        at: &KeyPath,
+        plan: &Plan,
+        file: &ServiceFile,
+        own: &[Arc<MirrorConfig>],
+    ) -> Option<Vec<Arc<MirrorConfig>>> {
+        if !plan.steps.iter().any(|step| matches!(step, Step::Mirror { .. })) {
+            return Some(Vec::new());
+        }
+        if own.len() >= MIRRORS_MAX {
+            let hint = format!("a service has at most {MIRRORS_MAX} mirrors; remove one, or the step");
+            self.report.absent(&at.key("steps"), "there is no room for the rollout's own mirror", hint);
+        }
+        let of = |(index, (name, _)): (usize, &(String, _))| {
+            let usual = self.mirror(service, at, &MirrorFile::compared(name.clone()), file)?;
+            let own = own.iter().find(|own| own.backend == index);
+            let own = own
+                .map(|own| MirrorConfig { compare: own.compare.clone().or(usual.compare.clone()), ..(**own).clone() });
+            Some(Arc::new(own.unwrap_or(usual)))
+        };
+        file.backends.0.iter().enumerate().map(of).collect()
     }
 
     /// It takes two, and one of them must be known to be the old one.
@@ -128,6 +168,10 @@ impl Check<'_, '_> {
                 Step::Flip { .. } => Some(100.0),
                 step => step.percent(),
             };
+            if matches!(step, Step::Mirror { .. }) && percent >= 0.0 {
+                let hint = "begin with the copies: nobody should see what they would have shown";
+                self.report.problem(&at.index(index), "copies come after requests", hint);
+            }
             if let Some(now) = now {
                 if now <= percent {
                     let hint = "each step gives the new release more than the one before";
@@ -153,7 +197,7 @@ impl Check<'_, '_> {
         ];
         let said: Vec<&str> = said.iter().filter(|(_, is_said)| *is_said).map(|(key, _)| *key).collect();
         let &[kind] = &said[..] else {
-            let hint = "write one of weight = 5, approve = \"release managers\" and cohort = true";
+            let hint = "write one of weight = 5, approve = \"release managers\", cohort = true and mirror = 100";
             let message = if said.is_empty() {
                 "the step doesn't say what it does".to_owned()
             } else {
@@ -181,11 +225,7 @@ impl Check<'_, '_> {
             "weight" => self.weight_step(at, file, strategy),
             "approve" => Some(Step::Approve { who: file.approve.clone().unwrap_or_default() }),
             "cohort" => self.cohort_step(at, file),
-            _ => {
-                let hint = "leave this step out";
-                self.report.problem(&at.key("mirror"), "requests can't be mirrored in a rollout", hint);
-                None
-            }
+            _ => self.mirror_step(at, file),
         }
     }
 
@@ -221,6 +261,21 @@ impl Check<'_, '_> {
         Some(Step::Cohort { hold: self.positive_duration(&at.key("hold"), hold)? })
     }
 
+    fn mirror_step(&mut self, at: &KeyPath, file: &StepFile) -> Option<Step> {
+        let percent = file.mirror.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+        if percent.is_none() {
+            let message = "it is the share of the requests that are copied, in percent";
+            self.report.problem(&at.key("mirror"), message, "write a number above 0 and up to 100");
+        }
+        let Some(time) = &file.time else {
+            let hint = "say how long it may take to know whether the answers are the same: for = \"10m\"";
+            self.report.absent(&at.key("for"), "copies aren't sent for ever", hint);
+            return None;
+        };
+        let time = self.positive_duration(&at.key("for"), time);
+        Some(Step::Mirror { percent: percent?, time: time? })
+    }
+
     /// A percentage, as a part of 1 between `min` and `max`.
     fn part(&mut self, at: &KeyPath, text: &PercentText, min: f64, max: f64) -> Option<f64> {
         let number = text.0.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
@@ -236,7 +291,8 @@ impl Check<'_, '_> {
 
 /// Somebody wants rollouts.
 fn is_given(file: &RolloutFile) -> bool {
-    let RolloutFile { strategy, steps, margin, damage_budget, deadline, confidence, cohort } = file;
+    let RolloutFile { strategy, steps, margin, damage_budget, deadline, confidence, cohort, preview, .. } = file;
+    let RolloutFile { smoke, webhooks, metrics, freeze, .. } = file;
     strategy.is_some()
         || steps.is_some()
         || margin.is_some()
@@ -244,4 +300,9 @@ fn is_given(file: &RolloutFile) -> bool {
         || deadline.is_some()
         || confidence.is_some()
         || !cohort.is_empty()
+        || !preview.is_empty()
+        || smoke.is_some()
+        || !webhooks.0.is_empty()
+        || !metrics.0.is_empty()
+        || !freeze.is_empty()
 }

@@ -70,7 +70,7 @@ impl Check<'_, '_> {
             file.response_headers.as_ref().map(|file| self.response_headers(&at.key("response_headers"), file));
         let probation = file.probation.as_ref().map(|file| self.probation(&at.key("probation"), file));
         let mirrors = self.mirrors(at, file);
-        let rollout = self.rollout(at, file);
+        let rollout = self.rollout(at, file, mirrors.as_deref());
         let routes = routes?;
         let route_ids: Vec<_> = routes.iter().map(|route| RouteId::new(&routes::identity(route))).collect();
         let judged = file.routes.iter().flatten().zip(&route_ids).filter(|(route, _)| route.judged);

@@ -60,9 +60,11 @@ impl<'c> TlsFiles<'c> {
     }
 
     fn previous_upstream(&self, wanted: impl Fn(&UpstreamTls) -> bool) -> Option<Arc<UpstreamTls>> {
-        let backends =
-            self.previous.into_iter().flat_map(|config| &config.services).flat_map(|service| &service.backends);
-        backends.filter_map(|backend| backend.tls.as_ref()).find(|tls| wanted(tls)).cloned()
+        let services = || self.previous.into_iter().flat_map(|config| &config.services);
+        let backends = services().flat_map(|service| &service.backends).filter_map(|backend| backend.tls.as_ref());
+        let asked = services().flat_map(|service| service.rollout.gates.destinations());
+        let asked = asked.filter_map(|to| to.tls.as_ref());
+        backends.chain(asked).find(|tls| wanted(tls)).cloned()
     }
 }
 

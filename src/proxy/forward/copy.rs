@@ -1,7 +1,7 @@
 //! What is kept of a request for sending it again.
 
+use h2::ext::Protocol;
 use http::Request;
-use hyper::ext::Protocol;
 
 use crate::upstream::{KeptBody, RequestBody};
 

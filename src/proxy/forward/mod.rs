@@ -27,7 +27,7 @@ use super::exchange::Exchange;
 use super::headers::rewrite_response;
 use super::reply::{Answer, Failure, Reason};
 use super::{queue, restart};
-use crate::model::{AttemptFailure, FailureKind};
+use crate::model::{AttemptFailure, FailureKind, GRPC_STATUS};
 use crate::upstream::{
     AnswerBody, AttemptEnd, ConnectError, Freshness, Lease, LocalEndpoint, Permit, RequestBody, UpgradedStream, Why,
     pick,
@@ -329,7 +329,7 @@ fn blamed(exchange: &Exchange, response: &Response<AnswerBody>) -> Option<Status
     if !exchange.is_grpc() {
         return None;
     }
-    match response.headers().get("grpc-status")?.as_bytes() {
+    match response.headers().get(&GRPC_STATUS)?.as_bytes() {
         // UNAVAILABLE
         b"14" => Some(StatusCode::SERVICE_UNAVAILABLE),
         // UNKNOWN, INTERNAL, DATA_LOSS

@@ -33,6 +33,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::connect::UpgradedStream;
 use super::{BodyError, RequestBody};
+use crate::passage::{Inlet, LENGTH_MIN, Refused};
 use framing::{Framing, Piece};
 pub(super) use io::Io;
 use request::{Outgoing, WriteError};
@@ -109,6 +110,8 @@ struct State {
     to_head: bool,
     framing: Framing,
     keeps_alive: bool,
+    /// Through which the rest of the body goes without being read.
+    passage: Option<Inlet>,
     /// Frames that may follow before others have their turn.
     turn: u8,
     /// Why there is no more of the answer.
@@ -130,6 +133,7 @@ impl Http1Connection {
             to_head: false,
             framing: Framing::Ended,
             keeps_alive: true,
+            passage: None,
             turn: TURN_FRAMES,
             failed: None,
             writer: None,
@@ -226,6 +230,19 @@ impl Http1Connection {
         }
     }
 
+    pub(super) fn is_passable(&self) -> bool {
+        let state = self.state.borrow();
+        matches!(state.framing, Framing::Length(LENGTH_MIN..)) && matches!(state.io, Some(Io::Tcp(_)))
+    }
+
+    pub(super) fn pass_through(&self, inlet: Inlet) {
+        self.state.borrow_mut().passage = Some(inlet);
+    }
+
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.state.borrow().passage.as_ref().is_some_and(Inlet::is_full)
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         self.state.borrow().framing.is_ended()
     }
@@ -237,6 +254,7 @@ impl Http1Connection {
     /// Whether another request may follow. The rest of an answer that nobody wants is thrown away, if it has come.
     pub(super) fn is_reusable(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
+        state.passage = None;
         state.skip_received();
         let is_over = state.framing.is_ended() && state.outgoing.is_done();
         if !is_over || !state.keeps_alive || state.io.is_none() || !state.received.is_empty() {
@@ -349,7 +367,11 @@ impl State {
                 Ok(Piece::More) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(Http1Error::Malformed(malformed)))),
             }
-            let Poll::Ready(filled) = self.poll_fill(cx) else {
+            let passed = self.poll_pass(cx);
+            if let Poll::Ready(Some(passed)) = passed {
+                return Poll::Ready(Some(passed.map(Frame::data).map_err(Http1Error::Cut)));
+            }
+            let Poll::Ready(filled) = (if passed.is_pending() { Poll::Pending } else { self.poll_fill(cx) }) else {
                 if self.writer.is_some() {
                     self.reader = Some(cx.waker().clone());
                 }
@@ -364,6 +386,26 @@ impl State {
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(Http1Error::Cut(Some(error))))),
             }
+        }
+    }
+
+    /// Has the next of the body carried on; `None` where it has to be read.
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Option<std::io::Error>>>> {
+        let (Some(inlet), Framing::Length(left), Some(Io::Tcp(stream))) = (&self.passage, &mut self.framing, &self.io)
+        else {
+            return Poll::Ready(None);
+        };
+        match ready!(inlet.poll_fill(cx, stream, *left)) {
+            Ok(Ok(passed)) if passed.is_empty() => Poll::Ready(Some(Err(None))),
+            Ok(Ok(passed)) => {
+                *left -= passed.len() as u64;
+                Poll::Ready(Some(Ok(passed)))
+            }
+            Ok(Err(Refused)) => {
+                self.passage = None;
+                Poll::Ready(None)
+            }
+            Err(error) => Poll::Ready(Some(Err(Some(error)))),
         }
     }
 
@@ -397,6 +439,7 @@ impl State {
 
     /// Nobody uses it any more.
     fn close(&mut self) {
+        self.passage = None;
         if let Some(writer) = self.writer.take() {
             writer.abort();
         }
