@@ -20,11 +20,13 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, ShutdownConfig};
 use crate::control::Control;
+use crate::dora::Gauges;
 use crate::guard::{Guard, Questions, Reporter};
 use crate::health::HealthThread;
 use crate::journal::{self, Fact, Journal};
 use crate::listener::{Admission, BindError, Command, WorkerThread, WorkerThreadConfig, bind};
 use crate::model::Overload;
+use crate::notify::Notifier;
 use crate::observe::{AccessLogWriter, ProcessMetrics, ReloadOutcome, Usage, default_limit, open_files, resident};
 use crate::rollout::Conductor;
 use crate::shadow::{Queue, ShadowThread};
@@ -136,6 +138,7 @@ impl App {
             Some(admin) => Some(bind(admin.address, 1).map_err(StartError::Bind)?),
             None => None,
         };
+        control.take_up_rolls(kept.rolls);
         let bound = bind_listeners(&config, &BTreeMap::new(), workers).map_err(StartError::Bind)?;
         let health = HealthThread::start(Arc::clone(&control)).map_err(StartError::Health)?;
         let (shadow, pairs, shadows) =
@@ -185,6 +188,11 @@ impl App {
         tokio::spawn(sweep(Arc::clone(&store)));
         tokio::spawn(guard.run());
         tokio::spawn(conductor.run());
+        if let Ok(journal) = control.journal() {
+            let metrics = Arc::clone(&process.notify);
+            tokio::spawn(Notifier::new(Arc::clone(&control), journal.clone(), metrics, kept.cursors).run());
+            tokio::spawn(Gauges::new(journal.clone(), Arc::clone(&process.dora)).run());
+        }
         tokio::spawn(watch_memory(Arc::clone(&store), Arc::clone(&process), files_limit));
         if let (Some(bound), Some(settings)) = (admin_socket, &config.admin) {
             let admin = Admin::new(control, process, questions, shadows, rollouts, is_ready, settings.token.clone());

@@ -45,6 +45,9 @@ pub mod shadow;
 
 pub mod outbound;
 
+pub mod notify;
+
+pub mod dora;
 pub mod gate;
 
 pub mod rollout;

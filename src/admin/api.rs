@@ -45,7 +45,7 @@ impl From<ControlError> for ApiError {
         let status = match error {
             ControlError::Refused(refused) => return refused.into(),
             ControlError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
-            ControlError::RolloutUnderWay { .. } => StatusCode::CONFLICT,
+            ControlError::RolloutUnderWay { .. } | ControlError::Busy(_) => StatusCode::CONFLICT,
             ControlError::Journal(_) | ControlError::ReadOnly { .. } | ControlError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -325,9 +325,12 @@ pub(super) async fn not_found() -> ApiError {
                  GET and PUT /v1/services/{service}/mirror, POST /v1/services/{service}/mirror/reset, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/drain, \
                  PUT and DELETE /v1/services/{service}/backends/{backend}/endpoints/{address}/drain, \
+                 GET /v1/services/{service}/backends/{backend}/endpoints, \
+                 POST /v1/services/{service}/backends/{backend}/rolls, PUT .../rolls/{id}, POST .../rolls/{id}/end, \
+                 POST /v1/services/{service}/swaps, \
                  GET and POST /v1/services/{service}/rollouts, GET /v1/services/{service}/rollouts/{id}, \
                  POST /v1/services/{service}/rollouts/{id}/{pause, resume, promote, approve, abort or rollback}, \
-                 GET and PUT /v1/guard, GET /v1/events, GET /metrics, GET /livez, GET /readyz";
+                 GET and PUT /v1/guard, GET /v1/events, GET /v1/dora, GET /metrics, GET /livez, GET /readyz";
     ApiError { status: StatusCode::NOT_FOUND, error: error.to_owned() }
 }
 

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_query_is_read_whole_or_refused() {
-        let wanted = Query { after: Some(7), before: Some(9), service: Some("a b".into()), limit: 5 };
+        let wanted =
+            Query { after: Some(7), before: Some(9), service: Some("a b".into()), limit: 5, ..Query::default() };
         assert_eq!(parse("after=7&before=9&service=a+b&limit=5"), Ok(wanted));
         assert_eq!(parse("").unwrap().limit, LIMIT_DEFAULT);
         for wrong in ["after=x", "limit=0", "limit=1001", "limit=-1", "since=1"] {

@@ -2,9 +2,12 @@
 //! while the data plane is full.
 
 mod api;
+mod dora;
 mod events;
 mod guard;
+mod roll_view;
 mod rollouts;
+mod rolls;
 mod server;
 pub mod view;
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
-use super::{events, guard, rollouts};
+use super::{dora, events, guard, rollouts, rolls};
 use crate::config::Secret;
 use crate::control::Control;
 use crate::guard::Questions;
@@ -66,10 +66,16 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
             "/v1/services/{service}/backends/{backend}/endpoints/{address}/drain",
             put(api::put_endpoint_drain).delete(api::delete_endpoint_drain),
         )
+        .route("/v1/services/{service}/backends/{backend}/endpoints", get(rolls::endpoints))
+        .route("/v1/services/{service}/backends/{backend}/rolls", post(rolls::begin))
+        .route("/v1/services/{service}/backends/{backend}/rolls/{roll}", put(rolls::renew))
+        .route("/v1/services/{service}/backends/{backend}/rolls/{roll}/end", post(rolls::end))
+        .route("/v1/services/{service}/swaps", post(rolls::swapped))
         .route("/v1/services/{service}/rollouts", get(rollouts::list).post(rollouts::deploy))
         .route("/v1/services/{service}/rollouts/{rollout}", get(rollouts::one))
         .route("/v1/services/{service}/rollouts/{rollout}/{word}", post(rollouts::say))
         .route("/v1/guard", get(api::guard).put(api::put_guard))
+        .route("/v1/dora", get(dora::dora))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)

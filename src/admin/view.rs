@@ -8,6 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::Instant;
 
+pub use super::roll_view::{EndBody, EndpointsView, ReadinessView, RenewBody, RollBody, RollView};
 use crate::guard::TrialView;
 use crate::journal::Event;
 use crate::model::{Drain, GuardMode, Sticky};
@@ -463,7 +464,7 @@ impl EndpointView {
             Availability::Ejected => (notes.ejected_for.clone(), notes.ejected_until),
             Availability::OnTrial => (notes.ejected_for.clone(), None),
             Availability::Failing => (Some(endpoint.health.streak_told()), None),
-            Availability::Up | Availability::Recovering | Availability::Drained => (None, None),
+            Availability::Up | Availability::Recovering | Availability::Drained | Availability::Rolling => (None, None),
         };
         let until = until.map(|at| humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string());
         Self { address: endpoint.display(), state: state.label().to_owned(), reason, until }

@@ -28,7 +28,7 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Check a configuration file; every problem at once
     Check(CheckArgs),
-    /// See it work: three backends, traffic, and a shift of weights
+    /// See it work: traffic, a release that is compared, one that fails, and a flip
     Demo(DemoArgs),
     /// Show services, their backends and what they do
     Status(StatusArgs),
@@ -48,6 +48,10 @@ pub(super) enum Command {
     Undrain(UndrainArgs),
     /// Show or change how much of a service is copied to a backend that answers nobody
     Mirror(MirrorArgs),
+    /// Run a command for each endpoint of a backend, one after another, while it gets no requests
+    Roll(RollArgs),
+    /// Run a command while a service's requests wait, and let them go once what runs there is ready
+    Swap(SwapArgs),
     /// Put a new revision into the backend that isn't stable, and roll it out by the plan
     Deploy(DeployArgs),
     /// Have a rollout go on to its next step, or to its end, whatever it waits for
@@ -70,6 +74,8 @@ pub(super) enum Command {
     Shadow(ShadowArgs),
     /// Show what happened, and who decided it
     Events(EventsArgs),
+    /// Show how often services are deployed, how long it takes, how much of it fails, and for how long: DORA's four keys
+    Dora(DoraArgs),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Print a shell's completion script
@@ -267,6 +273,65 @@ pub(crate) enum MirrorShare {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct RollArgs {
+    /// The backend
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = parse_backend)]
+    pub(crate) backend: BackendRef,
+    /// Endpoints at once
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) wave: NonZeroUsize,
+    /// Wait at most this long until nothing is under way at an endpoint; then the command runs all the same
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) idle: Duration,
+    /// After the command, an endpoint must be ready within this time
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) ready: Duration,
+    /// Watch an endpoint that has requests again for this long, before the next one
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) watch: Duration,
+    /// Endpoints are back if the proxy hears nothing of this command for so long
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) lease: Duration,
+    /// What is rolled out, for the history
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) revision: Option<String>,
+    /// As JSON; the command's output goes to stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The command, with {endpoint}, {host} and {port} for what it is about
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SwapArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Requests wait at most this long, up to 5m
+    #[arg(long = "for", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Requests that may wait at once; more get 503 [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u64>,
+    /// Wait at most this long until nothing is under way; then the command runs all the same
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) idle: Duration,
+    /// What is swapped in, for the history
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) revision: Option<String>,
+    /// As JSON; the command's output goes to stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The command
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct DeployArgs {
     /// The service
     pub(crate) service: String,
@@ -279,6 +344,9 @@ pub(crate) struct DeployArgs {
     /// The backend that it is put into [default: the one that isn't stable]
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
+    /// Another way than the service's own, by its usual steps
+    #[arg(long, value_name = "NAME")]
+    pub(crate) strategy: Option<DeployStrategy>,
     /// Show how it goes, until it is over; exit code 1 unless it is completed
     #[arg(long, short)]
     pub(crate) wait: bool,
@@ -305,6 +373,15 @@ pub(crate) struct DeployArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+}
+
+/// How a revision may go out, whatever the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeployStrategy {
+    /// Little by little
+    Canary,
+    /// All at once, and watched
+    BlueGreen,
 }
 
 #[derive(Debug, clap::Args)]
@@ -411,6 +488,21 @@ pub(crate) struct EventsArgs {
     #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,
     /// As JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoraArgs {
+    /// Only this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Of the last so many days
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

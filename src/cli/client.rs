@@ -50,7 +50,18 @@ impl Client {
         self.call(Method::POST, path, body.into()).await
     }
 
+    /// Says something that has no answer but that it was heard.
+    pub(crate) async fn tell(&self, path: &str, body: Vec<u8>) -> Result<(), CliError> {
+        self.answer(Method::POST, path, body.into()).await.map(|_| ())
+    }
+
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
+        let answer = self.answer(method, path, body).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|e| CliError::failed(format!("{} answered something else than tidegate would: {e}", self.address)))
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let exchange = async {
             let response = self.send(method, path, body, "application/json").await?;
             let status = response.status();
@@ -60,12 +71,7 @@ impl Client {
             .await
             .map_err(|_| self.unreachable("no answer within 10 s"))?
             .map_err(|error| self.unreachable(&error.to_string()))?;
-        if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(|e| {
-                CliError::failed(format!("{} answered something else than tidegate would: {e}", self.address))
-            });
-        }
-        Err(self.told(status, &answer))
+        if status.is_success() { Ok(answer) } else { Err(self.told(status, &answer)) }
     }
 
     /// What an answer says that is none.

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::args::DeployArgs;
+use super::args::{DeployArgs, DeployStrategy};
 use super::client::Client;
 use super::rollout::{path, progress, rollout};
 use super::{CliError, Reader, print, show};
+use crate::model::Strategy;
 use crate::rollout::{DeployBody, RolloutView};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -25,6 +26,10 @@ pub(super) async fn run(args: &DeployArgs) -> Result<(), CliError> {
         commit_time: args.commit_time.clone(),
         author: args.author.clone(),
         link: args.link.clone(),
+        strategy: args.strategy.map(|strategy| match strategy {
+            DeployStrategy::Canary => Strategy::Canary,
+            DeployStrategy::BlueGreen => Strategy::BlueGreen,
+        }),
         retry: args.retry,
         override_freeze: args.override_freeze.clone(),
     };

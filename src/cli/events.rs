@@ -1,12 +1,10 @@
 //! `tidegate events`: what happened, who decided it, and on what grounds.
 
-use serde_json::Value;
-
 use super::args::EventsArgs;
 use super::client::{Client, segment};
 use super::{CliError, Reader, show};
 use crate::admin::view::EventsView;
-use crate::journal::Event;
+use crate::journal::{Event, told};
 
 pub(super) async fn run(args: &EventsArgs) -> Result<(), CliError> {
     let client = Client::new(&args.admin);
@@ -38,98 +36,6 @@ fn line(event: &Event) -> String {
     let service = event.service.as_deref().unwrap_or("-");
     let (at, id, kind, by) = (&event.at, event.id, &event.kind, &event.by);
     format!("{at}  #{id:<5} {kind:<16} {service:<12} {}  by {by}", told(event))
-}
-
-/// What an event tells beside its kind.
-pub(crate) fn told(event: &Event) -> String {
-    let detail = &event.detail;
-    let text = |key: &str| detail[key].as_str().unwrap_or_default().to_owned();
-    let shift = || format!("{}  (was {})", weights(&detail["to"]), weights(&detail["from"]));
-    match event.kind.as_str() {
-        "started" => format!("tidegate {} with {} as process {}", text("version"), text("config"), detail["pid"]),
-        "stopped" => String::new(),
-        "reloaded" => {
-            detail["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
-        }
-        "reload_refused" => text("problems").lines().next().unwrap_or_default().to_owned(),
-        "weights_changed" | "weights_reset" | "override_ended" => shift(),
-        "endpoint_down" | "endpoint_up" => {
-            format!("{} {} ({})", text("backend"), text("endpoint"), text("reason"))
-        }
-        "held" => {
-            format!("new requests wait, up to {} s and {} at once", number(&detail["seconds"]), detail["requests"])
-        }
-        "released" => {
-            let (waited, gave_up, refused) = (&detail["waited"], &detail["gave_up"], &detail["refused"]);
-            format!("requests go on: {waited} had waited, {gave_up} gave up before, {refused} found no room")
-        }
-        "drained" | "would_drain" | "suspended" => format!("{}: {}", text("backend"), text("reason")),
-        "undrained" => format!("{} gets its share again: {}", text("backend"), text("reason")),
-        "probation_began" => format!("{}: {} of the requests", text("backend"), percent(&detail["share"])),
-        "endpoint_drained" | "endpoint_undrained" => format!("{}: {}", text("backend"), text("endpoint")),
-        "resumed" => format!("{} gets requests again", text("backend")),
-        "stable_alarm" => format!("{} fails more often than {}", text("stable"), text("backend")),
-        "stable_alarm_ended" => format!("{} is no worse than the others any more", text("stable")),
-        "shadow_verdict" => {
-            let verdict = text("verdict");
-            let article = if verdict == "same" { "the " } else { "" };
-            format!("{} is {article}{verdict}: {}", text("backend"), text("reason"))
-        }
-        "shadow_reset" => "what was known of its shadows is forgotten".to_owned(),
-        "mirror_changed" => {
-            format!("{}: {} %  (before: {} %)", text("backend"), number(&detail["to"]), number(&detail["from"]))
-        }
-        "mirror_ended" => format!("{}: no more {} %", text("backend"), number(&detail["percent"])),
-        "rollout_began" => format!(
-            "#{} {} into {}, {}, beside {}",
-            detail["rollout"],
-            text("revision"),
-            text("backend"),
-            text("strategy"),
-            text("stable")
-        ),
-        "freeze_overridden" => format!("#{} {}: {}", detail["rollout"], text("window"), text("why")),
-        "rollout_advanced" => format!(
-            "#{} step {} of {}, {}: {}",
-            detail["rollout"],
-            detail["step"],
-            detail["steps"],
-            text("what"),
-            text("reason")
-        ),
-        "rollout_approved" => format!("#{} step {} {}", detail["rollout"], detail["step"], text("why")),
-        "rollout_paused" => format!("#{} {}", detail["rollout"], text("reason")),
-        "rollout_resumed" => format!("#{}", detail["rollout"]),
-        "rollout_ended" => {
-            format!("#{} {} {}: {}", detail["rollout"], text("revision"), text("outcome"), text("reason"))
-        }
-        "deployment_ended" => format!("{}", detail["backends"]),
-        "guard_changed" => format!("{}  (before: {})", guard(&text("to")), guard(&text("from"))),
-        _ => detail.to_string(),
-    }
-}
-
-/// What the guard may do everywhere.
-fn guard(mode: &str) -> &'static str {
-    match mode {
-        "off" => "the guard judges nobody",
-        "observe" => "the guard only observes, everywhere",
-        _ => "the guard does what the file says",
-    }
-}
-
-fn weights(value: &Value) -> String {
-    let pairs = value.as_object().into_iter().flatten();
-    pairs.map(|(name, weight)| format!("{name}={}", number(weight))).collect::<Vec<_>>().join(" ")
-}
-
-fn percent(share: &Value) -> String {
-    format!("{} %", share.as_f64().unwrap_or_default() * 100.0)
-}
-
-/// Without the ".0" of a whole number.
-fn number(value: &Value) -> String {
-    value.as_f64().map_or_else(|| value.to_string(), |number| number.to_string())
 }
 
 #[cfg(test)]

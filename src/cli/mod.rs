@@ -1,18 +1,22 @@
 //! The command line: starts the process, or calls the admin API of a running one.
 
 mod args;
+mod child;
 mod client;
 mod deploy;
+mod dora;
 mod drain;
 mod drift;
 mod events;
 mod guard;
 mod hold;
 mod mirror;
+mod roll;
 mod rollout;
 mod run;
 mod shadow;
 mod status;
+mod swap;
 mod weights;
 
 use std::io::{self, Write};
@@ -24,9 +28,7 @@ pub(crate) use args::AdminArgs;
 pub use args::DemoArgs;
 use args::{Args, Command};
 pub(crate) use client::Client;
-pub(crate) use events::told;
 pub(crate) use run::Signals;
-pub(crate) use weights::put_weights;
 
 use crate::config;
 
@@ -75,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => block_on(drain::drain(&args)),
         Command::Undrain(args) => block_on(drain::undrain(&args)),
         Command::Mirror(args) => block_on(mirror::run(&args)),
+        Command::Roll(args) => block_on(roll::run(&args)),
+        Command::Swap(args) => block_on(swap::run(&args)),
         Command::Deploy(args) => block_on(deploy::run(&args)),
         Command::Promote(args) => block_on(rollout::promote(&args)),
         Command::Pause(args) => block_on(rollout::say(&args, "pause")),
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Guard(args) => block_on(guard::run(&args)),
         Command::Shadow(args) => block_on(shadow::run(&args)),
         Command::Events(events) => block_on(events::run(&events)),
+        Command::Dora(args) => block_on(dora::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "tidegate", &mut script);

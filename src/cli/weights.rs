@@ -19,11 +19,7 @@ pub(super) async fn run(args: &WeightsArgs) -> Result<(), CliError> {
 }
 
 /// Sets all weights of a service at once; answers what is in force then.
-pub(crate) async fn put_weights(
-    client: &Client,
-    service: &str,
-    weights: Vec<(String, f64)>,
-) -> Result<ServiceView, CliError> {
+async fn put_weights(client: &Client, service: &str, weights: Vec<(String, f64)>) -> Result<ServiceView, CliError> {
     let body = serde_json::to_vec(&WeightsBody(weights)).map_err(CliError::failed)?;
     client.put(&format!("{}/weights", path(service)), body).await
 }

@@ -35,6 +35,10 @@ pub(super) struct File {
     pub(super) forwarding: ForwardingFile,
     /// The admin API: [admin] with address = "127.0.0.1:9900"; left out, there is none.
     pub(super) admin: Option<AdminFile>,
+    /// Who outside is told of events: [[notify]] with name, kind and url, once for each.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub(super) notify: Vec<NotifyFile>,
     /// One JSON line per request: "off", "stdout" or the path of a file.
     #[serde(default = "access_log")]
     pub(super) access_log: String,
@@ -1215,6 +1219,69 @@ pub(super) struct BackendTlsFile {
     pub(super) key: Option<String>,
     /// Name that the endpoints' certificates must carry, instead of the endpoint's own host.
     pub(super) server_name: Option<String>,
+}
+
+/// Somebody outside who is told of events: a webhook, a chat, a dashboard or a pipeline.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NotifyFile {
+    /// Names it in metrics and in the history, like "release-chat".
+    pub(super) name: String,
+    /// What it understands: "webhook" (our events as JSON), "slack" and its like, "grafana" (annotations) or "cdevents".
+    pub(super) kind: NotifyKindFile,
+    /// Where each event is sent by POST.
+    pub(super) url: String,
+    /// Only events of these services; of all, and of the process, when left out.
+    #[schemars(length(min = 1))]
+    pub(super) services: Option<Vec<String>>,
+    /// Only these kinds of events, like ["rollout_*", "drained"]; left out: all, or for people what they may act on.
+    #[schemars(length(min = 1))]
+    pub(super) events: Option<Vec<String>>,
+    /// slack and grafana: what is said, with {service}, {kind}, {by}, {at}, {text} or what the event has in it.
+    pub(super) text: Option<String>,
+    /// More headers, { name = "value" }, like a token.
+    #[serde(default)]
+    pub(super) headers: Table<String>,
+    /// Signs each message: { env = "NAME" } or { file = "path" }.
+    pub(super) secret: Option<SecretFile>,
+    /// How an https URL is verified: { ca = "ca.pem" } and others.
+    pub(super) tls: Option<BackendTlsFile>,
+    /// For one attempt, like "10s".
+    #[serde(default = "notify_timeout")]
+    pub(super) timeout: DurationText,
+    /// For how long one event is tried before it is skipped, like "1h".
+    #[serde(default = "notify_retry")]
+    pub(super) retry: DurationText,
+    /// Events that may wait; the oldest are skipped.
+    #[serde(default = "notify_backlog")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) backlog: u32,
+    /// cdevents: where services run; "production" when left out.
+    pub(super) environment: Option<String>,
+    /// cdevents: who says so, a URI reference; "/tidegate" when left out.
+    pub(super) source: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum NotifyKindFile {
+    Webhook,
+    Slack,
+    Grafana,
+    Cdevents,
+}
+
+fn notify_timeout() -> DurationText {
+    DurationText("10s".to_owned())
+}
+
+fn notify_retry() -> DurationText {
+    DurationText("1h".to_owned())
+}
+
+fn notify_backlog() -> u32 {
+    1_000
 }
 
 /// Text that is known to few: from the environment, or from a file of its own.

@@ -24,6 +24,7 @@ fn workshop() -> Workshop {
     for (name, like) in [("cert.pem", "a.pem"), ("key.pem", "a.key.pem"), ("ca.pem", "a.pem")] {
         shop.file(name, &fs::read_to_string(shop.path(like)).unwrap());
     }
+    shop.file("hook.secret", "hunter2\n");
     shop.file("empty.pem", "");
     shop.file("hook.secret", "sesame\n");
     shop.file("error.html", "<title>{status}</title>");
@@ -36,7 +37,7 @@ fn env(name: &str) -> Option<String> {
         "PORT" => Some("8080".to_owned()),
         "WORKERS" => Some("4".to_owned()),
         "WORD" => Some("four".to_owned()),
-        "TOKEN" => Some("hunter2".to_owned()),
+        "TOKEN" | "HOOK_SECRET" => Some("hunter2".to_owned()),
         _ => None,
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// In the order of the file.
     pub services: Vec<ServiceConfig>,
+    /// Who outside is told of events.
+    pub notify: Vec<super::SinkConfig>,
     pub limits: ClientLimits,
     pub timeouts: ClientTimeouts,
     pub shutdown: ShutdownConfig,

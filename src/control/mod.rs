@@ -9,6 +9,7 @@ mod endpoints;
 mod hold;
 mod mirrors;
 mod rollout;
+mod rolls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::model::{Drain, GuardMode, LiveWeights, NamedWeights};
 use crate::state::{Applied, Change, LiveChanges, Refused, Store, WeightsChange, WeightsPlan};
 
 pub use hold::HOLD_REQUESTS;
+pub use rolls::{ROLL_LEASE, RollSight};
 
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
@@ -51,6 +53,8 @@ pub enum ControlError {
         service: String,
         id: u64,
     },
+    /// It doesn't fit what goes on.
+    Busy(String),
     /// A hold that nobody would release.
     Stopping,
 }
@@ -70,6 +74,7 @@ impl fmt::Display for ControlError {
                 "rollout {id} of {service} is under way, and decides about its weights and copies; `tidegate abort {service}` takes \
                  everything back to stable, `tidegate promote {service}` goes on"
             ),
+            Self::Busy(reason) => f.write_str(reason),
             Self::Stopping => write!(f, "not held: tidegate is stopping"),
             Self::ReadOnly { reason } => {
                 write!(
@@ -102,6 +107,8 @@ pub struct Control {
     stopping: AtomicBool,
     /// What the guard may do everywhere, whatever the file says.
     guard: watch::Sender<Option<GuardMode>>,
+    /// Under way. Locked for a moment, by those who change things and those who look.
+    rolls: std::sync::Mutex<Vec<rolls::Held>>,
 }
 
 impl Control {
@@ -113,6 +120,7 @@ impl Control {
             turn: Mutex::new(()),
             stopping: AtomicBool::new(false),
             guard: watch::Sender::new(guard),
+            rolls: std::sync::Mutex::default(),
         }
     }
 

@@ -23,10 +23,8 @@ use super::side_thread::{SideThread, Stopped};
 pub(super) const SERVICE: &str = "shop";
 /// What the others are compared with.
 pub(super) const STABLE: &str = "blue";
-/// The one that is released, after its answers were compared with stable's.
+/// The one that is released first, after its answers were compared with stable's.
 pub(super) const GREEN: &str = "green";
-/// The one that can be made to fail.
-pub(super) const CANARY: &str = "canary";
 
 /// One backend as it is made up for the demo.
 #[derive(Debug)]
@@ -46,26 +44,24 @@ pub(super) struct Deployment {
 const TOTAL: f64 = 19.99;
 const MISTAKEN_TOTAL: f64 = 19.98;
 
-/// Everything that is deployed, in the order of the table.
-pub(super) const DEPLOYMENTS: [Deployment; 3] = [
-    Deployment { name: STABLE, revision: "v1.4.2", weight: 90, style: Style::Blue, colour: "#1d4ed8", median_ms: 4.0 },
+/// What is in the backends at the start, in the order of the table.
+pub(super) const DEPLOYMENTS: [Deployment; 2] = [
+    Deployment { name: STABLE, revision: "v1.4.2", weight: 100, style: Style::Blue, colour: "#1d4ed8", median_ms: 4.0 },
     Deployment { name: GREEN, revision: "v1.5.0", weight: 0, style: Style::Green, colour: "#15803d", median_ms: 3.0 },
-    Deployment {
-        name: CANARY,
-        revision: "v1.6.0-rc.1",
-        weight: 10,
-        style: Style::Yellow,
-        colour: "#a16207",
-        median_ms: 5.0,
-    },
 ];
+
+/// What goes into blue once that is idle: broken at first.
+pub(super) const NEXT: Deployment =
+    Deployment { name: STABLE, revision: "v1.6.0", weight: 0, style: Style::Blue, colour: "#a16207", median_ms: 5.0 };
+/// What it is called while it is broken.
+pub(super) const NEXT_BROKEN: &str = "v1.6.0-rc.1";
 
 /// All backends, answering.
 #[derive(Debug)]
 pub(super) struct Backends {
-    /// In the order of [`DEPLOYMENTS`].
+    /// In the order of [`DEPLOYMENTS`]; then [`NEXT`]'s.
     pub(super) addresses: Vec<SocketAddr>,
-    /// The canary's: it answers 500.
+    /// The next one's: it answers 500.
     pub(super) fault: Fault,
     /// Green's: it adds up wrongly.
     pub(super) mistake: Fault,
@@ -74,11 +70,11 @@ pub(super) struct Backends {
 
 impl Backends {
     pub(super) fn start() -> io::Result<Self> {
-        let listeners = DEPLOYMENTS.iter().map(|_| listen()).collect::<io::Result<Vec<_>>>()?;
+        let listeners = all().map(|_| listen()).collect::<io::Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (fault, mistake) = (Fault::default(), Fault::default());
-        let (canarys, greens) = (fault.clone(), mistake.clone());
-        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, canarys, greens, stopped))?;
+        let (nexts, greens) = (fault.clone(), mistake.clone());
+        let thread = SideThread::start("demo-backends", |stopped| serve_all(listeners, nexts, greens, stopped))?;
         Ok(Self { addresses, fault, mistake, thread })
     }
 
@@ -87,16 +83,21 @@ impl Backends {
     }
 }
 
+/// Everything that answers.
+fn all() -> impl Iterator<Item = &'static Deployment> {
+    DEPLOYMENTS.iter().chain(std::iter::once(&NEXT))
+}
+
 fn listen() -> io::Result<TcpListener> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-async fn serve_all(listeners: Vec<TcpListener>, canarys: Fault, greens: Fault, mut stopped: Stopped) {
-    for (listener, deployment) in listeners.into_iter().zip(&DEPLOYMENTS) {
+async fn serve_all(listeners: Vec<TcpListener>, nexts: Fault, greens: Fault, mut stopped: Stopped) {
+    for (listener, deployment) in listeners.into_iter().zip(all()) {
         let fault = match deployment.name {
-            CANARY => canarys.clone(),
+            _ if deployment.revision == NEXT.revision => nexts.clone(),
             GREEN => greens.clone(),
             _ => Fault::default(),
         };
@@ -134,7 +135,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     tokio::time::sleep(deployment.think_time(rand::random())).await;
     let strikes = fault.strikes();
-    if strikes && deployment.name == CANARY {
+    if strikes && deployment.revision == NEXT.revision {
         let mut response = Response::new(Full::from(format!("{SERVICE}: {} is broken\n", deployment.name)));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return Ok(response);
@@ -164,7 +165,7 @@ impl Deployment {
                 "<!doctype html>\n<html lang=\"en\"><title>{SERVICE}: {name}</title>\n\
                  <body style=\"background:{colour};color:#fff;font:1.5rem/1.5 system-ui;text-align:center;padding-top:25vh\">\n\
                  <h1>{name}</h1>\n<p>revision {revision} of {SERVICE}</p>\n\
-                 <p>Reload: each request is split by the weights.</p>\n"
+                 <p>Reload: each request is split anew.</p>\n"
             );
             ("text/html; charset=utf-8", html)
         } else if accept.contains("application/json") {
@@ -204,16 +205,16 @@ mod tests {
 
     #[test]
     fn browsers_get_a_page_programs_json_and_everybody_else_text() {
-        let canary = &DEPLOYMENTS[2];
-        assert!(canary.page("text/html,application/xhtml+xml,*/*;q=0.8", false).1.contains("<h1>canary</h1>"));
+        let next = &NEXT;
+        assert!(next.page("text/html,application/xhtml+xml,*/*;q=0.8", false).1.contains("<h1>blue</h1>"));
         let json = |is_mistaken| {
-            let (content_type, text) = canary.page("application/json", is_mistaken);
+            let (content_type, text) = next.page("application/json", is_mistaken);
             assert_eq!(content_type, "application/json");
             serde_json::from_str::<serde_json::Value>(&text).unwrap()
         };
-        assert_eq!((&json(false)["backend"], &json(false)["total"]), (&"canary".into(), &19.99.into()));
+        assert_eq!((&json(false)["backend"], &json(false)["total"]), (&"blue".into(), &19.99.into()));
         assert_eq!(json(true)["total"], 19.98);
         assert_ne!(json(false)["order"], json(false)["order"]);
-        assert_eq!(canary.page("*/*", false).1, "shop: canary, revision v1.6.0-rc.1\n");
+        assert_eq!(next.page("*/*", false).1, "shop: blue, revision v1.6.0\n");
     }
 }

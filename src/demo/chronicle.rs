@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::backends::{CANARY, SERVICE};
+use super::backends::SERVICE;
 use super::history::clock;
 use super::line::{Line, Style};
 use super::story::Teller;
-use crate::cli::{self, CliError, Client, Reader};
-use crate::journal::Event;
+use crate::cli::{CliError, Client, Reader};
+use crate::journal::{Event, told as in_words};
 
 /// Tells events as they come, for as long as the proxy lives.
 #[derive(Debug)]
@@ -18,8 +18,6 @@ pub(super) struct Chronicle {
     /// When the show began.
     pub(super) started: Instant,
     pub(super) teller: Teller,
-    /// Where the last drain of the canary is put once it is told.
-    pub(super) drained: watch::Sender<Option<Event>>,
     /// Where the last verdict about green is put.
     pub(super) compared: watch::Sender<Option<Event>>,
 }
@@ -32,9 +30,7 @@ impl Chronicle {
                 // There is room but for those who change a lot at once; the history itself has all of it.
                 let _ = self.teller.try_send(lines);
             }
-            if event.kind == "drained" && event.detail["backend"] == CANARY {
-                self.drained.send_replace(Some(event));
-            } else if event.kind == "shadow_verdict" {
+            if event.kind == "shadow_verdict" {
                 self.compared.send_replace(Some(event));
             }
             Ok(Reader::There)
@@ -55,7 +51,7 @@ fn lines(elapsed: Duration, event: &Event) -> Option<Vec<Line>> {
         .with(Style::Dim, format!("  {}  ", clock(elapsed)))
         .with(Style::Bold, event.kind.replace('_', " "))
         .with(Style::Plain, format!(" by {}", event.by));
-    Some(vec![line, Line::from(format!("        {}", cli::told(event)))])
+    Some(vec![line, Line::from(format!("        {}", in_words(event)))])
 }
 
 #[cfg(test)]

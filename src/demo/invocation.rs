@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::backends::SERVICE;
+use super::release::Release;
 use super::stage::ADMIN_PORT;
 
 /// The program and the proxy that its commands are to reach.
@@ -23,15 +24,21 @@ impl Invocation {
         &self.program
     }
 
-    /// The command that sets these weights.
-    pub(super) fn weights(&self, weights: &[(&str, f64)]) -> String {
-        let weights: String = weights.iter().map(|(name, weight)| format!(" {name}={weight}")).collect();
-        self.command(&format!("weights {SERVICE}{weights}"))
+    /// The command that deploys a release.
+    pub(super) fn deploy(&self, release: &Release) -> String {
+        let strategy = release.strategy.map_or(String::new(), |strategy| format!(" --strategy {}", strategy.name()));
+        let Release { revision, endpoint, .. } = release;
+        self.command(&format!("deploy {SERVICE} --revision {revision} --endpoint http://{endpoint}{strategy}"))
     }
 
-    /// The command that gives a drained backend its requests back.
-    pub(super) fn undrain(&self, backend: &str) -> String {
-        self.command(&format!("undrain {SERVICE}/{backend}"))
+    /// The command that goes back to the last good release.
+    pub(super) fn rollback(&self) -> String {
+        self.command(&format!("rollback {SERVICE}"))
+    }
+
+    /// The command that shows how the rollouts stand.
+    pub(super) fn rollouts(&self) -> String {
+        self.command(&format!("rollouts {SERVICE}"))
     }
 
     /// The command that has all requests copied to a backend.

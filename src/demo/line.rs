@@ -8,7 +8,6 @@ pub(super) enum Style {
     Dim,
     Blue,
     Green,
-    Yellow,
     Red,
 }
 
@@ -21,7 +20,6 @@ impl Style {
             Self::Dim => Some("2"),
             Self::Blue => Some("94"),
             Self::Green => Some("92"),
-            Self::Yellow => Some("93"),
             Self::Red => Some("91"),
         }
     }

@@ -1,11 +1,14 @@
 //! `tidegate demo`: backends, the proxy and traffic in one process, so that a newcomer sees within seconds how a
-//! release is compared before it gets traffic, what a shift of weights is, and what becomes of a canary that fails. Everything in it is real but the backends' work: the
-//! proxy, the configuration, the admin API, the requests.
+//! release is compared before it gets traffic, how it goes to all of it as a canary, what becomes of one that fails, and
+//! what a flip is. Everything in it is real but the backends' work: the proxy, the configuration, the admin API, the
+//! requests.
 
 mod backends;
 mod breakdown;
+mod canary;
 mod chronicle;
 mod fault;
+mod flip;
 mod history;
 mod invocation;
 mod line;
@@ -61,9 +64,9 @@ async fn perform(lasts: Option<Duration>) -> Result<io::Result<()>, CliError> {
     let client = Client::new(&AdminArgs { address: stage.admin.to_string(), token: None });
     let mut show = Show::new(&stage, notes, invocation.clone(), lasts);
     let (teller, told) = mpsc::channel(TOLD_MAX);
-    let (store, tally, fault, started) = (stage.store(), stage.tally(), stage.fault(), show.started());
-    let mistake = stage.mistake();
-    let story = Story { client, invocation, store, tally, fault, mistake, started, teller };
+    let (green, next, started) = (stage.green, stage.next, show.started());
+    let (fault, mistake) = (stage.fault(), stage.mistake());
+    let story = Story { client, invocation, green, next, fault, mistake, started, teller };
     let story = tokio::spawn(story.play(lasts));
     let shown = watch(&mut show, told, &mut signals, lasts).await;
     story.abort();

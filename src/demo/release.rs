@@ -1,55 +1,67 @@
-//! The first act: a release moves most of the traffic, through the admin API of the proxy.
+//! A revision on its way: deployed with one call, and watched until its rollout is over.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::backends::SERVICE;
 use super::invocation::Invocation;
 use super::line::{Line, Style};
-use super::table::millis;
-use crate::cli::{Client, put_weights};
+use crate::cli::{CliError, Client};
+use crate::model::Strategy;
+use crate::rollout::{DeployBody, RolloutView};
 
-const TITLE: &str = "Release green: most of the traffic moves over from blue, with one call.";
-const WEIGHTS: [(&str, f64); 3] = [("blue", 20.0), ("green", 70.0), ("canary", 10.0)];
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is about to be done.
-pub(super) fn announcement(invocation: &Invocation) -> Vec<Line> {
-    vec![
-        Line::default(),
-        Line::default().with(Style::Bold, format!("  {TITLE}")),
-        Line::from(format!("        $ {}", invocation.weights(&WEIGHTS))),
-        Line::default().with(Style::Dim, format!("        {}", call())),
-    ]
+/// What is deployed, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Release {
+    pub(super) revision: &'static str,
+    pub(super) endpoint: SocketAddr,
+    /// `None`: as the file says, which is a canary.
+    pub(super) strategy: Option<Strategy>,
 }
 
-/// Sets the weights; says how it went.
-pub(super) async fn shift(client: &Client) -> Vec<Line> {
-    let weights = WEIGHTS.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
-    let begun = Instant::now();
-    let line = match put_weights(client, SERVICE, weights).await {
-        Ok(_) => Line::default().with(Style::Dim, format!("        answered in {}", millis(Some(begun.elapsed())))),
-        Err(error) => Line::default().with(Style::Red, format!("        {}", error.text)),
-    };
-    vec![line]
-}
-
-/// The HTTP call behind the command.
-fn call() -> String {
-    let weights: Vec<String> = WEIGHTS.iter().map(|(name, weight)| format!("\"{name}\":{weight}")).collect();
-    format!("PUT /v1/services/{SERVICE}/weights {{{}}}", weights.join(","))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::backends::DEPLOYMENTS;
-    use super::*;
-
-    #[test]
-    fn the_weights_of_all_backends_are_set() {
-        assert!(WEIGHTS.iter().map(|(name, _)| *name).eq(DEPLOYMENTS.iter().map(|d| d.name)));
+impl Release {
+    /// What is about to be done.
+    pub(super) fn announcement(&self, title: &str, invocation: &Invocation) -> Vec<Line> {
+        vec![
+            Line::default(),
+            Line::default().with(Style::Bold, format!("  {title}")),
+            Line::from(format!("        $ {}", invocation.deploy(self))),
+        ]
     }
 
-    #[test]
-    fn the_call_is_shown_as_it_is_made() {
-        assert_eq!(call(), "PUT /v1/services/shop/weights {\"blue\":20,\"green\":70,\"canary\":10}");
+    /// Begins its rollout.
+    pub(super) async fn begin(&self, client: &Client) -> Result<RolloutView, CliError> {
+        let body = DeployBody {
+            revision: self.revision.to_owned(),
+            endpoints: vec![format!("http://{}", self.endpoint)],
+            strategy: self.strategy,
+            ..DeployBody::default()
+        };
+        client.post(&path(), serde_json::to_vec(&body).map_err(CliError::failed)?).await
     }
+}
+
+/// Waits until a rollout is as far as that.
+pub(super) async fn until(
+    client: &Client,
+    mut view: RolloutView,
+    is_there: impl Fn(&RolloutView) -> bool,
+) -> Result<RolloutView, CliError> {
+    while !is_there(&view) {
+        sleep(LOOK_INTERVAL).await;
+        view = client.get(&format!("{}/{}", path(), view.id)).await?;
+    }
+    Ok(view)
+}
+
+pub(super) fn failed(error: &CliError) -> Vec<Line> {
+    vec![Line::default().with(Style::Red, format!("        {}", error.text))]
+}
+
+fn path() -> String {
+    format!("/v1/services/{SERVICE}/rollouts")
 }

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backends::STABLE;
 use super::history::{History, clock};
 use super::invocation::Invocation;
 use super::line::{Line, Style};
@@ -24,8 +23,6 @@ const RECENT: Duration = Duration::from_secs(1);
 const READINGS_MAX: usize = 16;
 /// Where lines can't be redrawn, there is one for each such time.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
-/// Weights to try by hand.
-const TRY: [(&str, f64); 3] = [("blue", 50.0), ("green", 0.0), ("canary", 50.0)];
 
 /// The demo as it is shown.
 #[derive(Debug)]
@@ -73,7 +70,7 @@ impl Show {
     /// Says what there is to see.
     pub(super) fn open(&mut self) -> io::Result<()> {
         let (proxy, admin) = (self.proxy, self.admin);
-        let title = "tidegate demo: one service, three backends, and real requests through the proxy";
+        let title = "tidegate demo: one service, its releases, and real requests through the proxy";
         let link = |label: &str, url: String, what: &str| {
             Line::from(format!("  {label:8}{url:35}")).with(Style::Dim, format!("  {what}"))
         };
@@ -84,7 +81,7 @@ impl Show {
             link("", format!("http://{admin}/v1/services"), "what is in force"),
             link("", format!("http://{admin}/metrics"), "for Prometheus"),
             Line::from("  try     in another terminal:"),
-            Line::from(format!("          {}", self.invocation.weights(&TRY))),
+            Line::from(format!("          {}", self.invocation.rollouts())),
         ];
         for (address, port) in [(proxy, PROXY_PORT), (admin, ADMIN_PORT)] {
             if address.port() != port {
@@ -189,10 +186,10 @@ impl Show {
         lines.push(Line::default().with(Style::Bold, "  What each backend got (and what its weight says):"));
         lines.extend(self.history.summary(&end));
         let tally = &self.tally;
-        let rescued = format!("of them rescued by {STABLE}");
+        let rescued = "of them rescued by stable";
         let mut counts = vec![(tally.answered(), "answered"), (tally.errors(), "errors"), (tally.lost(), "lost")];
         if end.rescued() > 0 {
-            counts.insert(1, (end.rescued(), &rescued));
+            counts.insert(1, (end.rescued(), rescued));
         }
         if tally.under_way() > 0 {
             counts.push((tally.under_way(), "cut off by the hurried end"));

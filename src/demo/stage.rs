@@ -25,6 +25,9 @@ pub(super) struct Stage {
     pub(super) proxy: SocketAddr,
     /// Where the admin API answers.
     pub(super) admin: SocketAddr,
+    /// Where green answers, and what comes after it.
+    pub(super) green: SocketAddr,
+    pub(super) next: SocketAddr,
     app: App,
     traffic: Traffic,
     backends: Backends,
@@ -42,7 +45,8 @@ impl Stage {
         let proxy = *app.addresses().first().ok_or_else(listening)?;
         let admin = app.admin().ok_or_else(listening)?;
         let traffic = Traffic::start(proxy).map_err(CliError::failed)?;
-        Ok(Self { proxy, admin, app, traffic, backends, _state_dir: state_dir })
+        let [.., green, next] = backends.addresses[..] else { return Err(listening()) };
+        Ok(Self { proxy, admin, green, next, app, traffic, backends, _state_dir: state_dir })
     }
 
     /// What requests see.
@@ -55,7 +59,7 @@ impl Stage {
         Arc::clone(&self.traffic.tally)
     }
 
-    /// What can go wrong with the canary.
+    /// What can go wrong with the next release.
     pub(super) fn fault(&self) -> Fault {
         self.backends.fault.clone()
     }
@@ -132,6 +136,13 @@ stable = "{STABLE}"
 backend = "{GREEN}"
 percent = 0
 compare = {{ noise = true, ignore = ["$.backend", "$.revision"] }}
+
+[services.{SERVICE}.rollout]
+steps = [
+    {{ weight = 5, hold = "1500ms" }},
+    {{ weight = 25, hold = "1500ms" }},
+    {{ weight = 100, holdback = "5%", watch = "1500ms" }},
+]
 "#
     );
     for (deployment, address) in DEPLOYMENTS.iter().zip(backends) {

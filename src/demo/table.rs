@@ -177,7 +177,7 @@ mod tests {
         };
         vec![
             row("blue", Style::Blue, 99.5, Some(0.995), 1_234_567, Some(Duration::from_micros(4_321))),
-            row("canary", Style::Yellow, 0.5, Some(0.005), 42, Some(Duration::from_millis(1234))),
+            row("canary", Style::Green, 0.5, Some(0.005), 42, Some(Duration::from_millis(1234))),
             row("green", Style::Green, 0.0, None, 0, None),
         ]
     }

@@ -681,7 +681,9 @@ impl Guard {
     fn sight(&self, key: &Key) -> Option<TrialSight> {
         let snapshot = self.control.store().current();
         let service = snapshot.service(key.0.as_str())?;
-        let (backend, known) = (service.backend(key.1.as_str())?, self.candidates.get(key)?);
+        let backend = service.backend(key.1.as_str())?;
+        // What another revision did there isn't forgotten before the next look.
+        let known = self.candidates.get(key).filter(|known| known.revision == backend.revision)?;
         Some(TrialSight {
             number: known.number,
             tallies: known.trial.tallies().clone(),

@@ -537,12 +537,14 @@ impl Record {
             let reason = match self.was {
                 Availability::CheckFailed => "its checks succeed",
                 Availability::Drained => "it is no longer drained",
+                Availability::Rolling => "its roll is over",
                 _ => "its ejection is over",
             };
             return Fact::EndpointUp { service, backend, endpoint, reason: reason.to_owned() };
         }
         let reason = match self.was {
             Availability::Drained => "drained".to_owned(),
+            Availability::Rolling => "rolling".to_owned(),
             Availability::CheckFailed => format!("its checks fail: {}", told(&notes.check_error)),
             _ => told(&notes.ejected_for),
         };

@@ -1,5 +1,6 @@
 //! The file: its tables, and every statement that touches them. Blocking; the journal's thread calls it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::event::{Entry, Event, Lasting, PastDrains, RolloutMemory, ShadowMemory, TrialMemory};
-use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, Percent, ServiceName, Weight};
+use crate::model::{
+    BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, OpenRoll, Percent, ServiceName, Weight,
+};
 
 /// Version of the tables, kept in the file. A file with a higher one was written by a newer tidegate.
 const SCHEMA_VERSION: i64 = 4;
@@ -146,6 +149,10 @@ pub struct Query {
     /// Only events before this id.
     pub before: Option<u64>,
     pub service: Option<String>,
+    /// Only these; empty: all.
+    pub kinds: Vec<String>,
+    /// Only what happened then or later.
+    pub since: Option<SystemTime>,
     pub limit: usize,
 }
 
@@ -171,6 +178,10 @@ pub struct Kept {
     pub deployments: Vec<Deployment>,
     /// By service and id.
     pub rollouts: Vec<RolloutMemory>,
+    /// Under way.
+    pub rolls: Vec<OpenRoll>,
+    /// How far each sink has come: the last event that it is done with, by its name.
+    pub cursors: HashMap<String, u64>,
 }
 
 /// An open journal file.
@@ -256,6 +267,8 @@ impl Database {
             shadows: self.shadows()?,
             deployments: self.deployments()?,
             rollouts: self.rollouts()?,
+            rolls: self.rolls()?,
+            cursors: self.cursors()?,
         })
     }
 
@@ -351,6 +364,38 @@ impl Database {
         found.collect()
     }
 
+    fn cursors(&self) -> rusqlite::Result<HashMap<String, u64>> {
+        let mut statement = self.connection.prepare("SELECT name, value FROM settings WHERE name LIKE 'cursor %'")?;
+        let rows = statement.query_map([], |row| {
+            let (name, value) = (row.get::<_, String>(0)?, row.get::<_, String>(1)?);
+            let sink = name.strip_prefix(CURSOR_SETTING).unwrap_or_default().to_owned();
+            Ok((sink, value.parse().map_err(invalid)?))
+        })?;
+        rows.collect()
+    }
+
+    /// Remembers how far a sink has come; `None`: forgets it.
+    pub(super) fn set_cursor(&mut self, sink: &str, cursor: Option<u64>) -> rusqlite::Result<()> {
+        let name = format!("{CURSOR_SETTING}{sink}");
+        match cursor {
+            Some(cursor) => {
+                let sql = "INSERT OR REPLACE INTO settings VALUES (?1, ?2)";
+                self.connection.execute(sql, [name, cursor.to_string()])?
+            }
+            None => self.connection.execute("DELETE FROM settings WHERE name = ?1", [name])?,
+        };
+        Ok(())
+    }
+
+    fn rolls(&self) -> rusqlite::Result<Vec<OpenRoll>> {
+        let mut statement = self.connection.prepare("SELECT value FROM settings WHERE name LIKE 'roll %'")?;
+        let rows = statement.query_map([], |row| {
+            let text: String = row.get(0)?;
+            serde_json::from_str(&text).map_err(invalid)
+        })?;
+        rows.collect()
+    }
+
     /// What comparing mirrors has come to. What can't be read of it is left out: it can be had again.
     fn shadows(&self) -> rusqlite::Result<Vec<ShadowMemory>> {
         let mut statement = self.connection.prepare("SELECT name, value FROM settings WHERE name LIKE 'shadow %'")?;
@@ -428,12 +473,16 @@ impl Database {
         let order = if forward { "ASC" } else { "DESC" };
         let mut statement = self.connection.prepare(&format!(
             "SELECT id, at_ms, by, kind, service, detail FROM events \
-             WHERE id > ?1 AND id < ?2 AND (?3 IS NULL OR service = ?3) ORDER BY id {order} LIMIT ?4"
+             WHERE id > ?1 AND id < ?2 AND (?3 IS NULL OR service = ?3) AND at_ms >= ?5 \
+             AND (?6 IS NULL OR kind IN (SELECT value FROM json_each(?6))) ORDER BY id {order} LIMIT ?4"
         ))?;
+        let kinds = (!query.kinds.is_empty()).then(|| serde_json::json!(query.kinds).to_string());
+        let since = query.since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        let since_ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
         let after = to_sql(query.after.unwrap_or(0));
         let before = query.before.map_or(i64::MAX, to_sql);
         let limit = i64::try_from(query.limit).unwrap_or(i64::MAX - 1);
-        let rows = statement.query_map(params![after, before, query.service, limit + 1], |row| {
+        let rows = statement.query_map(params![after, before, query.service, limit + 1, since_ms, kinds], |row| {
             let detail: String = row.get(5)?;
             Ok(Event {
                 id: from_sql(row.get(0)?),
@@ -511,6 +560,15 @@ fn make(transaction: &Transaction<'_>, change: &Lasting) -> rusqlite::Result<()>
             transaction.execute(sql, [service.as_str()]).map(|_| ())
         }
         Lasting::SetRollout(memory) => set_rollout(transaction, memory),
+        Lasting::SetRoll(roll) => {
+            let text = serde_json::to_string(roll).map_err(invalid)?;
+            let name = roll_setting(&roll.service, &roll.backend);
+            transaction.execute("INSERT OR REPLACE INTO settings VALUES (?1, ?2)", [name, text]).map(|_| ())
+        }
+        Lasting::EndRoll(service, backend) => {
+            let name = roll_setting(service, backend);
+            transaction.execute("DELETE FROM settings WHERE name = ?1", [name]).map(|_| ())
+        }
     }
 }
 
@@ -573,6 +631,13 @@ fn set_guard(transaction: &Transaction<'_>, mode: Option<GuardMode>) -> rusqlite
         None => transaction.execute("DELETE FROM settings WHERE name = 'guard'", [])?,
     };
     Ok(())
+}
+
+/// What the name of a cursor begins with; its sink's follows.
+const CURSOR_SETTING: &str = "cursor ";
+
+fn roll_setting(service: &ServiceName, backend: &BackendName) -> String {
+    format!("roll {service}/{backend}")
 }
 
 /// What the name of a mirror's setting begins with; a service and a backend follow, whose names have no slash.

@@ -6,13 +6,14 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, ServiceName};
+use crate::model::{BackendName, Deployment, Drain, GuardMode, LiveMirror, LiveWeights, OpenRoll, ServiceName};
 
 /// Backends and their weights, as events tell them.
 type WeightsTold = BTreeMap<String, f64>;
 
 /// Something that happened, about to be written down.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     /// The process began.
@@ -190,6 +191,16 @@ pub enum Fact {
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
+    /// A rollout is taken back: nothing goes to its candidate any more. Its end is told once what is under way there has
+    /// ended.
+    RolloutEnding {
+        service: String,
+        rollout: u64,
+        backend: String,
+        revision: String,
+        outcome: String,
+        reason: String,
+    },
     /// A rollout is over: completed, rolled back, aborted or failed.
     RolloutEnded {
         service: String,
@@ -198,6 +209,16 @@ pub enum Fact {
         revision: String,
         outcome: String,
         reason: String,
+        /// What stable ran when it began.
+        stable_revision: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit_time: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        author: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        link: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         evidence: Option<Value>,
         receipt: Value,
@@ -242,6 +263,56 @@ pub enum Fact {
         backend: String,
         percent: f64,
     },
+    /// Somebody changes what runs at a backend's endpoints, one after another.
+    RollBegan {
+        service: String,
+        roll: u64,
+        backend: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        endpoints: usize,
+    },
+    /// These get nothing meanwhile.
+    RollTookOut {
+        service: String,
+        roll: u64,
+        backend: String,
+        endpoints: Vec<String>,
+    },
+    /// These get requests again.
+    RollPutBack {
+        service: String,
+        roll: u64,
+        backend: String,
+        endpoints: Vec<String>,
+    },
+    /// All are back: completed, stopped, or lost.
+    RollEnded {
+        service: String,
+        roll: u64,
+        backend: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        outcome: String,
+        reason: String,
+    },
+    /// What runs behind a service was changed under a hold, or not.
+    Swapped {
+        service: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<String>,
+        outcome: String,
+        reason: String,
+    },
+    /// A sink will never hear of some events.
+    NotifySkipped {
+        sink: String,
+        events: u64,
+        /// The first and the last of them, by id.
+        first: u64,
+        last: u64,
+        reason: String,
+    },
     /// Somebody has a service's new requests wait: at most so long, at most so many.
     Held {
         service: String,
@@ -266,6 +337,7 @@ impl Fact {
             | Self::Stopped
             | Self::Reloaded { .. }
             | Self::ReloadRefused { .. }
+            | Self::NotifySkipped { .. }
             | Self::GuardChanged { .. } => None,
             Self::WeightsChanged { service, .. }
             | Self::WeightsReset { service, .. }
@@ -292,8 +364,14 @@ impl Fact {
             | Self::RolloutPaused { service, .. }
             | Self::RolloutResumed { service, .. }
             | Self::RolloutApproved { service, .. }
+            | Self::RolloutEnding { service, .. }
             | Self::RolloutEnded { service, .. }
             | Self::DeploymentEnded { service, .. }
+            | Self::RollBegan { service, .. }
+            | Self::RollTookOut { service, .. }
+            | Self::RollPutBack { service, .. }
+            | Self::RollEnded { service, .. }
+            | Self::Swapped { service, .. }
             | Self::Held { service, .. }
             | Self::Released { service, .. } => Some(service),
         }
@@ -332,6 +410,9 @@ pub enum Lasting {
     EndDeployment(ServiceName),
     /// How a rollout stands.
     SetRollout(RolloutMemory),
+    /// How a roll stands.
+    SetRoll(OpenRoll),
+    EndRoll(ServiceName, BackendName),
 }
 
 /// A rollout, under way or over, as it was last written down.
@@ -393,5 +474,21 @@ impl Entry {
     pub fn with(mut self, change: Lasting) -> Self {
         self.changes.push(change);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EVENT_KINDS;
+
+    #[test]
+    fn every_kind_of_event_is_known_by_name() {
+        let none = serde_json::from_value::<Fact>(serde_json::json!({ "kind": "?" })).unwrap_err().to_string();
+        let mut said: Vec<&str> = none.split('`').skip(3).step_by(2).collect();
+        let mut known = EVENT_KINDS.to_vec();
+        said.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(said, known, "{none}");
     }
 }

@@ -11,10 +11,12 @@
 
 mod database;
 mod event;
+mod told;
 mod writer;
 
 pub use database::{Kept, OpenError, Page, Query};
 pub use event::{Entry, Event, Fact, Lasting, PastDrains, RolloutMemory, ShadowMemory, TrialMemory};
+pub use told::told;
 pub use writer::{Journal, WriteError};
 
 /// The file's name in the state directory.

@@ -42,6 +42,8 @@ enum Job {
     /// Written sooner or later.
     Later(Box<Entry>),
     Remember(Vec<TrialMemory>),
+    /// How far a sink has come; `None`: there is no such sink any more.
+    Cursor(String, Option<u64>),
     RememberShadows(Vec<ShadowMemory>),
     Read(Query, oneshot::Sender<Result<Page, WriteError>>),
     Finish,
@@ -108,6 +110,16 @@ impl Journal {
     /// Remembers trials in place of all that were remembered, if the disk lets it: they can be had again.
     pub fn remember(&self, trials: Vec<TrialMemory>) {
         let _ = self.hand_over(Job::Remember(trials));
+    }
+
+    /// Remembers how far a sink has come, if the disk lets it: what it has heard since it hears again then.
+    pub fn remember_cursor(&self, sink: String, cursor: u64) {
+        let _ = self.hand_over(Job::Cursor(sink, Some(cursor)));
+    }
+
+    /// Forgets a sink.
+    pub fn forget_cursor(&self, sink: String) {
+        let _ = self.hand_over(Job::Cursor(sink, None));
     }
 
     /// Remembers comparisons in place of all that were remembered, likewise.
@@ -189,6 +201,11 @@ impl Writer {
                 Ok(Job::Remember(trials)) => {
                     if let Err(error) = self.database.remember(&trials) {
                         warn!(%error, "how far trials have come can't be written down");
+                    }
+                }
+                Ok(Job::Cursor(sink, cursor)) => {
+                    if let Err(error) = self.database.set_cursor(&sink, cursor) {
+                        warn!(sink, %error, "how far a sink has come can't be written down");
                     }
                 }
                 Ok(Job::RememberShadows(shadows)) => {

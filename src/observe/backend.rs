@@ -66,6 +66,8 @@ pub struct BackendCell {
     /// Requests that stable answered after this backend had failed, and those that it failed, too.
     pub rescues_answered: Counter,
     pub rescues_failed: Counter,
+    /// Requests that it has failed and that stable is asked for.
+    pub rescues_under_way: Gauge,
     /// Requests that stable was asked for, too, because this backend didn't answer.
     pub hedges: Counter,
     /// Failures passed on because the service had no more to spend on another attempt.
@@ -116,6 +118,13 @@ impl BackendMetrics {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.cells.iter().filter_map(OnceLock::get).fold(0, |sum, cell| sum.wrapping_add(cell.in_flight.value()))
+    }
+
+    /// No request is under way there, nor at stable in its place.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let under_way = |cell: &BackendCell| cell.in_flight.value().wrapping_add(cell.rescues_under_way.value());
+        self.cells.iter().filter_map(OnceLock::get).map(|cell| under_way(cell)).fold(0, u64::wrapping_add) == 0
     }
 
     /// Everything, added up over the workers.

@@ -8,6 +8,7 @@ mod headroom;
 mod histogram;
 mod memory;
 mod mirror;
+mod notify;
 mod process;
 mod reason;
 mod render;
@@ -22,6 +23,7 @@ pub use headroom::{Headroom, Usage, open_files};
 pub use histogram::{Histogram, HistogramTotals};
 pub use memory::{Memory, default_limit, resident};
 pub use mirror::{MirrorCell, MirrorDrop, MirrorMemory, MirrorMetrics, MirrorShare, MirrorTotals, PairDrop};
+pub use notify::{DoraMetrics, DoraSample, NotifyMetrics, SinkMetrics, SinkTotals};
 pub use process::{
     ConnectionError, ConnectionLimit, GuardMetrics, HandshakeError, JournalMetrics, ListenerTotals, ProcessMetrics,
     ReloadOutcome, WorkerCell,

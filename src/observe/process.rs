@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::causes::causes;
-use super::{Counter, Gauge, Headroom, Memory, MirrorMemory, Reason, RolloutMetrics, ShadowMetrics};
+use super::{
+    Counter, DoraMetrics, Gauge, Headroom, Memory, MirrorMemory, NotifyMetrics, Reason, RolloutMetrics, ShadowMetrics,
+};
 
 /// One worker's counts for the whole process.
 #[derive(Debug, Default)]
@@ -162,6 +164,8 @@ pub struct ProcessMetrics {
     pub journal: Arc<JournalMetrics>,
     pub guard: Arc<GuardMetrics>,
     pub shadow: Arc<ShadowMetrics>,
+    pub notify: Arc<NotifyMetrics>,
+    pub dora: Arc<DoraMetrics>,
     pub rollout: Arc<RolloutMetrics>,
     pub started: SystemTime,
 }
@@ -182,6 +186,8 @@ impl ProcessMetrics {
             journal: Arc::default(),
             guard: Arc::default(),
             shadow: Arc::default(),
+            notify: Arc::default(),
+            dora: Arc::default(),
             rollout: Arc::default(),
             started: SystemTime::now(),
         }

@@ -117,6 +117,28 @@ impl Renderer {
         counter!("tidegate_journal_errors_total").absolute(journal.errors.load(Ordering::Relaxed));
         counter!("tidegate_journal_dropped_total").absolute(journal.dropped.load(Ordering::Relaxed));
         gauge!("tidegate_journal_backlog").set(journal.backlog.load(Ordering::Relaxed) as f64);
+        for (sink, totals) in process.notify.totals() {
+            let labels = || vec![Label::new("sink", sink.clone())];
+            counter!("tidegate_notify_delivered_total", labels()).absolute(totals.delivered);
+            counter!("tidegate_notify_failed_total", labels()).absolute(totals.failed);
+            counter!("tidegate_notify_skipped_total", labels()).absolute(totals.skipped);
+            gauge!("tidegate_notify_waiting", labels()).set(totals.waiting as f64);
+        }
+        for sample in process.dora.samples() {
+            let labels = || vec![Label::new("service", sample.service.clone())];
+            gauge!("tidegate_dora_deployments", labels()).set(sample.deployments as f64);
+            gauge!("tidegate_dora_deployments_per_day", labels()).set(sample.deployments_per_day);
+            let known = [
+                ("tidegate_dora_lead_time_seconds", sample.lead_time_seconds),
+                ("tidegate_dora_change_failure_ratio", sample.change_failure_ratio),
+                ("tidegate_dora_time_to_restore_seconds", sample.time_to_restore_seconds),
+            ];
+            for (name, value) in known {
+                if let Some(value) = value {
+                    gauge!(name, labels()).set(value);
+                }
+            }
+        }
         gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
         let guard = &process.guard;
         counter!("tidegate_guard_drains_total").absolute(guard.drains.load(Ordering::Relaxed));
@@ -394,6 +416,18 @@ fn describe() {
     gauge!(
         "tidegate_journal_usable",
         "1 if the journal is in use; 0: everything goes to stable, and nothing can be moved away from it."
+    );
+    counter!("tidegate_notify_delivered_total", "Events that a sink has taken.");
+    counter!("tidegate_notify_failed_total", "Failed attempts to tell a sink of an event.");
+    counter!("tidegate_notify_skipped_total", "Events that a sink will never hear of.");
+    gauge!("tidegate_notify_waiting", "Events that wait for a sink.");
+    gauge!("tidegate_dora_deployments", "Changes of the last 30 days that got all requests.");
+    gauge!("tidegate_dora_deployments_per_day", "The same, by day.");
+    gauge!("tidegate_dora_lead_time_seconds", "Median from commit to all requests, of the last 30 days.");
+    gauge!("tidegate_dora_change_failure_ratio", "Part of the last 30 days' changes that failed.");
+    gauge!(
+        "tidegate_dora_time_to_restore_seconds",
+        "Median from the first failed request to the end of a failed change, of the last 30 days."
     );
     gauge!("tidegate_snapshot_version", "Version of what requests see.");
     gauge!("tidegate_build_info", "Always 1; the version is in the label.");

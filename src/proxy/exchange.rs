@@ -449,12 +449,13 @@ impl Exchange {
         let Some((service, selected)) = self.target else { return };
         self.first_attempt_over();
         if let Some(cell) = self.cell() {
-            cell.in_flight.decrease();
             cell.count(code);
             cell.duration.record(self.started.elapsed());
             if let Some(first_byte) = self.first_byte {
                 cell.first_byte.record(first_byte);
             }
+            cell.rescues_under_way.increase();
+            cell.in_flight.decrease();
         }
         self.target = Some((service, stable));
         self.rescue = Some(Box::new(Rescue { selected, asked }));
@@ -672,8 +673,8 @@ impl Exchange {
         }
         match self.cell() {
             Some(cell) => {
-                cell.in_flight.decrease();
                 cell.count(self.status.map_or(CodeClass::None, CodeClass::of));
+                cell.in_flight.decrease();
                 cell.received.add(self.received());
                 cell.sent.add(self.sent);
                 if !self.lasting {
@@ -707,6 +708,7 @@ impl Exchange {
         let cell = metrics.cell(self.client.worker.index);
         let is_answered = self.status.is_some_and(|status| !status.is_server_error());
         if is_answered { &cell.rescues_answered } else { &cell.rescues_failed }.add(1);
+        cell.rescues_under_way.decrease();
     }
 
     fn log(&self, logged: &Logged, duration: Duration) {

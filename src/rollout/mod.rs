@@ -16,6 +16,7 @@ mod handle;
 mod history;
 mod machine;
 mod record;
+mod settling;
 mod sight;
 #[cfg(test)]
 mod simulation;

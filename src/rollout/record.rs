@@ -37,6 +37,7 @@ pub(super) struct Record {
     /// How often stable failed before.
     pub usual: Count,
     pub began_ms: u64,
+    /// `None` after the end, too, as long as requests are under way that count.
     pub ended_ms: Option<u64>,
     pub steps: Vec<StepTaken>,
     pub receipt: Receipt,
@@ -124,6 +125,11 @@ impl Record {
     pub(super) fn memory(&self) -> RolloutMemory {
         let record = serde_json::to_value(self).unwrap_or_default();
         RolloutMemory { service: self.service.clone(), id: self.id, record }
+    }
+
+    /// It is over, and not all of it is counted yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.state.is_over() && self.ended_ms.is_none()
     }
 
     /// It was found bad, so that nobody wants it again by mistake.

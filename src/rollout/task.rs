@@ -18,16 +18,17 @@ use super::error::RolloutError;
 use super::evidence::{Evidence, Likeness};
 use super::gates::{frozen, tell};
 use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
-use super::history::{end, fact, shown};
+use super::history::{end, ended, fact, shown};
 use super::machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Word};
 use super::record::{About, FreezeOverride, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
+use super::settling::{SETTLE_INTERVAL, Settling};
 use super::sight::{Sides, Sight, usual};
 use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
 use crate::config::EndpointConfig;
 use crate::control::Control;
 use crate::guard::{Convicted, Questions};
 use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
-use crate::model::{BackendName, GuardMode, Plan, Point, ServiceName, Step};
+use crate::model::{BackendName, GuardMode, Plan, Point, ServiceName, Step, Strategy};
 use crate::observe::{RolloutMetrics, RolloutTotals};
 use crate::shadow::Results;
 use crate::state::{DeployChange, Service, Snapshot, named_service};
@@ -40,6 +41,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// Rollouts that are kept of each service; the journal keeps as many.
 const RECORDS_MAX: usize = 50;
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Conductor {
@@ -52,6 +54,8 @@ pub struct Conductor {
     records: BTreeMap<ServiceName, Vec<Record>>,
     /// Of rollouts under way.
     sights: BTreeMap<ServiceName, Sight>,
+    /// Of rollouts that were taken back a moment ago.
+    settling: BTreeMap<ServiceName, Settling>,
     metrics: Arc<RolloutMetrics>,
     /// How those of this process have ended, in the order of [`Outcome::ALL`].
     ended: BTreeMap<ServiceName, [u64; 4]>,
@@ -63,6 +67,8 @@ pub struct Conductor {
 struct Move {
     record: Record,
     entry: Entry,
+    /// Why, where somebody knows.
+    evidence: Option<serde_json::Value>,
     /// `None`: requests see nothing of it.
     change: Option<DeployChange>,
     toward_candidate: bool,
@@ -104,8 +110,9 @@ impl Conductor {
             }
             records.entry(service).or_default().push(record);
         }
-        let (sights, ended, warned) = (BTreeMap::new(), BTreeMap::new(), None);
-        let conductor = Self { control, trials, shadows, inbox, convicted, records, sights, metrics, ended, warned };
+        let (sights, settling, ended, warned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), None);
+        let conductor =
+            Self { control, trials, shadows, inbox, convicted, records, sights, settling, metrics, ended, warned };
         conductor.publish();
         (conductor, rollouts)
     }
@@ -114,6 +121,9 @@ impl Conductor {
     pub async fn run(mut self) {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settle = interval(SETTLE_INTERVAL);
+        settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.settle_all();
         loop {
             tokio::select! {
                 biased;
@@ -123,6 +133,7 @@ impl Conductor {
                     Some(command) => self.take(command).await,
                     None => return,
                 },
+                _ = settle.tick(), if !self.settling.is_empty() => self.settle(),
                 _ = look.tick() => self.look().await,
             }
         }
@@ -159,6 +170,10 @@ impl Conductor {
         let snapshot = self.control.store().current();
         let sight = self.sights.get(&record.service).filter(|_| !record.state.is_over());
         let sides = snapshot.service(record.service.as_str()).and_then(|service| Sides::of(service, record));
+        let settling = self.settling.get(&record.service).filter(|_| record.is_settling());
+        if let Some((settling, sides)) = settling.zip(sides) {
+            return RolloutView::new(record, record.receipt.plus(&settling.receipt(sides.candidate)), None);
+        }
         let Some((sight, sides)) = sight.zip(sides) else {
             return RolloutView::new(record, record.receipt.clone(), None);
         };
@@ -209,6 +224,8 @@ impl Conductor {
         }
         let file = self.control.store().config();
         let file = file.services.iter().find(|file| file.name == *found.name());
+        // From here on its backend counts for another one.
+        self.settled(found.name());
         let mut record = self.beginning(found, body, texts, by)?;
         let frozen = frozen(&found.config, SystemTime::now());
         let overridden = match (frozen, &body.override_freeze) {
@@ -284,6 +301,12 @@ impl Conductor {
                 candidate.name, candidate.name
             )));
         }
+        if let Some(rolling) = self.control.roll_of(name) {
+            return Err(RolloutError::Conflict(format!(
+                "{} is rolling {name}/{}; a release goes before or after that",
+                rolling.roll.by, rolling.roll.backend
+            )));
+        }
         let records = self.records.get(name).map_or(&[][..], Vec::as_slice);
         let last = records.iter().rev().find(|record| record.revision == body.revision);
         if let Some(bad) = last.filter(|record| record.was_rejected() && !body.retry) {
@@ -306,7 +329,7 @@ impl Conductor {
             && last.is_some_and(|record| {
                 record.state.outcome() == Some(Outcome::Completed) && record.endpoints == endpoints
             });
-        let plan = if is_proven { Plan::at_once() } else { service.config.rollout.plan.clone() };
+        let plan = if is_proven { Plan::at_once() } else { plan(&service.config.rollout.plan, body.strategy)? };
         let latest = records.last();
         Ok(Record {
             schema: SCHEMA,
@@ -550,9 +573,61 @@ impl Conductor {
             None => self.control.note_rollout(moved.entry),
         }
         log(&moved.record, by);
-        self.tell(&moved.record, moved.tell);
+        if moved.record.is_settling()
+            && let Some(sight) = self.sights.remove(&moved.record.service)
+        {
+            let settling = Settling::new(sight, by, moved.evidence, moved.tell);
+            self.settling.insert(moved.record.service.clone(), settling);
+        } else {
+            self.tell(&moved.record, moved.tell);
+        }
         self.replace(moved.record);
         Ok(())
+    }
+
+    /// Tells the end of those that were taken back, once all is counted.
+    fn settle(&mut self) {
+        let snapshot = self.control.store().current();
+        let mut over = Vec::new();
+        for (name, settling) in &mut self.settling {
+            let record = self.records.get(name).and_then(|records| records.last());
+            let sides = record.zip(snapshot.service(name.as_str())).and_then(|(record, of)| Sides::of(of, record));
+            if sides.is_none_or(|sides| settling.is_over(sides.candidate)) {
+                over.push(name.clone());
+            }
+        }
+        for name in &over {
+            self.settled(name);
+        }
+    }
+
+    /// Tells the end of one that was taken back, as far as it is counted; nothing happens to any other.
+    fn settled(&mut self, name: &ServiceName) {
+        let settling = self.settling.remove(name);
+        let Some(record) = self.current(name.as_str()).filter(|record| record.is_settling()) else { return };
+        let Phase::Ended { outcome, reason } = record.state.phase.clone() else { return };
+        let snapshot = self.control.store().current();
+        let sides = snapshot.service(name.as_str()).and_then(|service| Sides::of(service, record));
+        let more = settling.as_ref().zip(sides).map(|(settling, sides)| settling.receipt(sides.candidate));
+        let receipt = record.receipt.plus(&more.unwrap_or_default());
+        let ended_ms = Some(unix_ms(SystemTime::now()));
+        let record = Record { receipt, ended_ms, version: record.version + 1, ..record.clone() };
+        let (by, evidence, tell) = match settling {
+            Some(settling) => (settling.by, settling.evidence, settling.tell),
+            None => (SELF.to_owned(), None, None),
+        };
+        let fact = ended(&record, outcome, reason, evidence);
+        self.control.note_rollout(Entry::now(by, fact).with(Lasting::SetRollout(record.memory())));
+        self.tell(&record, tell);
+        self.replace(record);
+    }
+
+    /// The same for those whose process ended before it was told.
+    fn settle_all(&mut self) {
+        let names: Vec<ServiceName> = self.records.keys().cloned().collect();
+        for name in &names {
+            self.settled(name);
+        }
     }
 
     fn ask(&mut self, name: &ServiceName) {
@@ -640,11 +715,11 @@ impl Conductor {
         if next.state.is_over() {
             end(&mut next, sides.zip(sight), evidence.as_ref());
         }
-        let shown = evidence.or_else(|| {
+        let evidence = evidence.or_else(|| {
             let Event::Tick(evidence) = event else { return None };
             Some(shown(record, evidence))
         });
-        let fact = decision.map(|decision| fact(&next, decision, shown));
+        let fact = decision.map(|decision| fact(&next, decision, evidence.clone()));
         let Some(fact) = fact else { return Ok(Next::Nothing) };
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(written(&next, sides.zip(sight))));
         // What isn't this rollout's any more is none of its business.
@@ -663,7 +738,7 @@ impl Conductor {
         let change = service.map(|service| change(service, &next, self.file_stable(name), overruled));
         let toward_candidate = goes_on || shift.is_some_and(|after| is_toward_candidate(before, after));
         let seen = service.map(|service| service.revision);
-        Ok(Next::Move(Box::new(Move { record: next, entry, change, toward_candidate, seen, tell: told })))
+        Ok(Next::Move(Box::new(Move { record: next, entry, evidence, change, toward_candidate, seen, tell: told })))
     }
 
     /// What the file says is stable.
@@ -671,6 +746,17 @@ impl Conductor {
         let config = self.control.store().config();
         let file = config.services.iter().find(|file| file.name == *name)?;
         Some(file.backends[file.stable].name.clone())
+    }
+}
+
+/// The service's own plan, or the usual steps of another strategy.
+fn plan(own: &Plan, strategy: Option<Strategy>) -> Result<Plan, RolloutError> {
+    match strategy.filter(|strategy| *strategy != own.strategy) {
+        None => Ok(own.clone()),
+        Some(Strategy::Cohort) => Err(RolloutError::Invalid(
+            "who is in the cohort is said in proxy.toml, and so is that there is one: strategy = \"cohort\"".to_owned(),
+        )),
+        Some(strategy) => Ok(Plan { strategy, steps: Plan::usual(strategy).steps, ..own.clone() }),
     }
 }
 
@@ -702,7 +788,7 @@ fn log(record: &Record, by: &str) {
 
 /// For the journal: with what it has cost so far, of which a restart forgets the counters.
 fn written(record: &Record, sight: Option<(Sides<'_>, &Sight)>) -> RolloutMemory {
-    match sight.filter(|_| !record.state.is_over()) {
+    match sight.filter(|_| record.ended_ms.is_none()) {
         None => record.memory(),
         Some((sides, sight)) => {
             let receipt = record.receipt.plus(&sight.receipt(sides.candidate));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{ALPHA, Evidence, Likeness, Proof};
 use super::machine::{Phase, Traffic};
 use super::record::{About, FreezeOverride, Receipt, Record, told};
-use crate::model::{Gate, Step};
+use crate::model::{Gate, Step, Strategy};
 
 /// What a rollout is asked to bring.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct DeployBody {
     pub author: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// Another way than the service's own: its usual steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// Though the revision was rolled back before.
     #[serde(default)]
     pub retry: bool,

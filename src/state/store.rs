@@ -235,6 +235,7 @@ pub enum Refused {
     },
     AllZero,
     Hold(String),
+    Roll(String),
     /// Nobody would be left to answer.
     LastBackend {
         name: String,
@@ -270,7 +271,7 @@ impl fmt::Display for Refused {
                 "{name} is the last backend that could answer; undrain another one, or give it a weight above 0, first"
             ),
             Self::AllZero => write!(f, "at least one weight must be above 0"),
-            Self::Hold(reason) => f.write_str(reason),
+            Self::Hold(reason) | Self::Roll(reason) => f.write_str(reason),
             Self::Tls(reason) => write!(f, "a certificate can't be used: {reason}"),
         }
     }

@@ -2,8 +2,8 @@
 //! person drained it; and what its attempts came to, which is what ejections are decided by.
 //!
 //! Workers read one word at each pick and write, in the common case, one counter that is theirs alone. Everything is
-//! decided by the thread of `health/`, which alone changes that word, but for two things: a person's drain, and the
-//! claim of the one request that tries out an endpoint whose ejection is over:
+//! decided by the thread of `health/`, which alone changes that word, but for three things: a person's drain, a roll, and
+//! the claim of the one request that tries out an endpoint whose ejection is over:
 //!
 //! ```text
 //!             ejected             its time is over        one request claims it
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::analysis::Attempts;
 use crate::model::grpc_blames_server;
-use crate::observe::Counter;
+use crate::observe::{Counter, Gauge};
 
 /// Its checks fail.
 const CHECK_FAILED: u32 = 1;
@@ -39,7 +39,9 @@ const DUE: u32 = 1 << 4;
 const ON_TRIAL: u32 = 1 << 5;
 const TRIAL_PASSED: u32 = 1 << 6;
 const TRIAL_FAILED: u32 = 1 << 7;
-const UNAVAILABLE: u32 = CHECK_FAILED | EJECTED | DRAINED;
+/// A roll has taken it out.
+const ROLLING: u32 = 1 << 8;
+const UNAVAILABLE: u32 = CHECK_FAILED | EJECTED | DRAINED | ROLLING;
 /// How often a trial was offered, so that each is decided by its own attempt.
 const TRIAL_NUMBER: u32 = 0xffff_0000;
 const TRIAL_NUMBER_ONE: u32 = 1 << 16;
@@ -113,6 +115,8 @@ impl Alarm {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct AttemptCell {
+    /// Under way, copies included.
+    in_flight: Gauge,
     answered: Counter,
     failed: Counter,
 }
@@ -165,6 +169,8 @@ pub enum Availability {
     /// Its share grows to its full size.
     Recovering,
     Drained,
+    /// A roll has taken it out.
+    Rolling,
     CheckFailed,
     Ejected,
     /// Ejected long enough: the next request or one under way decides.
@@ -180,6 +186,7 @@ impl Availability {
             Self::Failing => "failing",
             Self::Recovering => "recovering",
             Self::Drained => "drained",
+            Self::Rolling => "rolling",
             Self::CheckFailed => "check failed",
             Self::Ejected => "ejected",
             Self::OnTrial => "on trial",
@@ -254,6 +261,20 @@ impl Health {
         }
     }
 
+    /// An attempt of worker `index` begins.
+    pub(super) fn enters(&self, index: usize) {
+        if let Some(cell) = self.cells.get(index) {
+            cell.get_or_init(Box::default).in_flight.increase();
+        }
+    }
+
+    /// It is under way no more, however it ended.
+    pub(super) fn leaves(&self, index: usize) {
+        if let Some(cell) = self.cells.get(index).and_then(OnceLock::get) {
+            cell.in_flight.decrease();
+        }
+    }
+
     /// An attempt of worker `index` ended; the alarm rings if too many in a row have failed.
     pub fn ended(&self, index: usize, end: AttemptEnd) {
         let cell = self.cells.get(index).map(|cell| cell.get_or_init(Box::default));
@@ -309,6 +330,12 @@ impl Health {
         all
     }
 
+    /// What all workers have under way there.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.cells.iter().filter_map(OnceLock::get).fold(0, |sum, cell| sum.wrapping_add(cell.in_flight.value()))
+    }
+
     /// Failures in a row.
     #[must_use]
     pub fn failures(&self) -> u32 {
@@ -345,6 +372,21 @@ impl Health {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.flags() & DRAINED != 0
+    }
+
+    /// A roll has taken it out, or puts it back. Whoever sets it tells the store, too.
+    pub fn set_rolling(&self, rolling: bool) {
+        if !rolling {
+            // Another process is there now.
+            self.forget_streak();
+        }
+        self.set(ROLLING, rolling);
+        self.alarm.ring();
+    }
+
+    #[must_use]
+    pub fn is_rolling(&self) -> bool {
+        self.flags() & ROLLING != 0
     }
 
     pub fn eject(&self) {
@@ -412,6 +454,7 @@ impl Health {
         let holds = |bits| flags & bits != 0;
         match () {
             () if holds(DRAINED) => Availability::Drained,
+            () if holds(ROLLING) => Availability::Rolling,
             () if holds(CHECK_FAILED) => Availability::CheckFailed,
             () if holds(EJECTED) && holds(TRIAL) => Availability::OnTrial,
             () if holds(EJECTED) => Availability::Ejected,

@@ -115,10 +115,12 @@ impl LocalEndpoint {
 
     pub(super) fn begin(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.endpoint.health.enters(self.worker);
     }
 
     pub(super) fn end(&self) {
         self.in_flight.set(self.in_flight.get() - 1);
+        self.endpoint.health.leaves(self.worker);
     }
 
     /// Whether one more request is better off here than there: what it would cost is latency times the requests

@@ -366,6 +366,22 @@ async fn line_with(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> Str
     within(text, found).await
 }
 
+/// The next lines of a demo with these texts in them, in whatever order they come.
+async fn lines_with<const N: usize>(lines: &mut Lines<BufReader<ChildStdout>>, texts: [&str; N]) -> [String; N] {
+    let mut found: [Option<String>; N] = std::array::from_fn(|_| None);
+    let finding = async {
+        while found.iter().any(Option::is_none) {
+            let line = lines.next_line().await.expect("stdout is open").expect("the demo goes on");
+            let place = texts.iter().zip(&found).position(|(text, found)| found.is_none() && line.contains(text));
+            if let Some(place) = place {
+                found[place] = Some(line);
+            }
+        }
+    };
+    within(&texts.join(", "), finding).await;
+    found.map(|line| line.expect("all were found"))
+}
+
 /// Runs a command as a demo shows it: from its dollar sign on.
 async fn run_shown(line: &str) -> Ran {
     let (_, command) = line.split_once("$ ").expect("a command is shown with a prompt");
@@ -375,7 +391,7 @@ async fn run_shown(line: &str) -> Ran {
 }
 
 #[tokio::test]
-async fn in_the_demo_a_mirror_shows_what_is_wrong_and_a_canary_breaks_and_nobody_sees_an_error() {
+async fn the_demo_compares_a_release_rolls_it_out_takes_a_bad_one_back_and_flips_and_nobody_sees_an_error() {
     let mut command = tidegate(&["demo"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut demo = command.spawn().expect("the binary runs");
@@ -386,36 +402,42 @@ async fn in_the_demo_a_mirror_shows_what_is_wrong_and_a_canary_breaks_and_nobody
     line_with(&mut lines, "blue says $.total is 19.99, green says 19.98").await;
     let anew = line_with(&mut lines, "$ ").await;
     assert!(anew.contains(" shadow shop --reset"), "{anew}");
-    line_with(&mut lines, "Release green").await;
-    line_with(&mut lines, "blue=20 green=70 canary=10 in force").await;
-    line_with(&mut lines, "The canary breaks").await;
-    line_with(&mut lines, "drained by tidegate").await;
-    let why = line_with(&mut lines, "canary: ").await;
-    line_with(&mut lines, "blue=20 green=70 canary=0 in force").await;
 
-    let failed = line_with(&mut lines, "It failed ").await;
-    let rescued = line_with(&mut lines, "blue answered ").await;
+    line_with(&mut lines, "Release it as a canary").await;
+    let deploy = line_with(&mut lines, "$ ").await;
+    assert!(deploy.contains(" deploy shop --revision v1.5.0 --endpoint http://127.0.0.1:"), "{deploy}");
+    for weights in ["blue=95 green=5", "blue=75 green=25", "blue=5 green=95"] {
+        line_with(&mut lines, &format!("{weights} in force")).await;
+    }
+    lines_with(&mut lines, ["blue=0 green=100 in force", "green is stable now; blue stays warm with v1.4.2."]).await;
+    // The same again changes nothing.
+    assert!(run_shown(&deploy).await.out.contains("completed"), "{deploy}");
+
+    line_with(&mut lines, "answers 500 to everything").await;
+    let told =
+        lines_with(&mut lines, ["It failed ", " of them in its place; ", " events shop", "rollout ended by"]).await;
+    let [failed, rescued, events, _] = told;
     let number = |line: &str, before: &str| {
         let (_, number) = line.split_once(before).expect("it was looked for");
         number.split_whitespace().next().and_then(|number| number.parse::<u32>().ok()).expect("it is a number")
     };
     let count = number(&failed, "It failed ");
-    assert!(count >= 5 && failed.contains(" ms after the first"), "{failed}");
-    assert_eq!(number(&rescued, "blue answered "), count);
+    assert!(count >= 3 && failed.contains(" ms after the first"), "{failed}");
+    assert_eq!(number(&rescued, "green answered "), count);
     assert!(rescued.ends_with("clients saw 0 errors."), "{rescued}");
+    let events = run_shown(&events).await;
+    assert!(events.out.contains("v1.6.0-rc.1 rolled back: "), "{}", events.out);
 
-    let undrain = line_with(&mut lines, "$ ").await;
-    let events = run_shown(&line_with(&mut lines, "$ ").await).await;
-    assert!(events.out.contains(why.trim()), "{why}\n{}", events.out);
-    line_with(&mut lines, "canary drained").await;
-    run_shown(&undrain).await;
-    line_with(&mut lines, "undrained by ").await;
-    line_with(&mut lines, "blue=20 green=70 canary=10 in force").await;
+    line_with(&mut lines, "Release it blue/green").await;
+    let [.., back] =
+        lines_with(&mut lines, ["blue=100 green=0 in force", "blue has all of it, ", " rollback shop"]).await;
+    run_shown(&back).await;
+    line_with(&mut lines, "blue=0 green=100 in force").await;
 
     let pid = rustix::process::Pid::from_raw(demo.id().expect("it runs").cast_signed()).expect("not zero");
     rustix::process::kill_process(pid, Signal::INT).expect("it is ours");
     let end = line_with(&mut lines, " requests: ").await;
-    assert!(end.contains(&format!(", {count} of them rescued by blue, 0 errors, 0 lost.")), "{end}");
+    assert!(end.contains(&format!(", {count} of them rescued by stable, 0 errors, 0 lost.")), "{end}");
     let status = within("the demo to end", demo.wait()).await.expect("it can be waited for");
     assert!(status.success(), "{status}");
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::rollouts::{Asking, Shop, becomes, command, deploy, latest, reaches, shares};
 use crate::support::{Load, Upstream, get, named};
 
@@ -134,6 +136,21 @@ async fn a_third_backend_keeps_its_share() {
     assert_eq!(shares(&proxy).await, [0.375, 0.125, 0.5]);
     command(&proxy, &["promote", "shop", "--full"]).await;
     assert_eq!(shares(&proxy).await, [0.0, 0.5, 0.5]);
+}
+
+#[tokio::test]
+async fn a_single_release_may_go_another_way_than_the_others() {
+    let plan = r#"steps = [{ approve = "ada" }, { weight = 50, hold = "1h" }, { weight = 100, watch = "0s" }]"#;
+    let (shop, green) = (Shop::new(plan).await, named("green").await);
+    let proxy = shop.open().await;
+    let body = format!(r#"{{"revision": "v2", "endpoints": [{:?}], "strategy": "cohort"}}"#, green.url());
+    let json = "content-type: application/json\r\n";
+    let refused = proxy.call("POST", "/v1/services/shop/rollouts", json, &body).await;
+    assert!(refused.status() == 422 && refused.text().contains("who is in the cohort"), "{}", refused.text());
+    assert_eq!(deploy(&proxy, "v2", &green, &["--strategy", "blue-green"]).await.code, Some(0));
+    let view = reaches(&proxy, 1).await;
+    assert_eq!((&view["strategy"], shares(&proxy).await), (&json!("blue-green"), vec![0.0, 1.0]));
+    assert_eq!(view["plan"], json!(["100 %, watched for 10m"]));
 }
 
 /// Answers with a number that only this backend has.

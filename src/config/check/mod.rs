@@ -22,6 +22,7 @@ mod host;
 mod limits;
 mod listeners;
 mod mirror;
+mod notify;
 mod outputs;
 mod pages;
 mod policy;
@@ -91,6 +92,7 @@ impl<'c, 'a> Check<'c, 'a> {
         let defaults = Defaults { timeouts: request_timeouts, errors: errors.clone().unwrap_or_default() };
         let services = self.services(&root.key("services"), &file.services, &defaults);
         self.redirects(&root.key("services"), file);
+        let notify = self.notify(&root.key("notify"), &file.notify, services.as_deref());
         let state_dir = self.state_dir(&root.key("state_dir"), &file.state_dir);
         let access_log = self.access_log(&root.key("access_log"), &file.access_log);
         let log = self.log(&root.key("log"), &file.log);
@@ -104,6 +106,7 @@ impl<'c, 'a> Check<'c, 'a> {
             forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
             services: services?,
+            notify: notify?,
             limits: limits?,
             timeouts: client_timeouts?,
             shutdown: shutdown?,

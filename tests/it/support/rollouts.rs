@@ -52,7 +52,7 @@ impl Shop {
 /// `tidegate` at the proxy, as `ada`.
 pub async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
     let admin = proxy.admin().to_string();
-    Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
+    Ran::of(tidegate(arguments).env("TIDEGATE_ADMIN", &admin).env("TIDEGATE_BY", "ada")).await
 }
 
 /// `tidegate deploy shop` of a revision that runs at an upstream, with more arguments.
@@ -72,7 +72,9 @@ pub async fn becomes(proxy: &Proxy, state: &str) -> Value {
     let becoming = async {
         loop {
             let view = latest(proxy).await;
-            if view["state"] == state {
+            // What was taken back is counted to its end.
+            let is_whole = !matches!(state, "rolled back" | "aborted") || view.get("ended").is_some();
+            if view["state"] == state && is_whole {
                 return view;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
