@@ -289,6 +289,12 @@ fn a_file_that_can_not_be_read_is_a_problem_too() {
     assert!(said(&shop.path("latin1.toml")).contains("latin1.toml:2: the text is not UTF-8"));
 }
 
+/// What this thread has had of the processor, whatever else runs beside it.
+fn processor_time() -> Duration {
+    let account = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(account.split(' ').next().unwrap().parse().unwrap())
+}
+
 #[test]
 fn hostile_texts_get_a_clear_answer() {
     let nested = format!("a = {}", "[".repeat(200_000));
@@ -299,10 +305,10 @@ fn hostile_texts_get_a_clear_answer() {
     for source in
         [&nested, &dotted, &tables, &unknown, &long, "\0", "a = \0", "\u{feff}", "=", "[", "\r", "\u{202e}=1", "a.b.c"]
     {
-        let started = std::time::Instant::now();
+        let before = processor_time();
         let said = problems(source);
         assert!(said.lines().count() <= 4_000 && said.len() < 1 << 20, "{} bytes are said", said.len());
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(processor_time().saturating_sub(before) < Duration::from_secs(20));
     }
     assert!(problems("a = \0").contains("proxy.toml:1:"), "{}", problems("a = \0"));
     assert!(problems(&nested).contains("max recursion depth"));
