@@ -8,6 +8,8 @@ causes! {
     Reason {
         /// The process has nearly all the memory that it may have.
         Overloaded = "overloaded",
+        /// No descriptor, port or buffer is left for a connection to an endpoint.
+        Exhausted = "exhausted",
         /// No `Host`, several, one that contradicts the authority, or one that is none.
         BadHost = "bad_host",
         /// A `Transfer-Encoding` other than `chunked`.

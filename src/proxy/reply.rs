@@ -39,7 +39,7 @@ impl Reason {
 
     /// There is too much to do, which may be otherwise in a moment.
     fn is_overload(self) -> bool {
-        matches!(self, Self::Overloaded | Self::HoldFull | Self::QueueFull | Self::QueueTimeout)
+        matches!(self, Self::Overloaded | Self::Exhausted | Self::HoldFull | Self::QueueFull | Self::QueueTimeout)
     }
 
     /// Where the request ends, and so where the next one begins, is not sure.
@@ -67,6 +67,7 @@ impl Reason {
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
+            | Self::Exhausted
             | Self::HoldFull
             | Self::QueueFull
             | Self::QueueTimeout

@@ -100,7 +100,7 @@ impl LocalEndpoint {
     }
 
     /// The attempt that tried it out came to nothing and is made again.
-    pub(super) fn put_back(&self, claim: TrialClaim) {
+    pub(crate) fn put_back(&self, claim: TrialClaim) {
         self.trial.set(Some(claim));
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use h2::client;
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::support::http2::{self, Http2};
@@ -126,6 +127,26 @@ async fn without_a_limit_the_descriptors_set_one() {
     }
     assert_eq!(proxy.metric("tidegate_accept_errors_total", "").await, 0);
     proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"connections\"", 25).await;
+}
+
+#[tokio::test]
+async fn a_descriptor_that_we_lack_is_not_held_against_the_endpoint() {
+    const LAST: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let upstream = Upstream::answering(LAST).await;
+    let proxy = Proxy::before(&upstream).await;
+    let mut client = proxy.connect().await;
+    assert_eq!(client.exchange(get("/", "")).await.status(), 200);
+    let limit = |current| {
+        let limit = Rlimit { current: Some(current), maximum: Some(1_000) };
+        prlimit(Some(proxy.pid()), Resource::Nofile, limit).expect("the process is ours");
+    };
+    limit(0);
+    let answer = client.exchange(get("/", "")).await;
+    assert_eq!((answer.status(), answer.head.value("retry-after")), (503, Some("1")));
+    limit(1_000);
+    assert_eq!(proxy.fetch("/").await.status(), 200, "at once");
+    assert_eq!(proxy.metric("tidegate_request_errors_total", "reason=\"exhausted\"").await, 1);
+    assert_eq!(proxy.metric("tidegate_upstream_connect_errors_total", "").await, 0);
 }
 
 #[tokio::test]

@@ -367,7 +367,9 @@ pub(super) async fn lease(
     };
     exchange.attempts(endpoint.endpoint.identity.address);
     let leased = connect(exchange, backend, &endpoint, freshness, permit).await;
-    leased.map_err(|reason| (reason, Some(endpoint).filter(|_| reason != Reason::RequestTimeout)))
+    leased.map_err(|reason| {
+        (reason, Some(endpoint).filter(|_| !matches!(reason, Reason::RequestTimeout | Reason::Exhausted)))
+    })
 }
 
 /// An endpoint of a backend, those that were tried last.
@@ -402,6 +404,11 @@ async fn connect(
                 exchange.cell_of(backend).connects.add(1);
             }
             Ok(lease)
+        }
+        // No word about the endpoint: whoever is tried with it is tried again.
+        Err(error) if error.is_exhaustion() => {
+            trial.into_iter().for_each(|claim| endpoint.put_back(claim));
+            Err(Reason::Exhausted)
         }
         Err(error) => {
             let now = Instant::now();
