@@ -80,11 +80,21 @@ async fn ended(mut child: Child, mut stop: Stop) -> Result<ExitStatus, String> {
 }
 
 /// Waits until everything is to stop: why.
-pub(super) async fn stopped(stop: &mut Stop) -> String {
+async fn stopped(stop: &mut Stop) -> String {
     match stop.wait_for(Option::is_some).await {
         Ok(reason) => reason.clone().unwrap_or_default(),
         // Nobody is left who could say so.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Lets so much time pass, unless everything is to stop: why.
+pub(super) async fn pause(stop: &Stop, time: Duration) -> Result<(), String> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        biased;
+        reason = stopped(&mut stop) => Err(reason),
+        () = tokio::time::sleep(time) => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::args::RollArgs;
-use super::child::{Output, Stop, Template, stopped};
+use super::child::{Output, Stop, Template, pause};
 use super::client::{Client, segment};
 use super::{CliError, Exit, Signals, print, show};
 use crate::admin::view::{EndBody, EndpointsView, ReadinessView, RenewBody, RollBody, RollView};
@@ -180,7 +180,7 @@ impl Rolling<'_> {
                 self.say(&format!("  {under_way} requests are still under way; the command runs all the same"));
                 return Ok(());
             }
-            self.pause(LOOK_INTERVAL / 4).await?;
+            pause(&self.stop, LOOK_INTERVAL / 4).await?;
         }
     }
 
@@ -204,7 +204,7 @@ impl Rolling<'_> {
                 let within = format_duration(self.args.ready);
                 return Err(format!("{} wasn't ready within {within}: {reason}", late.address));
             }
-            self.pause(LOOK_INTERVAL).await?;
+            pause(&self.stop, LOOK_INTERVAL).await?;
         }
     }
 
@@ -212,7 +212,7 @@ impl Rolling<'_> {
     async fn watch(&self, wave: &[&ReadinessView]) -> Result<(), String> {
         let until = Instant::now() + self.args.watch;
         while Instant::now() < until {
-            self.pause(LOOK_INTERVAL.min(self.args.watch)).await?;
+            pause(&self.stop, LOOK_INTERVAL.min(self.args.watch)).await?;
             let bad = |endpoint: &&ReadinessView| {
                 matches!(endpoint.state.as_str(), "ejected" | "on trial" | "failing" | "check failed")
             };
@@ -257,19 +257,10 @@ impl Rolling<'_> {
             match call().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.exit == Exit::Unreachable && began.elapsed() < PATIENCE => {
-                    self.pause(LOOK_INTERVAL).await?;
+                    pause(&self.stop, LOOK_INTERVAL).await?;
                 }
                 Err(error) => return Err(error.text),
             }
-        }
-    }
-
-    async fn pause(&self, time: Duration) -> Result<(), String> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            biased;
-            reason = stopped(&mut stop) => Err(reason),
-            () = tokio::time::sleep(time) => Ok(()),
         }
     }
 

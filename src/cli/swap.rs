@@ -2,13 +2,13 @@
 //! latest when the hold's time is over.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::args::SwapArgs;
-use super::child::{Output, Stop, Template, stopped};
+use super::child::{Output, Stop, Template, pause};
 use super::client::{Client, segment};
 use super::roll::{LOOK_INTERVAL, bytes, line};
 use super::{CliError, Signals, print, show};
@@ -108,7 +108,7 @@ impl Swap<'_> {
                 }
                 return Ok(());
             }
-            self.pause(LOOK_INTERVAL / 4).await?;
+            pause(&self.stop, LOOK_INTERVAL / 4).await?;
         }
     }
 
@@ -131,7 +131,7 @@ impl Swap<'_> {
             if Instant::now() >= until {
                 return Err(format!("{} wasn't ready in time: {reason}", late.address));
             }
-            self.pause(LOOK_INTERVAL / 4).await?;
+            pause(&self.stop, LOOK_INTERVAL / 4).await?;
         }
     }
 
@@ -143,14 +143,5 @@ impl Swap<'_> {
             all.extend(view.endpoints);
         }
         Ok(all)
-    }
-
-    async fn pause(&self, time: Duration) -> Result<(), String> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            biased;
-            reason = stopped(&mut stop) => Err(reason),
-            () = tokio::time::sleep(time) => Ok(()),
-        }
     }
 }

@@ -6,8 +6,7 @@ use http::Method;
 
 use super::destination::DestinationKeys;
 use super::header_changes::response_name;
-use super::health::{header, host, path, statuses_of};
-use super::routes::method;
+use super::health::{header, host, path};
 use super::{Check, Fault, unless_reported};
 use crate::config::file::{
     AskedAtFile, JsonValueFile, MetricFile, OnFailureFile, PointFile, RolloutFile, SmokeCheckFile, SmokeFile,
@@ -120,27 +119,13 @@ impl Check<'_, '_> {
 
     fn smoke_check(&mut self, at: &KeyPath, file: &SmokeCheckFile) -> Option<SmokeCheck> {
         let path = self.accept(&at.key("path"), path(&file.path));
-        let method = match &file.method {
-            Some(text) => self.accept(&at.key("method"), method(text)),
-            None => Some(Method::GET),
-        };
-        if method == Some(Method::CONNECT) {
-            self.report.problem(&at.key("method"), "CONNECT asks for a tunnel", "write \"GET\" or \"HEAD\"");
-        }
+        let method = self.probe_method(&at.key("method"), file.method.as_deref());
         let host = file.host.as_ref().map(|text| self.accept(&at.key("host"), host(text)));
         let at_headers = at.key("headers");
         let headers =
             file.headers.0.iter().map(|(name, value)| self.accept(&at_headers.key(name), header(name, value)));
         let headers: Vec<_> = headers.collect();
-        let statuses = match &file.status {
-            None => Some(vec![200..=299]),
-            Some(texts) => {
-                let at = at.key("status");
-                let statuses = texts.iter().enumerate();
-                let statuses = statuses.map(|(index, text)| self.accept(&at.index(index), statuses_of(text)));
-                statuses.collect::<Vec<_>>().into_iter().collect()
-            }
-        };
+        let statuses = self.good_statuses(&at.key("status"), file.status.as_deref());
         let at_answer = at.key("answer_headers");
         let answer_headers = file.answer_headers.0.iter().map(|(name, value)| {
             let parsed = response_name(name).and_then(|name| {

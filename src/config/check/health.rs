@@ -70,6 +70,26 @@ impl Check<'_, '_> {
         }
     }
 
+    /// How a probe asks: GET unless the file says otherwise.
+    pub(super) fn probe_method(&mut self, at: &KeyPath, text: Option<&str>) -> Option<Method> {
+        let method = match text {
+            Some(text) => self.accept(at, method(text)),
+            None => Some(Method::GET),
+        };
+        if method == Some(Method::CONNECT) {
+            self.report.problem(at, "CONNECT asks for a tunnel", "write \"GET\" or \"HEAD\"");
+        }
+        method
+    }
+
+    /// What a probe may be answered: any 2xx unless the file says otherwise.
+    pub(super) fn good_statuses(&mut self, at: &KeyPath, texts: Option<&[String]>) -> Option<Vec<RangeInclusive<u16>>> {
+        let Some(texts) = texts else { return Some(vec![200..=299]) };
+        let statuses = texts.iter().enumerate();
+        let statuses = statuses.map(|(index, text)| self.accept(&at.index(index), statuses_of(text)));
+        statuses.collect::<Vec<_>>().into_iter().collect()
+    }
+
     /// `host`: `None` when it was reported.
     #[expect(clippy::option_option, reason = "left out, reported and checked are three things")]
     fn http_check(
@@ -79,27 +99,13 @@ impl Check<'_, '_> {
         host: Option<Option<HeaderValue>>,
     ) -> Option<HttpCheckConfig> {
         let path = self.accept(&at.key("path"), path(file.path.as_deref().unwrap_or("/")));
-        let method = match &file.method {
-            Some(text) => self.accept(&at.key("method"), method(text)),
-            None => Some(Method::GET),
-        };
-        if method == Some(Method::CONNECT) {
-            self.report.problem(&at.key("method"), "CONNECT asks for a tunnel", "write \"GET\" or \"HEAD\"");
-        }
+        let method = self.probe_method(&at.key("method"), file.method.as_deref());
         let headers = file.headers.0.iter().map(|(name, value)| {
             let at = at.key("headers").key(name);
             self.accept(&at, header(name, value))
         });
         let headers = headers.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
-        let statuses = match &file.status {
-            None => Some(vec![200..=299]),
-            Some(texts) => {
-                let at = at.key("status");
-                let statuses = texts.iter().enumerate();
-                let statuses = statuses.map(|(index, text)| self.accept(&at.index(index), statuses_of(text)));
-                statuses.collect::<Vec<_>>().into_iter().collect()
-            }
-        };
+        let statuses = self.good_statuses(&at.key("status"), file.status.as_deref());
         let body = file.body.as_ref().map(|text| self.accept(&at.key("body"), regex(text)));
         if body.is_some() && method == Some(Method::HEAD) {
             self.report.problem(&at.key("body"), "answers to HEAD have no body", "write method = \"GET\"");
@@ -145,7 +151,7 @@ pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue
 }
 
 /// "200" or "200-299".
-pub(super) fn statuses_of(text: &str) -> Result<RangeInclusive<u16>, Fault> {
+fn statuses_of(text: &str) -> Result<RangeInclusive<u16>, Fault> {
     let status = |digits: &str| {
         let plain = digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
         digits.parse().ok().filter(|status| plain && (200..=599).contains(status))

@@ -407,7 +407,9 @@ async fn connect(
         }
         // No word about the endpoint: whoever is tried with it is tried again.
         Err(error) if error.is_exhaustion() => {
-            trial.into_iter().for_each(|claim| endpoint.put_back(claim));
+            if let Some(claim) = trial {
+                endpoint.put_back(claim);
+            }
             Err(Reason::Exhausted)
         }
         Err(error) => {
