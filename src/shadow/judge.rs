@@ -140,23 +140,10 @@ pub enum Finding {
 }
 
 /// All that a comparison has come to, to be gone on with later.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     counts: Counts,
-    fields: Vec<(Field, Row)>,
-    failures: Trouble,
-    slow: Trouble,
-    suspicious: Discordance,
-    suspected: u64,
-    same: bool,
-    different: bool,
-}
-
-/// The comparison of one revision with stable.
-#[derive(Debug, Clone)]
-pub struct Judge {
-    level: Level,
-    counts: Counts,
+    #[serde(with = "pairs")]
     fields: BTreeMap<Field, Row>,
     failures: Trouble,
     slow: Trouble,
@@ -169,66 +156,72 @@ pub struct Judge {
     different: bool,
 }
 
+/// A field is no key of a JSON object.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Field, Row};
+
+    pub(super) fn serialize<S: Serializer>(fields: &BTreeMap<Field, Row>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(fields)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Field, Row>, D::Error> {
+        Ok(Vec::<(Field, Row)>::deserialize(from)?.into_iter().collect())
+    }
+}
+
+/// The comparison of one revision with stable.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    level: Level,
+    evidence: Evidence,
+}
+
 impl Judge {
     #[must_use]
     pub fn new(level: Level) -> Self {
-        Self {
-            level,
-            counts: Counts::default(),
-            fields: BTreeMap::new(),
-            failures: Trouble::default(),
-            slow: Trouble::default(),
-            suspicious: Discordance::default(),
-            suspected: 0,
-            same: false,
-            different: false,
-        }
+        Self { level, evidence: Evidence::default() }
     }
 
     /// One that goes on where another has ended.
     #[must_use]
-    pub fn going_on(level: Level, evidence: Evidence) -> Self {
-        let Evidence { counts, fields, failures, slow, suspicious, suspected, same, different } = evidence;
-        let fields = fields.into_iter().take(FIELDS_MAX + 1).collect();
-        Self { level, counts, fields, failures, slow, suspicious, suspected, same, different }
+    pub fn going_on(level: Level, mut evidence: Evidence) -> Self {
+        while evidence.fields.len() > FIELDS_MAX + 1 {
+            evidence.fields.pop_last();
+        }
+        Self { level, evidence }
     }
 
     /// What it has come to.
     #[must_use]
-    pub fn evidence(&self) -> Evidence {
-        Evidence {
-            counts: self.counts,
-            fields: self.fields.iter().map(|(field, row)| (field.clone(), *row)).collect(),
-            failures: self.failures,
-            slow: self.slow,
-            suspicious: self.suspicious,
-            suspected: self.suspected,
-            same: self.same,
-            different: self.different,
-        }
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// Takes note of a pair.
     pub fn observe(&mut self, sight: &Sight) {
         let alpha = self.level.alpha;
-        self.counts.pairs += 1;
+        self.evidence.counts.pairs += 1;
         if let Some(sides) = sight.failed {
-            self.failures.observe(sides, FAILURES_PART * alpha);
+            self.evidence.failures.observe(sides, FAILURES_PART * alpha);
         }
         if let Some(sides) = sight.slow {
-            self.slow.observe(sides, SLOW_PART * alpha);
+            self.evidence.slow.observe(sides, SLOW_PART * alpha);
         }
         let shadow_failed = sight.failed.is_some_and(|sides| sides.shadow && !sides.primary);
         match (&sight.shadow, &sight.noise) {
             (Some(shadow), Some(noise)) if self.level.noise => self.compare(shadow, noise, shadow_failed),
-            (Some(_), None) if self.level.noise && !sight.noise_failed => self.counts.without_noise += 1,
+            (Some(_), None) if self.level.noise && !sight.noise_failed => self.evidence.counts.without_noise += 1,
             (Some(shadow), _) if !self.level.noise => self.compare(shadow, &Differences::default(), shadow_failed),
             // One of both copies failed where the primary didn't: all that can be said of them.
             _ if shadow_failed || sight.noise_failed && sight.failed.is_some_and(|sides| !sides.primary) => {
-                self.suspicious.observe(shadow_failed, sight.noise_failed);
-                self.suspected += 1;
+                self.evidence.suspicious.observe(shadow_failed, sight.noise_failed);
+                self.evidence.suspected += 1;
             }
-            _ => self.counts.skipped += 1,
+            _ => self.evidence.counts.skipped += 1,
         }
     }
 
@@ -236,12 +229,12 @@ impl Judge {
         // What differs on both sides may hide all that is below it: two refusals say nothing about what was refused.
         let is_blind = shadow.iter().any(|(field, _)| field.hides_others() && noise.contain(field));
         if is_blind && !shadow_failed {
-            self.counts.skipped += 1;
+            self.evidence.counts.skipped += 1;
         } else {
-            self.counts.compared += 1;
-            self.counts.different += u64::from(!shadow.is_empty());
-            self.suspected += 1;
-            self.suspicious.observe(shadow_failed || shadow.exceed(noise), noise.exceed(shadow));
+            self.evidence.counts.compared += 1;
+            self.evidence.counts.different += u64::from(!shadow.is_empty());
+            self.evidence.suspected += 1;
+            self.evidence.suspicious.observe(shadow_failed || shadow.exceed(noise), noise.exceed(shadow));
         }
         if shadow.is_empty() && noise.is_empty() {
             return;
@@ -263,12 +256,13 @@ impl Judge {
     }
 
     fn has_room_for(&self, field: &Field) -> bool {
-        *field != Field::others() && (self.fields.len() < FIELDS_MAX || self.fields.contains_key(field))
+        *field != Field::others()
+            && (self.evidence.fields.len() < FIELDS_MAX || self.evidence.fields.contains_key(field))
     }
 
     fn count(&mut self, field: Field, by_shadow: bool, by_noise: bool) {
-        let next = self.fields.len() as u32 + 1;
-        let row = match self.fields.entry(field) {
+        let next = self.evidence.fields.len() as u32 + 1;
+        let row = match self.evidence.fields.entry(field) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Row { order: next, ..Row::default() }),
         };
@@ -284,14 +278,16 @@ impl Judge {
     /// Looks whether it is known by now. Once the same is proven it stays so, unless the shadow turns out to differ; and
     /// that stays.
     pub fn look(&mut self) -> Finding {
-        self.different |= self.failures.found || self.slow.found || self.fields.values().any(|row| row.found);
-        if !self.level.noise && !self.different {
+        self.evidence.different |= self.evidence.failures.found
+            || self.evidence.slow.found
+            || self.evidence.fields.values().any(|row| row.found);
+        if !self.level.noise && !self.evidence.different {
             let bound = ProportionBound::new(PAIRS_BEST, FIELDS_PART * self.level.alpha);
-            let (events, pairs) = (self.suspicious.candidate_only, self.suspected);
-            self.different = events > 0 && bound.lower(events, pairs) > self.level.tolerated;
+            let (events, pairs) = (self.evidence.suspicious.candidate_only, self.evidence.suspected);
+            self.evidence.different = events > 0 && bound.lower(events, pairs) > self.level.tolerated;
         }
-        self.same |= !self.different && self.difference_at_most() <= self.level.tolerated;
-        match (self.different, self.same) {
+        self.evidence.same |= !self.evidence.different && self.difference_at_most() <= self.level.tolerated;
+        match (self.evidence.different, self.evidence.same) {
             (true, _) => Finding::Different,
             (false, true) => Finding::Same,
             (false, false) => Finding::Inconclusive { more: self.pairs_missing() },
@@ -301,7 +297,11 @@ impl Judge {
     /// The highest rate of pairs that really differ which what was seen leaves plausible.
     #[must_use]
     pub fn difference_at_most(&self) -> f64 {
-        self.at_most(self.suspicious.candidate_only, self.suspicious.stable_only, self.suspected)
+        self.at_most(
+            self.evidence.suspicious.candidate_only,
+            self.evidence.suspicious.stable_only,
+            self.evidence.suspected,
+        )
     }
 
     fn at_most(&self, shadow: u64, noise: u64, pairs: u64) -> f64 {
@@ -316,7 +316,8 @@ impl Judge {
 
     /// About how many more pairs it takes until the same is proven, if they go on as before.
     fn pairs_missing(&self) -> Option<u64> {
-        let (shadow, noise, pairs) = (self.suspicious.candidate_only, self.suspicious.stable_only, self.suspected);
+        let (shadow, noise, pairs) =
+            (self.evidence.suspicious.candidate_only, self.evidence.suspicious.stable_only, self.evidence.suspected);
         let later = |rate: u64, more: u64| rate + (rate as f64 / pairs.max(1) as f64 * more as f64).round() as u64;
         let suffices =
             |more: u64| self.at_most(later(shadow, more), later(noise, more), pairs + more) <= self.level.tolerated;
@@ -338,27 +339,27 @@ impl Judge {
 
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counts
+        self.evidence.counts
     }
 
     #[must_use]
     pub fn failures(&self) -> Trouble {
-        self.failures
+        self.evidence.failures
     }
 
     #[must_use]
     pub fn slow(&self) -> Trouble {
-        self.slow
+        self.evidence.slow
     }
 
     /// All fields that ever differed.
     pub fn fields(&self) -> impl Iterator<Item = (&Field, &Row)> {
-        self.fields.iter()
+        self.evidence.fields.iter()
     }
 
     #[must_use]
     pub fn row(&self, field: &Field) -> Option<&Row> {
-        self.fields.get(field)
+        self.evidence.fields.get(field)
     }
 }
 

@@ -54,7 +54,7 @@ impl Memory {
         told: Outcome,
     ) -> Self {
         let since_ms = since.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-        let (subject, terms, evidence) = (subject.clone(), Terms::of(settings), judge.evidence());
+        let (subject, terms, evidence) = (subject.clone(), Terms::of(settings), judge.evidence().clone());
         Self { subject, terms, since_ms, evidence, not_stable, outdated, told }
     }
 
