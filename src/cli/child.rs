@@ -8,6 +8,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::CliError;
+use crate::model::filled;
 
 /// A command that was asked to end and hasn't within this is killed.
 const END_WAIT: Duration = Duration::from_secs(5);
@@ -102,10 +103,6 @@ pub(super) async fn pause(stop: &Stop, time: Duration) -> Result<(), String> {
 fn braced(word: &str) -> impl Iterator<Item = &str> {
     let is_name = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase());
     word.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).filter(is_name)
-}
-
-fn filled(word: &str, values: &[(&str, &str)]) -> String {
-    values.iter().fold(word.to_owned(), |word, (name, value)| word.replace(&format!("{{{name}}}"), value))
 }
 
 #[cfg(test)]

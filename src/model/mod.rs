@@ -55,7 +55,7 @@ pub use proxy_header::{
     Ends, NoProxyHeader, ProxyHeader, ProxyVersion, local_proxy_header, read_proxy_header, write_proxy_header,
 };
 pub use roll::{OpenRoll, RollOutcome};
-pub use text_template::{TextTemplate, TextTemplateError};
+pub use text_template::{TextTemplate, TextTemplateError, filled};
 pub use units::{SizeError, UnitError, format_bytes, format_duration, parse_bytes, parse_duration, parse_timestamp};
 pub use via::{Via, is_loop};
 pub use weight::{LiveWeights, NamedWeights, Split, Weight, WeightError};

@@ -71,6 +71,32 @@ impl TextTemplate {
     }
 }
 
+/// `text` with these names filled in where they stand in braces. Other braces mean something else, to a shell or in a query,
+/// and so do those of a value.
+#[must_use]
+pub fn filled(text: &str, values: &[(&str, &str)]) -> String {
+    let (mut filled, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('{') {
+        filled.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let known = values.iter().find_map(|(name, value)| {
+            let after = rest[1..].strip_prefix(name)?.strip_prefix('}')?;
+            Some((value, after))
+        });
+        match known {
+            Some((value, after)) => {
+                filled.push_str(value);
+                rest = after;
+            }
+            None => {
+                filled.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    filled + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +106,13 @@ mod tests {
         let template = TextTemplate::parse("{{{service}}}: {text}!").unwrap();
         assert_eq!(template.fill(str::to_uppercase), "{SERVICE}: TEXT!");
         assert_eq!(TextTemplate::parse("").unwrap().fill(|_| String::new()), "");
+    }
+
+    #[test]
+    fn known_names_are_filled_in_and_other_braces_stay_as_they_are() {
+        let values = [("host", "{port}"), ("port", "80")];
+        assert_eq!(filled("{host}:{port} ${x} {} {host {{port}} {", &values), "{port}:80 ${x} {} {host {80} {");
+        assert_eq!(filled("", &values), "");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::record::Record;
 use super::sight::Sides;
 use crate::config::{GatesConfig, ServiceConfig};
 use crate::gate::{Asking, Notice, Standing, ask, smoke, watch};
-use crate::model::{Gate, GateKind, Point};
+use crate::model::{Gate, GateKind, Point, filled};
 
 /// Who is asked, and since when it is about this.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Gates {
             let asking = match config.iter().find(|(name, _)| *name == gate.name) {
                 None => Asking::once(async { Standing::Silent(GONE.to_owned()) }),
                 Some((_, metric)) => {
-                    let (metric, query) = (Arc::clone(metric), filled(&metric.query, record));
+                    let (metric, query) = (Arc::clone(metric), query_about(&metric.query, record));
                     Asking::again(|tell| watch(metric, query, tell))
                 }
             };
@@ -143,15 +143,15 @@ fn about(record: &Record, point: Point) -> Value {
 }
 
 /// A query about this rollout. Label values in PromQL are Go strings.
-fn filled(query: &str, record: &Record) -> String {
+fn query_about(query: &str, record: &Record) -> String {
     let revision = record.revision.replace('\\', "\\\\").replace('"', "\\\"");
-    let names = [
-        ("{service}", record.service.as_str()),
-        ("{backend}", record.candidate.as_str()),
-        ("{stable}", record.stable.as_str()),
-        ("{revision}", &revision),
+    let values = [
+        ("service", record.service.as_str()),
+        ("backend", record.candidate.as_str()),
+        ("stable", record.stable.as_str()),
+        ("revision", &revision),
     ];
-    names.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value))
+    filled(query, &values)
 }
 
 /// Why nothing may go toward a new release now.
