@@ -17,7 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -138,10 +138,6 @@ pub(crate) struct Passage {
 #[derive(Debug)]
 pub(crate) struct Inlet(Rc<Passage>);
 
-/// The kernel doesn't do this between these two.
-#[derive(Debug)]
-pub(crate) struct Refused;
-
 impl Passage {
     pub(crate) fn new(pipes: Rc<Pipes>) -> Rc<Self> {
         Rc::new(Self {
@@ -227,13 +223,14 @@ impl Inlet {
         self.0.held.get() > 0
     }
 
-    /// Takes up to `most` bytes from `from`, and returns what stands in for them: nothing at the stream's end.
+    /// Takes up to `most` bytes from `from`, and returns what stands in for them: nothing at the stream's end; `None`
+    /// where the kernel doesn't do this between these two.
     pub(crate) fn poll_fill(
         &self,
         cx: &mut Context<'_>,
         from: &TcpStream,
         most: u64,
-    ) -> Poll<io::Result<Result<Bytes, Refused>>> {
+    ) -> Poll<io::Result<Option<Bytes>>> {
         let passage = &*self.0;
         // Only from an empty pipe can it be known why one takes nothing.
         if self.is_full() {
@@ -241,17 +238,17 @@ impl Inlet {
             return Poll::Pending;
         }
         let pipe = passage.pipe.borrow();
-        let Some(pipe) = pipe.as_ref() else { return Poll::Ready(Ok(Err(Refused))) };
+        let Some(pipe) = pipe.as_ref() else { return Poll::Ready(Ok(None)) };
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_BYTES);
         loop {
             ready!(from.poll_read_ready(cx))?;
             match from.try_io(Interest::READABLE, || carry(from, &pipe.entrance, most)) {
                 Ok(count) => {
                     passage.held.set(count);
-                    return Poll::Ready(Ok(Ok(passage.pipes.stand_in.slice(..count))));
+                    return Poll::Ready(Ok(Some(passage.pipes.stand_in.slice(..count))));
                 }
                 Err(error) if is_for_later(&error) => {}
-                Err(error) if is_refusal(&error) => return Poll::Ready(Ok(Err(Refused))),
+                Err(error) if is_refusal(&error) => return Poll::Ready(Ok(None)),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -270,7 +267,7 @@ impl Drop for Inlet {
     }
 }
 
-fn carry<From: std::os::fd::AsFd, To: std::os::fd::AsFd>(from: From, to: To, most: usize) -> io::Result<usize> {
+fn carry(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
 }
 

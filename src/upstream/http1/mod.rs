@@ -33,7 +33,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::connect::UpgradedStream;
 use super::{BodyError, RequestBody};
-use crate::passage::{Inlet, LENGTH_MIN, Refused};
+use crate::passage::{Inlet, LENGTH_MIN};
 use framing::{Framing, Piece};
 pub(super) use io::Io;
 use request::{Outgoing, WriteError};
@@ -273,6 +273,7 @@ impl Http1Connection {
     /// may well say yes before it has read everything.
     pub(super) fn leave(self: &Rc<Self>) {
         let state = &mut *self.state.borrow_mut();
+        state.passage = None;
         let is_answered = state.framing.is_ended() && !state.outgoing.is_done() && state.io.is_some();
         let Some(mut writer) = state.writer.take_if(|_| is_answered) else { return state.close() };
         let connection = Rc::clone(self);
@@ -367,11 +368,12 @@ impl State {
                 Ok(Piece::More) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(Http1Error::Malformed(malformed)))),
             }
-            let passed = self.poll_pass(cx);
-            if let Poll::Ready(Some(passed)) = passed {
-                return Poll::Ready(Some(passed.map(Frame::data).map_err(Http1Error::Cut)));
-            }
-            let Poll::Ready(filled) = (if passed.is_pending() { Poll::Pending } else { self.poll_fill(cx) }) else {
+            let filled = match self.poll_pass(cx) {
+                Poll::Ready(Some(passed)) => return Poll::Ready(Some(passed.map(Frame::data))),
+                Poll::Ready(None) => self.poll_fill(cx),
+                Poll::Pending => Poll::Pending,
+            };
+            let Poll::Ready(filled) = filled else {
                 if self.writer.is_some() {
                     self.reader = Some(cx.waker().clone());
                 }
@@ -390,22 +392,22 @@ impl State {
     }
 
     /// Has the next of the body carried on; `None` where it has to be read.
-    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Option<std::io::Error>>>> {
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Http1Error>>> {
         let (Some(inlet), Framing::Length(left), Some(Io::Tcp(stream))) = (&self.passage, &mut self.framing, &self.io)
         else {
             return Poll::Ready(None);
         };
         match ready!(inlet.poll_fill(cx, stream, *left)) {
-            Ok(Ok(passed)) if passed.is_empty() => Poll::Ready(Some(Err(None))),
-            Ok(Ok(passed)) => {
+            Ok(Some(passed)) if passed.is_empty() => Poll::Ready(Some(Err(Http1Error::Cut(None)))),
+            Ok(Some(passed)) => {
                 *left -= passed.len() as u64;
                 Poll::Ready(Some(Ok(passed)))
             }
-            Ok(Err(Refused)) => {
+            Ok(None) => {
                 self.passage = None;
                 Poll::Ready(None)
             }
-            Err(error) => Poll::Ready(Some(Err(Some(error)))),
+            Err(error) => Poll::Ready(Some(Err(Http1Error::Cut(Some(error))))),
         }
     }
 
