@@ -224,6 +224,23 @@ async fn a_shadow_that_answers_otherwise_is_taken_back_before_anybody_has_seen_i
 }
 
 #[tokio::test]
+async fn a_shadow_that_is_tried_again_answers_for_no_copy_of_the_last_time() {
+    let (shop, same) = mirroring("5m").await;
+    // A mirror of the file's own goes on being compared between rollouts.
+    let own = "[services.shop.mirror]\nbackend = \"green\"\npercent = 0\ncompare = { noise = true, tolerated = 0.1 }";
+    let (proxy, other) =
+        (shop.setup().settings(&shop.settings_with(&shop.plan, own)).start().await, answering(8).await);
+    deploy(&proxy, "v2", &other, &[]).await;
+    reaches(&proxy, 1).await;
+    let asking = Asking::on(&proxy, "", Duration::from_millis(1)).await;
+    becomes(&proxy, "rolled back").await;
+    assert_eq!(deploy(&proxy, "v2", &same, &["--retry"]).await.code, Some(0));
+    let view = reaches(&proxy, 2).await;
+    asking.finish().await;
+    assert!(view["steps"][1]["reason"].as_str().unwrap().contains("answers copies as stable does"), "{view:#}");
+}
+
+#[tokio::test]
 async fn copies_that_nobody_could_compare_in_time_pause_a_rollout() {
     let (shop, green) = mirroring("300ms").await;
     let proxy = shop.open().await;
