@@ -29,7 +29,8 @@ pub(super) fn deployed(file: &ServiceConfig, live: &Deployment) -> ServiceConfig
     {
         // After the file's own rules, which name backends on purpose.
         let cohort = file.rollout.cohort.iter().filter(|_| open.cohort);
-        let chosen = file.rollout.preview.iter().chain(cohort);
+        let preview = file.rollout.preview.iter().filter(|preview| preview.host.is_none());
+        let chosen = preview.map(|preview| &preview.matches).chain(cohort);
         config.rules.extend(chosen.map(|matches| RuleConfig { matches: matches.clone(), backend }));
         mirrored(&mut config, backend, open.mirrored);
     }
@@ -70,7 +71,6 @@ pub(super) fn still_holds(file: Option<&ServiceConfig>, live: &Deployment) -> De
     Deployment { service: live.service.clone(), stable, backends: backends.cloned().collect(), rollout }
 }
 
-/// The revision that a deployment has put into a backend.
 /// What is deployed once a backend runs another revision at the same endpoints; `None`: it runs there already.
 #[must_use]
 pub fn with_revision(
@@ -100,6 +100,7 @@ pub fn with_revision(
     Some(next)
 }
 
+/// The revision that a deployment has put into a backend.
 pub(super) fn live_revision<'d>(live: Option<&'d Deployment>, backend: &BackendName) -> Option<&'d str> {
     Some(live?.of(backend)?.revision.as_str())
 }
