@@ -39,8 +39,8 @@ pub(super) fn swapped<'s>(service: &'s Service, name: Option<&str>) -> Result<&'
 }
 
 impl Control {
-    /// Writes down how a roll or a swap ended, and that a backend runs this revision since; then puts that in force.
-    /// Somebody else's turn must be over.
+    /// Writes down how a roll or a swap ended, and that a backend runs this revision since; then puts that in force. The
+    /// caller holds the turn.
     ///
     /// # Errors
     /// When a rollout decides what runs there, or it can't be written down. The revision stays what it was, and the end
