@@ -124,7 +124,9 @@ mod tests {
     async fn services_that_are_no_more_are_forgotten_and_others_keep_what_they_have_left() {
         let (terms, now, budgets) = (Terms { share: 0.0, floor: 1.0 }, Instant::now(), Budgets::default());
         let names = ["a", "b", "c"].map(|name| name.parse::<ServiceName>().unwrap());
-        names.iter().for_each(|name| while budgets.spend(name, &terms, 0, now) {});
+        for name in &names {
+            while budgets.spend(name, &terms, 0, now) {}
+        }
         budgets.retain([&names[2], &names[0]].into_iter());
         assert_eq!(names.each_ref().map(|name| budgets.spend(name, &terms, 0, now)), [false, true, false]);
         budgets.retain(std::iter::empty());
