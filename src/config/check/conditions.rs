@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
 
 use super::{Check, Fault};
-use crate::config::file::ValueFile;
+use crate::config::file::{ConditionsFile, ValueFile};
 use crate::config::key_path::KeyPath;
 use crate::config::table::Table;
 use crate::model::{RuleMatch, ValueMatch};
@@ -18,7 +18,7 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Deep nesting costs stack while a regular expression is read.
 const REGEX_DEPTH_MAX: u32 = 50;
 
-/// What a rule and a cohort ask of a request.
+/// What is asked of a request, wherever the file says so.
 pub(super) struct RuleConditions<'f> {
     pub(super) headers: &'f Table<ValueFile>,
     pub(super) query: &'f Table<ValueFile>,
@@ -26,18 +26,31 @@ pub(super) struct RuleConditions<'f> {
     pub(super) networks: Option<&'f [String]>,
 }
 
+impl<'f> From<&'f ConditionsFile> for RuleConditions<'f> {
+    fn from(file: &'f ConditionsFile) -> Self {
+        let ConditionsFile { headers, query, cookies, networks } = file;
+        Self { headers, query, cookies, networks: networks.as_deref() }
+    }
+}
+
 impl Check<'_, '_> {
+    /// At least one condition.
     pub(super) fn rule_match(&mut self, at: &KeyPath, file: &RuleConditions<'_>) -> Option<RuleMatch> {
-        let headers = self.headers(&at.key("headers"), file.headers);
-        let query = self.query(&at.key("query"), file.query);
-        let cookies = self.cookies(&at.key("cookies"), file.cookies);
-        let networks = self.networks(&at.key("networks"), file.networks.unwrap_or_default());
-        let rule = RuleMatch { headers: headers?, query: query?, cookies: cookies?, networks: networks? };
+        let rule = self.conditions(at, file)?;
         if rule.headers.is_empty() && rule.query.is_empty() && rule.cookies.is_empty() && rule.networks.is_empty() {
             let hint = "add headers, query, cookies or networks; a weight moves requests without conditions";
             self.report.absent(at, "the rule has no condition, so it would take every request", hint);
         }
         Some(rule)
+    }
+
+    /// Any number of them.
+    pub(super) fn conditions(&mut self, at: &KeyPath, file: &RuleConditions<'_>) -> Option<RuleMatch> {
+        let headers = self.headers(&at.key("headers"), file.headers);
+        let query = self.query(&at.key("query"), file.query);
+        let cookies = self.cookies(&at.key("cookies"), file.cookies);
+        let networks = self.networks(&at.key("networks"), file.networks.unwrap_or_default());
+        Some(RuleMatch { headers: headers?, query: query?, cookies: cookies?, networks: networks? })
     }
 
     pub(super) fn headers(&mut self, at: &KeyPath, file: &Table<ValueFile>) -> Option<Vec<(HeaderName, ValueMatch)>> {

@@ -9,12 +9,11 @@ use super::conditions::cookie_name;
 use super::header_changes::response_name;
 use super::{Check, Fault};
 use crate::config::file::{
-    CompareFile, CompareTableFile, LargeBodyFile, MirrorByFile, MirrorFile, MirrorMatchFile, MirrorsFile, RedactFile,
-    ServiceFile,
+    CompareFile, CompareTableFile, LargeBodyFile, MirrorByFile, MirrorFile, MirrorsFile, RedactFile, ServiceFile,
 };
 use crate::config::key_path::KeyPath;
 use crate::config::types::{CompareConfig, LargeBody, MIRRORS_MAX, MirrorBy, MirrorConfig, RedactConfig};
-use crate::model::{JsonPath, JsonPathError, Percent, RuleMatch};
+use crate::model::{JsonPath, JsonPathError, Percent};
 
 /// With more differences nobody would look at the examples, and each is kept in memory.
 const IGNORED_MAX: usize = 100;
@@ -77,7 +76,7 @@ impl Check<'_, '_> {
         let routes = file.routes.iter().flatten().enumerate();
         let routes: Vec<_> = routes.map(|(index, route)| self.route(&at.key("routes").index(index), route)).collect();
         let conditions = match &file.conditions {
-            Some(conditions) => self.mirror_match(&at.key("match"), conditions).map(Some),
+            Some(conditions) => self.conditions(&at.key("match"), &conditions.into()).map(Some),
             None => Some(None),
         };
         let timeout = self.positive_duration(&at.key("timeout"), &file.timeout);
@@ -116,14 +115,6 @@ impl Check<'_, '_> {
             redact: redact?,
             compare: compare?.map(Arc::new),
         })
-    }
-
-    fn mirror_match(&mut self, at: &KeyPath, file: &MirrorMatchFile) -> Option<RuleMatch> {
-        let headers = self.headers(&at.key("headers"), &file.headers);
-        let query = self.query(&at.key("query"), &file.query);
-        let cookies = self.cookies(&at.key("cookies"), &file.cookies);
-        let networks = self.networks(&at.key("networks"), file.networks.as_deref().unwrap_or_default());
-        Some(RuleMatch { headers: headers?, query: query?, cookies: cookies?, networks: networks? })
     }
 
     fn redact(&mut self, at: &KeyPath, file: &RedactFile) -> Option<RedactConfig> {

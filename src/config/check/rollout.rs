@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::conditions::RuleConditions;
 use super::gates::asked;
 use super::guard::is_stable_known;
 use super::{Check, Fault, unless_reported};
-use crate::config::file::{CohortFile, MirrorFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
+use crate::config::file::{ConditionsFile, MirrorFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{MIRRORS_MAX, MirrorConfig, RolloutConfig};
 use crate::model::{CONFIDENCE, DEADLINE, MARGIN, Plan, RuleMatch, Step, Strategy};
@@ -124,21 +123,9 @@ impl Check<'_, '_> {
         }
     }
 
-    fn cohort(&mut self, at: &KeyPath, files: &[CohortFile]) -> Option<Vec<RuleMatch>> {
-        let rules: Vec<_> = files
-            .iter()
-            .enumerate()
-            .map(|(index, file)| {
-                let conditions = RuleConditions {
-                    headers: &file.headers,
-                    query: &file.query,
-                    cookies: &file.cookies,
-                    networks: file.networks.as_deref(),
-                };
-                self.rule_match(&at.index(index), &conditions)
-            })
-            .collect();
-        rules.into_iter().collect()
+    fn cohort(&mut self, at: &KeyPath, files: &[ConditionsFile]) -> Option<Vec<RuleMatch>> {
+        let rules = files.iter().enumerate().map(|(index, file)| self.rule_match(&at.index(index), &file.into()));
+        rules.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Rules without a step do nothing, and a step without rules is for nobody.

@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, RouteFile, SizeText, ValueFile, duration, size, words};
-use crate::config::table::Table;
+use super::{ConditionsFile, DurationText, RouteFile, SizeText, duration, size, words};
 
 /// A table that says which requests are copied, and where to, or a list of such tables.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -34,7 +33,7 @@ pub(in crate::config) struct MirrorFile {
     pub(in crate::config) routes: Option<Vec<RouteFile>>,
     /// Copies only requests for which all of it holds: { headers = { x-tenant = "acme" } }; everything when left out.
     #[serde(rename = "match")]
-    pub(in crate::config) conditions: Option<MirrorMatchFile>,
+    pub(in crate::config) conditions: Option<ConditionsFile>,
     /// For a copy, from the request's last byte to the end of the answer, like "5s".
     #[serde(default = "mirror_timeout")]
     pub(in crate::config) timeout: DurationText,
@@ -103,24 +102,6 @@ pub(in crate::config) enum LargeBodyFile {
     #[default]
     Skip,
     Stream,
-}
-
-/// Requests that are copied: every condition given must hold.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct MirrorMatchFile {
-    /// Headers by name: an exact value, { present = true } or { regex = "…" }.
-    #[serde(default)]
-    pub(in crate::config) headers: Table<ValueFile>,
-    /// Query parameters by name: an exact value, { present = true } or { regex = "…" }.
-    #[serde(default)]
-    pub(in crate::config) query: Table<ValueFile>,
-    /// Cookies by name: an exact value, { present = true } or { regex = "…" }.
-    #[serde(default)]
-    pub(in crate::config) cookies: Table<ValueFile>,
-    /// Client addresses: ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"].
-    #[schemars(length(min = 1))]
-    pub(in crate::config) networks: Option<Vec<String>>,
 }
 
 /// What is taken out of copies.

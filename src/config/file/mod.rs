@@ -33,7 +33,7 @@ pub(super) use self::gates::{
     WebhookFile, WeekdayFile,
 };
 pub(super) use self::mirror::{
-    CompareFile, CompareTableFile, LargeBodyFile, MirrorByFile, MirrorFile, MirrorMatchFile, MirrorsFile, RedactFile,
+    CompareFile, CompareTableFile, LargeBodyFile, MirrorByFile, MirrorFile, MirrorsFile, RedactFile,
 };
 pub(super) use self::notify::{NotifyFile, NotifyKindFile};
 pub(super) use self::preview::PreviewFile;
@@ -42,7 +42,7 @@ pub(super) use self::process::{
     ListenerFile, LogFile, LogFormatFile, PairFile, ShutdownFile, TimeoutsFile,
 };
 pub(super) use self::rollout::{PercentText, RolloutFile, StepFile, StrategyFile};
-pub(super) use self::routing::{CohortFile, RouteFile, RuleFile, StickyFile, ValueFile};
+pub(super) use self::routing::{ConditionsFile, RouteFile, RuleFile, StickyFile, ValueFile};
 pub(super) use self::service::{
     AlgorithmFile, CompressionFile, ErrorsFile, GuardFile, HeaderChangesFile, HstsFile, MaintenanceFile, NetworkFile,
     ProbationFile, RateLimitByFile, RateLimitFile, RescueFile, RescueTableFile, RetryFile, RetryTableFile, ServiceFile,

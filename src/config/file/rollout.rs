@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CohortFile, DurationText, FreezeFile, MetricFile, PreviewFile, SmokeFile, WebhookFile};
+use super::{ConditionsFile, DurationText, FreezeFile, MetricFile, PreviewFile, SmokeFile, WebhookFile};
 use crate::config::table::Table;
 
 /// How a new release is rolled out.
@@ -26,7 +26,7 @@ pub(in crate::config) struct RolloutFile {
     pub(in crate::config) confidence: Option<PercentText>,
     /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
     #[serde(default)]
-    pub(in crate::config) cohort: Vec<CohortFile>,
+    pub(in crate::config) cohort: Vec<ConditionsFile>,
     /// Requests that get the new release while a rollout is under way, whatever its step: [{ headers = { x-preview = "yes" } }, { host = "preview.shop.example.com" }].
     #[serde(default)]
     pub(in crate::config) preview: Vec<PreviewFile>,

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use super::{DurationText, NetworkFile};
 use crate::config::table::Table;
 
-/// Clients that get a new release first: every condition given must hold, and there is at least one.
+/// Some of a service's requests: every condition given must hold.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct CohortFile {
+pub(in crate::config) struct ConditionsFile {
     /// Headers by name: an exact value, { present = true } or { regex = "…" }.
     #[serde(default)]
     pub(in crate::config) headers: Table<ValueFile>,
