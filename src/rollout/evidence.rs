@@ -74,7 +74,7 @@ pub struct Evidence {
     pub stable: Count,
     /// Of the last seconds.
     pub stable_lately: Count,
-    /// Failures of both sides, one by one, in the order of [`FailureKind::ALL`], of the revision's whole life.
+    /// Failures of both sides, one by one, in the order of [`FailureKind::ALL`].
     pub tallies: [RatioTally; 4],
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,

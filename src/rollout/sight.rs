@@ -75,7 +75,7 @@ pub(super) struct Sight {
     step_began_tally: RatioTally,
     /// Failures of trials that the guard has given up since.
     tallies_before: [RatioTally; 4],
-    /// The guard's; what it has counted of this revision before the rollout counts as well.
+    /// The guard's, which begins anew with each rollout.
     trial: Option<TrialSight>,
     stable_looks: VecDeque<Count>,
     connecting: Option<JoinHandle<bool>>,

@@ -14,6 +14,7 @@ mod used;
 mod watch;
 
 pub use breaker::{BROKEN_MAX, Breaker, Ending, Pass, Turn};
+pub use deployment::with_revision;
 pub use hold::{Held, Hold, HoldCounts};
 pub use mirror::{InLine, Mirror, Place, Places, mark};
 pub use routes::{RouteTable, Routed};
