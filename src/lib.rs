@@ -26,6 +26,7 @@ pub mod journal;
 
 pub mod timers;
 
+pub mod background;
 pub mod executor;
 
 mod passage;

@@ -244,8 +244,10 @@ pub(super) async fn reset_mirror(
 }
 
 fn shadows(admin: &Admin, name: &str) -> Result<Json<ShadowsView>, ApiError> {
-    named_service(&admin.control.store().current(), name)?;
-    Ok(Json(ShadowsView { service: name.to_owned(), mirrors: admin.shadows.of(name) }))
+    let snapshot = admin.control.store().current();
+    let mirrors = named_service(&snapshot, name)?.mirrors.iter().flatten();
+    let held_back = mirrors.filter(|mirror| mirror.breaker.is_open()).map(|mirror| mirror.backend.to_string());
+    Ok(Json(ShadowsView { service: name.to_owned(), mirrors: admin.shadows.of(name), held_back: held_back.collect() }))
 }
 
 /// `PUT /v1/services/{service}/hold`: new requests wait, once this has answered, for as long as the body says.

@@ -130,6 +130,9 @@ pub struct MirrorView {
     /// Copies that weren't sent, or whose answers weren't read to the end, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub in_flight: u64,
+    /// The last copies have all broken, and only probes go there.
+    #[serde(default)]
+    pub held_back: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,6 +267,9 @@ pub struct ShadowsView {
     pub service: String,
     /// One for each mirror that compares.
     pub mirrors: Vec<ShadowView>,
+    /// Backends that get only probes, since they have broken every copy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_back: Vec<String>,
 }
 
 /// Why a call was refused.
@@ -406,6 +412,7 @@ impl MirrorView {
             answered: totals.answered(),
             dropped: dropped.map(|(why, count)| (why.label().to_owned(), count)).collect(),
             in_flight: mirror.places.taken(),
+            held_back: mirror.breaker.is_open(),
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
             verdict: None,

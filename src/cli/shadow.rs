@@ -47,7 +47,8 @@ fn page(view: &ShadowsView) -> String {
             "no mirror of {name} compares answers\n  hint: [services.{name}.mirror] with backend and compare = true"
         );
     }
-    view.mirrors.iter().map(mirror).collect::<Vec<_>>().join("\n")
+    let is_held_back = |mirror: &ShadowView| view.held_back.contains(&mirror.backend);
+    view.mirrors.iter().map(|each| mirror(each, is_held_back(each))).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) fn word(outcome: Outcome) -> &'static str {
@@ -58,7 +59,7 @@ pub(super) fn word(outcome: Outcome) -> &'static str {
     }
 }
 
-fn mirror(view: &ShadowView) -> String {
+fn mirror(view: &ShadowView, is_held_back: bool) -> String {
     let verdict = &view.verdict;
     let word = word(verdict.outcome);
     let pairs = &view.pairs;
@@ -74,6 +75,9 @@ fn mirror(view: &ShadowView) -> String {
         notes.extend((count > 0).then(|| format!("{count} {what}")));
     }
     text += &wrapped("  pairs         ", &notes.join(", "));
+    if is_held_back {
+        text += &wrapped("  held back     ", "it has broken every copy, and gets a probe every few seconds");
+    }
     let by =
         if view.has_noise_leg() { "a second copy to stable tells noise" } else { "no noise leg: ignore rules alone" };
     let at_most = format!(
@@ -253,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_page_has_the_verdict_the_fields_and_examples_on_eighty_columns() {
-        let text = page(&ShadowsView { service: "shop".into(), mirrors: vec![view()] });
+        let text = page(&ShadowsView { service: "shop".into(), mirrors: vec![view()], held_back: Vec::new() });
         let wanted = "\
 shop: green against blue, since 2026-01-01T00:00:00.000Z
   DIFFERENT: $.items[*].price changed, in 214 pairs
@@ -279,8 +283,17 @@ shop: green against blue, since 2026-01-01T00:00:00.000Z
     }
 
     #[test]
+    fn a_shadow_that_is_held_back_is_said_to_be() {
+        let held_back = |backend: &str| {
+            page(&ShadowsView { service: "shop".into(), mirrors: vec![view()], held_back: vec![backend.into()] })
+        };
+        let line = "  held back     it has broken every copy, and gets a probe every few seconds\n";
+        assert!(held_back("green").contains(line) && !held_back("red").contains(line));
+    }
+
+    #[test]
     fn without_mirrors_it_says_how_to_have_one() {
-        let text = page(&ShadowsView { service: "shop".into(), mirrors: Vec::new() });
+        let text = page(&ShadowsView { service: "shop".into(), mirrors: Vec::new(), held_back: Vec::new() });
         assert!(text.contains("[services.shop.mirror]"), "{text}");
     }
 }

@@ -119,6 +119,13 @@ pub(super) fn service(service: &ServiceView) -> String {
     }
     for copies in &service.mirrors {
         let _ = writeln!(text, "  {}", mirror(copies));
+        if copies.held_back {
+            let _ = writeln!(
+                text,
+                "    held back: {} has broken every copy, and gets a probe every few seconds",
+                copies.backend
+            );
+        }
         if let Some(verdict) = &copies.verdict {
             let _ =
                 writeln!(text, "    compared with {}: {}: {}", service.stable, word(verdict.outcome), verdict.reason);

@@ -106,6 +106,11 @@ impl Capture {
         }
     }
 
+    /// The body is so long at least, by what its head says.
+    pub fn announced(&mut self, length: u64) {
+        self.length = self.length.max(length);
+    }
+
     /// Bytes of the body so far, those that aren't kept included.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -189,6 +194,15 @@ mod tests {
         let (answer, _share) = capture.finish(AnswerEnd::Whole, Duration::ZERO).unwrap();
         assert_eq!(answer.body, "1234567123");
         assert_eq!((answer.body_length, answer.truncated), (21, true));
+    }
+
+    #[test]
+    fn what_a_head_has_announced_counts_though_it_is_not_read() {
+        let mut capture = capture(10, &Arc::default(), 1 << 20);
+        capture.data(&Bytes::from_static(b"1234567"));
+        capture.announced(1 << 40);
+        let (answer, _share) = capture.finish(AnswerEnd::Aborted, Duration::ZERO).unwrap();
+        assert_eq!((answer.body_length, answer.truncated), (1 << 40, true));
     }
 
     #[test]

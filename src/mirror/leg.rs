@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -101,7 +101,9 @@ impl Leg<'_> {
                 let names = self.config.compare.iter().flat_map(|compare| &compare.headers);
                 capture.head(status, response.headers(), names);
             }
-            self.read(response.into_body(), &clock, capture).await?;
+            let incoming = response.into_body();
+            let announced = if has_body(head.method(), status) { incoming.size_hint().lower() } else { 0 };
+            self.read(incoming, announced, &clock, capture.as_deref_mut()).await?;
             // One that answers early may still be reading.
             if body.is_none_or(CopiedBody::is_passed_on) {
                 lease.give_back_or_close();
@@ -113,9 +115,18 @@ impl Leg<'_> {
     async fn read(
         &self,
         mut incoming: AnswerBody,
+        announced: u64,
         clock: &Clock<'_>,
         mut capture: Option<&mut Capture>,
     ) -> Result<(), MirrorDrop> {
+        let mut max = self.config.answer_max;
+        if announced > max {
+            // Given up in any case: only what is compared is worth reading.
+            max = self.compared_max();
+            if max == 0 {
+                return Err(too_large(capture, announced));
+            }
+        }
         let (mut length, mut turn) = (0, 0);
         while let Some(frame) = clock.within(poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx))).await? {
             let frame = frame.map_err(|_| clock.fault().unwrap_or(MirrorDrop::Broken))?;
@@ -130,8 +141,8 @@ impl Leg<'_> {
                 if let Some(capture) = &mut capture {
                     capture.data(data);
                 }
-                if length > self.config.answer_max {
-                    return Err(MirrorDrop::AnswerTooLarge);
+                if length > max || length == max && announced > max {
+                    return Err(too_large(capture, announced));
                 }
             } else if let (Some(trailers), Some(capture)) = (frame.trailers_ref(), &mut capture) {
                 let names = self.config.compare.iter().flat_map(|compare| &compare.headers);
@@ -139,6 +150,11 @@ impl Leg<'_> {
             }
         }
         Ok(())
+    }
+
+    /// How much of a body is compared.
+    fn compared_max(&self) -> u64 {
+        self.config.compare.as_ref().map_or(0, |compare| compare.body_max as u64).min(self.config.answer_max)
     }
 
     async fn lease(&self, freshness: Freshness) -> Result<Lease, MirrorDrop> {
@@ -187,6 +203,19 @@ impl Leg<'_> {
         let (first, second) = (random()?, random()?);
         Some(if second.in_flight() < first.in_flight() { second } else { first })
     }
+}
+
+/// Whether the length that a head tells is that of what follows.
+fn has_body(method: &Method, status: StatusCode) -> bool {
+    *method != Method::HEAD && status != StatusCode::NOT_MODIFIED
+}
+
+/// No more of the answer is read; `announced`: its length, as far as it was told.
+fn too_large(capture: Option<&mut Capture>, announced: u64) -> MirrorDrop {
+    if let Some(capture) = capture {
+        capture.announced(announced);
+    }
+    MirrorDrop::AnswerTooLarge
 }
 
 /// Whose fault it is that there is no connection.

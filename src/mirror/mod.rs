@@ -12,8 +12,10 @@
 //! is told to the guard, to endpoints' health or to the backend's own numbers.
 
 mod capture;
+mod comparison;
 mod copy;
 mod decision;
+mod errand;
 mod head;
 mod leg;
 mod meeting;

@@ -24,6 +24,8 @@ causes! {
         Drained = "drained",
         /// The backend has no available endpoint, or none that could be connected to a moment ago.
         Unavailable = "unavailable",
+        /// The last copies in a row have all broken, and only probes go there.
+        HeldBack = "held_back",
         /// The backend, or its endpoint, has as many requests as it may.
         BackendFull = "backend_full",
         /// The request's body is larger than what is held.

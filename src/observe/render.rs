@@ -308,6 +308,7 @@ fn record_mirror(service: &Service, mirror: &Mirror, totals: &MirrorTotals) {
         counter!("tidegate_mirror_dropped_total", with("reason", why.label())).absolute(count);
     }
     gauge!("tidegate_mirror_in_flight", labels()).set(mirror.places.taken() as f64);
+    gauge!("tidegate_mirror_held_back", labels()).set(f64::from(u8::from(mirror.breaker.is_open())));
     gauge!("tidegate_mirror_percent", labels()).set(mirror.percent.value());
     if mirror.config.compare.is_some() {
         counter!("tidegate_mirror_noise_total", labels()).absolute(totals.noise);
@@ -403,6 +404,7 @@ fn describe() {
     counter!("tidegate_mirror_copies_total", "Copies of requests whose answers were read, by class of status code.");
     counter!("tidegate_mirror_dropped_total", "Copies not sent, or whose answers weren't read to the end, by reason.");
     gauge!("tidegate_mirror_in_flight", "Copies of requests under way.");
+    gauge!("tidegate_mirror_held_back", "1 while a mirror's backend gets only probes, since it has broken every copy.");
     gauge!("tidegate_mirror_percent", "Share of the requests that is copied, in percent.");
     counter!("tidegate_mirror_noise_total", "Second copies sent to the backends that answered.");
     counter!("tidegate_mirror_pairs_total", "Pairs of answers handed on to be compared.");

@@ -377,6 +377,7 @@ mod tests {
 
     use super::super::fields::Change;
     use super::*;
+    use crate::state::BROKEN_MAX;
 
     const NOISE: Level = Level { alpha: 0.01, tolerated: 0.01, noise: true };
     const ALONE: Level = Level { noise: false, ..NOISE };
@@ -483,6 +484,18 @@ mod tests {
         assert!(!judged(NOISE, both).failures().found);
         let slow = Sight { slow: Some(Sides { shadow: true, primary: false }), ..sight(&[], &[]) };
         assert!(judged(NOISE, repeat(slow, 30)).slow().found);
+    }
+
+    /// By the file's defaults.
+    #[test]
+    fn one_that_breaks_every_copy_is_known_to_differ_before_copies_are_held_back() {
+        for noise in [false, true] {
+            let mut judge = Judge::new(Level { alpha: 0.001, tolerated: 0.01, noise });
+            for _ in 0..BROKEN_MAX {
+                judge.observe(&Sight { failed: Some(Sides { shadow: true, primary: false }), ..Sight::default() });
+            }
+            assert_eq!(judge.look(), Finding::Different);
+        }
     }
 
     #[test]

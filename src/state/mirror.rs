@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::RouteTable;
+use super::{Breaker, RouteTable};
 use crate::config::{MirrorConfig, ServiceConfig};
 use crate::model::{BackendName, Percent, ServiceName};
 use crate::observe::{MirrorMetrics, SharedGauge};
@@ -27,6 +27,7 @@ pub struct Mirror {
     pub places: Arc<Places>,
     /// Of copies that open a connection.
     pub connects: Arc<Places>,
+    pub breaker: Arc<Breaker>,
 }
 
 /// What a mirror keeps across snapshots.
@@ -35,11 +36,17 @@ pub(super) struct KeptMirror {
     metrics: Arc<MirrorMetrics>,
     places: Arc<Places>,
     connects: Arc<Places>,
+    breaker: Arc<Breaker>,
 }
 
 impl KeptMirror {
     pub(super) fn new(workers: usize) -> Self {
-        Self { metrics: Arc::new(MirrorMetrics::new(workers)), places: Arc::default(), connects: Arc::default() }
+        Self {
+            metrics: Arc::new(MirrorMetrics::new(workers)),
+            places: Arc::default(),
+            connects: Arc::default(),
+            breaker: Arc::default(),
+        }
     }
 }
 
@@ -58,6 +65,7 @@ impl Mirror {
             metrics: kept.metrics,
             places: kept.places,
             connects: kept.connects,
+            breaker: kept.breaker,
             config: Arc::clone(config),
             backend,
         }

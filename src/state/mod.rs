@@ -1,6 +1,7 @@
 //! What requests see: one immutable snapshot, swapped whole, with one writer.
 
 mod availability;
+mod breaker;
 mod build;
 mod deployment;
 mod effective;
@@ -12,6 +13,7 @@ mod store;
 mod used;
 mod watch;
 
+pub use breaker::{BROKEN_MAX, Breaker, Ending, Pass, Turn};
 pub use deployment::with_revision;
 pub use hold::{Held, Hold, HoldCounts};
 pub use mirror::{InLine, Mirror, Place, Places, mark};

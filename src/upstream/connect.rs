@@ -15,6 +15,7 @@ use super::AttemptEnd;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::http1::{Http1Connection, Io};
 use super::http2::Http2Connection;
+use crate::background::Background;
 use crate::config::UpstreamProtocol;
 use crate::model::{Ends, local_proxy_header, write_proxy_header};
 use crate::stream::keep_alive;
@@ -114,16 +115,20 @@ pub(crate) async fn for_check(endpoint: &Endpoint) -> Result<Box<dyn Stream>, Co
     Ok(Box::new(stream))
 }
 
-pub(super) async fn http2(endpoint: &Endpoint, timers: &Rc<Timers>) -> Result<Http2Connection, ConnectError> {
+pub(super) async fn http2(
+    endpoint: &Endpoint,
+    timers: &Rc<Timers>,
+    background: Option<&Rc<Background>>,
+) -> Result<Http2Connection, ConnectError> {
     let tcp = tcp(endpoint).await?;
     let Some(tls) = &endpoint.tls else {
-        return Http2Connection::open(tcp, timers).await.map_err(ConnectError::Http);
+        return Http2Connection::open(tcp, timers, background).await.map_err(ConnectError::Http);
     };
     let stream = handshake(tls, tcp).await?;
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(ConnectError::NoHttp2);
     }
-    Http2Connection::open(stream, timers).await.map_err(ConnectError::Http)
+    Http2Connection::open(stream, timers, background).await.map_err(ConnectError::Http)
 }
 
 async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::pool::{IdleStack, SharedConnection};
 use super::{AttemptEnd, ConnectError, Endpoint, TrialClaim};
+use crate::background::Background;
 
 /// The time constant with which an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub struct LocalEndpoint {
     pub endpoint: Arc<Endpoint>,
     /// The worker's index.
     worker: usize,
+    /// Where its connections take turns, if they are for nobody who waits.
+    background: Option<Rc<Background>>,
     /// For the next attempt that gets here: it tries out the endpoint, whose ejection is over.
     trial: Cell<Option<TrialClaim>>,
     in_flight: Cell<u32>,
@@ -56,6 +59,7 @@ impl LocalEndpoint {
         Self {
             endpoint,
             worker,
+            background: None,
             trial: Cell::new(None),
             in_flight: Cell::new(0),
             latency: Cell::new(Duration::ZERO),
@@ -67,6 +71,16 @@ impl LocalEndpoint {
             connecting: Cell::new(false),
             connected: Notify::new(),
         }
+    }
+
+    /// The same with connections that take turns in `background`.
+    #[must_use]
+    pub fn behind_requests(self, background: Option<Rc<Background>>) -> Self {
+        Self { background, ..self }
+    }
+
+    pub(super) fn background(&self) -> Option<&Rc<Background>> {
+        self.background.as_ref()
     }
 
     /// Requests this worker has under way there.

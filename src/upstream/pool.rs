@@ -360,7 +360,7 @@ async fn open_shared(
     }
     let connecting = Connecting::begin(endpoint);
     let shared = Rc::new(SharedConnection {
-        http2: connect::http2(&endpoint.endpoint, timers).await?,
+        http2: connect::http2(&endpoint.endpoint, timers, endpoint.background()).await?,
         idle_since_ms: Cell::new(timers.now_ms()),
         idle_timeout_ms: endpoint.endpoint.identity.pool.idle_timeout_ms,
     });

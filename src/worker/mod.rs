@@ -1,7 +1,6 @@
 //! One thread of the data plane: its runtime, its view of the snapshot, its endpoints, its connections. Nothing
 //! in here is shared with another thread but what is marked so.
 
-mod background;
 mod budget;
 mod cookie;
 mod lifeline;
@@ -20,12 +19,12 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use background::Background;
 use budget::{Budgets, Terms};
 pub use cookie::{ClientId, CookieKey};
 pub use lifeline::{Lifeline, Registration, Signal};
 pub use view::{BackendView, ServiceView, View};
 
+use crate::background::Background;
 use crate::guard::Reporter;
 use crate::observe::{AccessLog, ProcessMetrics, WorkerCell};
 use crate::passage::Pipes;
@@ -49,7 +48,7 @@ pub struct Worker {
     /// Where answers go that are compared.
     pub pairs: Arc<Queue>,
     /// Copies of requests.
-    pub background: Background,
+    pub background: Rc<Background>,
     /// The worker ends once its last connection has.
     pub draining: Cell<bool>,
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -77,7 +76,8 @@ impl Worker {
         pairs: Arc<Queue>,
     ) -> Rc<Self> {
         let mut cache = Cache::new(snapshot);
-        let endpoints = view::Endpoints::new(index);
+        let background = Rc::<Background>::default();
+        let endpoints = view::Endpoints::new(index, Rc::clone(&background));
         let pipes = Pipes::new(process.workers.len());
         let view = RefCell::new(Rc::new(View::new(Arc::clone(cache.load()))));
         Rc::new(Self {
@@ -88,7 +88,7 @@ impl Worker {
             access_log,
             reporter,
             pairs,
-            background: Background::default(),
+            background,
             draining: Cell::new(false),
             cache: RefCell::new(cache),
             view,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use http::HeaderValue;
 
+use crate::background::Background;
 use crate::model::{HeaderChanges, Via};
 use crate::state::{Service, Snapshot, mark};
 use crate::upstream::{Endpoint, LocalEndpoint, Restart};
@@ -88,6 +89,8 @@ impl View {
 pub(super) struct Endpoints {
     /// The worker's index.
     worker: usize,
+    /// Where connections for copies take turns.
+    background: Rc<Background>,
     known: RefCell<Known>,
     for_copies: RefCell<Known>,
 }
@@ -95,21 +98,27 @@ pub(super) struct Endpoints {
 type Known = HashMap<u64, Rc<LocalEndpoint>, RandomState>;
 
 impl Endpoints {
-    pub(super) fn new(worker: usize) -> Self {
-        Self { worker, known: RefCell::default(), for_copies: RefCell::default() }
+    pub(super) fn new(worker: usize, background: Rc<Background>) -> Self {
+        Self { worker, background, known: RefCell::default(), for_copies: RefCell::default() }
     }
 
     fn local(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
-        self.known_in(&self.known, endpoint)
+        self.known_in(&self.known, endpoint, None)
     }
 
     fn for_copies(&self, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
-        self.known_in(&self.for_copies, endpoint)
+        self.known_in(&self.for_copies, endpoint, Some(&self.background))
     }
 
-    fn known_in(&self, known: &RefCell<Known>, endpoint: &Arc<Endpoint>) -> Rc<LocalEndpoint> {
+    fn known_in(
+        &self,
+        known: &RefCell<Known>,
+        endpoint: &Arc<Endpoint>,
+        background: Option<&Rc<Background>>,
+    ) -> Rc<LocalEndpoint> {
         let mut known = known.borrow_mut();
-        let new = || Rc::new(LocalEndpoint::new(Arc::clone(endpoint), self.worker));
+        let new =
+            || Rc::new(LocalEndpoint::new(Arc::clone(endpoint), self.worker).behind_requests(background.cloned()));
         Rc::clone(known.entry(endpoint.id).or_insert_with(new))
     }
 

@@ -1,6 +1,8 @@
 //! Shadows that are slow, broken or hostile. The client's answer is the same as without them, and comes as soon; what
 //! became of the copies is counted under one reason each.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,9 @@ use crate::support::{Proxy, Refusing, Setup, Upstream, Wire, backend, eventually
 /// What a client notices. Far less than any shadow here takes.
 const NOTICED: Duration = Duration::from_secs(1);
 const REQUESTS: u64 = 10;
+/// Copies in a row that must break before others are held back, and the shortest time between two probes then.
+const BROKEN_MAX: u64 = 32;
+const PAUSE_MIN: Duration = Duration::from_millis(250);
 
 /// Asks as an HTTP/1 and as an HTTP/2 client, each several times; every answer is blue's, and none is late.
 async fn ask(proxy: &Proxy) {
@@ -238,6 +243,130 @@ async fn one_that_is_not_there_is_asked_once_a_second() {
     assert!(connect <= 3 && connect + unavailable == REQUESTS + 1, "{connect} {unavailable}");
     // Whether it can be connected to is the copies' affair.
     assert_eq!(proxy.endpoint(1, 0).await["state"], "up");
+}
+
+#[tokio::test]
+async fn one_that_breaks_every_copy_gets_but_probes_until_one_ends_well() {
+    let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n", "x".repeat(2_000));
+    for (why, answer) in [
+        ("broken", String::new()),
+        ("broken", "\0\x01 this is no HTTP\r\n\r\n".to_owned()),
+        ("answer_too_large", chunked),
+        ("answer_too_large", "HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n".to_owned()),
+    ] {
+        let (blue, is_well) = (named("blue").await, Arc::new(AtomicBool::new(false)));
+        let sees = Arc::clone(&is_well);
+        let green = Upstream::scripted(move |mut wire: Wire, _| {
+            let (answer, is_well) = (answer.clone(), Arc::clone(&sees));
+            async move {
+                while wire.next_head().await.is_some() {
+                    if !is_well.load(Ordering::SeqCst) {
+                        return drop(wire.try_send(&answer).await);
+                    }
+                    drop(wire.try_send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
+                }
+            }
+        })
+        .await;
+        let proxy = mirrored(&blue, &green, "answer_max = \"1KiB\"", "").start().await;
+        let mut client = proxy.connect().await;
+        let start = Instant::now();
+        for _ in 0..BROKEN_MAX {
+            assert_eq!(client.exchange(get("/", "")).await.text(), "blue");
+        }
+        proxy.copies_dropped(why, BROKEN_MAX).await;
+        proxy.metric_becomes("tidegate_mirror_held_back", "mirror=\"green\"", 1).await;
+        for _ in 0..100 {
+            assert_eq!(client.exchange(get("/", "")).await.text(), "blue");
+        }
+        proxy.copies_are_over().await;
+        let probes = proxy.metric("tidegate_mirror_dropped_total", &format!("reason=\"{why}\"")).await - BROKEN_MAX;
+        let held_back = proxy.metric("tidegate_mirror_dropped_total", "reason=\"held_back\"").await;
+        assert_eq!(probes + held_back, 100);
+        assert!(u128::from(probes) <= start.elapsed().as_millis() / PAUSE_MIN.as_millis() + 1, "{probes}");
+        let mirror = proxy.view("/v1/services/shop").await["mirrors"][0].clone();
+        assert_eq!((&mirror["held_back"], &mirror["dropped"]["held_back"]), (&true.into(), &held_back.into()));
+
+        is_well.store(true, Ordering::SeqCst);
+        let recovering = async {
+            while proxy.metric("tidegate_mirror_copies_total", "").await == 0 {
+                client.exchange(get("/", "")).await;
+            }
+        };
+        within("a probe that ends well", recovering).await;
+        proxy.metric_becomes("tidegate_mirror_held_back", "", 0).await;
+        proxy.copies_are_over().await;
+        let answered = proxy.metric("tidegate_mirror_copies_total", "").await;
+        for _ in 0..REQUESTS {
+            client.exchange(get("/", "")).await;
+        }
+        proxy.copies_answered(answered + REQUESTS).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_breaks_every_other_copy_gets_all_of_them() {
+    let (blue, count) = (named("blue").await, Arc::new(AtomicUsize::new(0)));
+    let green = Upstream::scripted(move |mut wire: Wire, _| {
+        let breaks = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        async move {
+            wire.next_head().await;
+            if !breaks {
+                drop(wire.try_send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await);
+            }
+        }
+    })
+    .await;
+    let proxy = mirrored(&blue, &green, "", "").start().await;
+    let mut client = proxy.connect().await;
+    for _ in 0..4 * BROKEN_MAX {
+        client.exchange(get("/", "")).await;
+    }
+    proxy.copies_answered(2 * BROKEN_MAX).await;
+    proxy.copies_dropped("broken", 2 * BROKEN_MAX).await;
+    assert_eq!(proxy.metric("tidegate_mirror_dropped_total", "reason=\"held_back\"").await, 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_announces_too_much_is_given_up_at_its_head() {
+    let (blue, green) = (
+        named("blue").await,
+        Upstream::scripted(|mut wire: Wire, _| async move {
+            wire.next_head().await;
+            drop(wire.try_send("HTTP/1.1 200 OK\r\ncontent-length: 999999999999\r\n\r\n").await);
+            wire.rest().await;
+        })
+        .await,
+    );
+    let proxy = mirrored(&blue, &green, "timeout = \"1h\"", "").start().await;
+    proxy.fetch("/").await;
+    proxy.copies_dropped("answer_too_large", 1).await;
+    proxy.copies_are_over().await;
+    eventually("its connection is closed", || green.open() == 0).await;
+}
+
+#[tokio::test]
+async fn the_answer_to_a_head_may_announce_anything() {
+    let length = "content-length: 999999999999\r\n\r\n";
+    let blue = Upstream::scripted(move |mut wire: Wire, _| async move {
+        while wire.next_head().await.is_some() {
+            wire.send(format!("HTTP/1.1 200 OK\r\n{length}")).await;
+        }
+    })
+    .await;
+    // Whose end comes by itself, after the head.
+    let green = http2_endpoint(None, |mut stream| async move {
+        let response = http::Response::builder().header("content-length", "999999999999").body(()).expect("it is one");
+        let mut body = stream.respond.send_response(response, false).expect("the stream is open");
+        drop(body.send_data(Bytes::new(), true));
+    })
+    .await;
+    let proxy = mirrored(&blue, &green, "", "protocol = \"h2\"\n").start().await;
+    let mut client = proxy.connect().await;
+    client.send("HEAD / HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 200);
+    proxy.copies_answered(1).await;
+    assert_eq!(proxy.all_copies_dropped().await, 0);
 }
 
 #[tokio::test]

@@ -189,6 +189,51 @@ async fn a_shadow_that_fails_or_answers_no_json_differs() {
 }
 
 #[tokio::test]
+async fn one_that_breaks_every_copy_differs_and_what_is_held_back_proves_nothing() {
+    let blue = noisy(5.0).await;
+    let broken = Upstream::scripted(|mut wire: Wire, _| async move { drop(wire.next_head().await) }).await;
+    let proxy = start(&blue, &broken, "true").await;
+    let view = ask_until_outcome(&proxy, "different").await;
+    assert_eq!(view["verdict"]["fields"], json!(["failures"]), "{view:#}");
+    let dropped = async |why: &str| proxy.metric("tidegate_mirror_dropped_total", &format!("reason={why:?}")).await;
+    let holding_back = async {
+        while dropped("held_back").await < 100 {
+            proxy.fetch("/").await;
+        }
+    };
+    within("copies to be held back", holding_back).await;
+    proxy.copies_are_over().await;
+    let view = mirror(&proxy).await;
+    assert_eq!(view["verdict"]["outcome"], "different");
+    assert!(view["pairs"]["seen"].as_u64().expect("it is a count") <= dropped("broken").await, "{view:#}");
+    assert_eq!(view["pairs"]["compared"], 0);
+    assert_eq!(proxy.view(MIRROR).await["held_back"], json!(["green"]));
+    let page = command(&proxy, &["shadow", "shop"]).await;
+    assert!(page.out.contains("held back"), "{}", page.out);
+    let page = command(&proxy, &["status"]).await;
+    assert!(page.out.contains("held back: green"), "{}", page.out);
+}
+
+#[tokio::test]
+async fn an_answer_that_announces_more_than_is_read_differs_by_its_length() {
+    let (blue, green) = (
+        always("", vec![b'x'; 3_000]).await,
+        Upstream::scripted(|mut wire: Wire, _| async move {
+            wire.next_head().await;
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n";
+            drop(wire.try_send([head.as_bytes(), &[b'x'; 2_000]].concat()).await);
+            wire.rest().await;
+        })
+        .await,
+    );
+    let proxy = start(&blue, &green, "{ body_max = \"1KiB\" }\nanswer_max = \"2KiB\"\ntimeout = \"1h\"").await;
+    let differs = |view: &Value| view["fields"][0]["change"] == "length";
+    let view = ask_until(&proxy, "/", "the length to differ", differs).await;
+    assert_eq!(view["fields"][0]["place"], "body", "{view:#}");
+    assert_eq!(view["fields"].as_array().map(Vec::len), Some(1), "{view:#}");
+}
+
+#[tokio::test]
 async fn hostile_answers_are_compared_as_bytes_and_cost_the_client_nothing() {
     let blue = noisy(5.0).await;
     let json = "content-type: application/json\r\n";

@@ -23,6 +23,7 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::io::Turns;
+use crate::background::Background;
 use crate::timers::{Timer, Timers};
 
 pub use self::body::Http2Body;
@@ -74,8 +75,12 @@ impl State {
 }
 
 impl Http2Connection {
-    /// Begins HTTP/2 on a stream; the endpoint's settings are still to come.
-    pub(super) async fn open<T>(stream: T, timers: &Rc<Timers>) -> Result<Self, h2::Error>
+    /// Begins HTTP/2 on a stream; the endpoint's settings are still to come. Its task takes turns in `background`.
+    pub(super) async fn open<T>(
+        stream: T,
+        timers: &Rc<Timers>,
+        background: Option<&Rc<Background>>,
+    ) -> Result<Self, h2::Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -91,7 +96,14 @@ impl Http2Connection {
             .await?;
         state.streams_max.set(connection.max_concurrent_send_streams());
         let keep_alive = KeepAlive::new(connection.ping_pong(), timers.timer());
-        tokio::task::spawn_local(run(connection, Rc::clone(&state), keep_alive));
+        let running = run(connection, Rc::clone(&state), keep_alive);
+        match background.cloned() {
+            None => tokio::task::spawn_local(running),
+            Some(background) => {
+                let enlisted = background.enlist();
+                tokio::task::spawn_local(async move { background.in_turns(enlisted, running).await })
+            }
+        };
         Ok(Self { sender: RefCell::new(sender), state })
     }
 
@@ -222,7 +234,7 @@ mod tests {
     async fn connection() -> (Http2Connection, DuplexStream) {
         let timers = Timers::new();
         let (ours, endpoints) = duplex(64 * 1024);
-        let connection = Http2Connection::open(ours, &timers).await.unwrap();
+        let connection = Http2Connection::open(ours, &timers, None).await.unwrap();
         spawn_local(async move {
             loop {
                 sleep(TICK).await;
@@ -301,6 +313,21 @@ mod tests {
             assert!(begun.elapsed() >= Duration::from_secs(3), "one after the other");
         };
         LocalSet::new().run_until(one_by_one).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_for_copies_takes_turns_with_them_until_its_end() {
+        let taking_turns = async {
+            let background = Rc::default();
+            let (ours, mut endpoint) = duplex(64 * 1024);
+            let connection = Http2Connection::open(ours, &Timers::new(), Some(&background)).await.unwrap();
+            assert_eq!(background.enlisted(), 1);
+            drop(connection);
+            endpoint.read_to_end(&mut Vec::new()).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(background.enlisted(), 0);
+        };
+        tokio::time::timeout(Duration::from_secs(1), LocalSet::new().run_until(taking_turns)).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! What a worker does for nobody who waits: copies of requests. It stands back behind requests, and is given up when the
-//! process gets short of something.
+//! What a worker does for nobody who waits: copies of requests, and connections that carry many of them. It stands back
+//! behind requests, and is given up when the process gets short of something.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -63,6 +63,12 @@ impl Background {
             *waits = Some(self.turn.get());
         }
         may
+    }
+
+    /// How many take turns.
+    #[cfg(test)]
+    pub(crate) fn enlisted(&self) -> u32 {
+        self.enlisted.get()
     }
 
     /// Ends all that runs `unless_given_up`.
