@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{self, Config, ShutdownConfig};
+use crate::config::{self, Config, Loaded, Problems, ShutdownConfig};
 use crate::control::Control;
 use crate::dora::Gauges;
 use crate::guard::{Guard, Questions, Reporter};
@@ -220,10 +220,15 @@ impl App {
         self.admin
     }
 
-    /// Reads the configuration file, its certificates and its CAs again. All of it is applied, or nothing.
-    pub async fn reload(&mut self) -> ReloadOutcome {
-        let current = self.store.config();
-        let outcome = match config::load(&current.path, Some(&current)) {
+    /// Reads the configuration file, its certificates and its CAs again, for [`App::reload`]. Nothing has changed if this is
+    /// given up.
+    pub fn read_again(&self) -> impl Future<Output = Result<Loaded, Problems>> + use<> {
+        config::load_again(self.store.config())
+    }
+
+    /// Puts in force what was read again: all of it, or nothing.
+    pub async fn reload(&mut self, read: Result<Loaded, Problems>) -> ReloadOutcome {
+        let outcome = match read {
             Err(problems) => ReloadOutcome::Refused { problems: problems.to_string() },
             Ok(loaded) => {
                 let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();

@@ -73,7 +73,9 @@ pub(crate) struct Outcome {
     pub(crate) max_during_ms: f64,
     /// Of a flapping candidate, for each bad phase.
     pub(crate) phases: Vec<u64>,
-    /// tidegate's events since the fault's beginning, with their evidence.
+    /// tidegate's events from its start to the fault's beginning.
+    pub(crate) events_before: Vec<Value>,
+    /// And since, with their evidence.
     pub(crate) events: Vec<Value>,
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn run(plan: Plan, program: &Path) -> io::Result<Outcome> {
         max_during_ms: quantile(&during, 1.0),
         phases: watch.phases,
         effect_ms: effect(&events, candidate),
+        events_before: known,
         events,
     })
 }

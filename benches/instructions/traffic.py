@@ -110,13 +110,13 @@ def connect(address, tls):
 class Http1:
     """A client on one kept connection; it returns the cookie that it is given."""
 
-    def __init__(self, origin, idleness, address, tls=False, host="shop.test", body=0):
+    def __init__(self, origin, idleness, address, tls=False, host="shop.test", body=0, more=b""):
         self.origin, self.idleness = origin, idleness
         self.connection = connect(address, tls)
         method = b"POST" if body else b"GET"
         length = b"content-length: %d\r\n" % body if body else b""
-        self.head = b"%s /cart/items HTTP/1.1\r\nhost: %s\r\nuser-agent: bench\r\naccept: */*\r\n%s" % (
-            method, host.encode(), length)
+        self.head = b"%s /cart/items HTTP/1.1\r\nhost: %s\r\nuser-agent: bench\r\naccept: */*\r\n%s%s" % (
+            method, host.encode(), length, more)
         self.cookie = b""
         self.body = b"x" * body
 
@@ -136,6 +136,22 @@ class Http1:
 
     def close(self):
         self.connection.close()
+
+
+class Http1Anew:
+    """A client that connects for each request."""
+
+    def __init__(self, *ends):
+        self.ends, self.idleness = ends, ends[1]
+
+    def ask(self):
+        client = Http1(*self.ends, more=b"connection: close\r\n")
+        client.ask()
+        client.close()
+        self.idleness.wait()
+
+    def close(self):
+        pass
 
 
 class Http2:

@@ -27,7 +27,11 @@ async fn serve(config: config::Config, args: &RunArgs) -> Result<(), CliError> {
     let admin = app.admin().map(|address| address.to_string());
     info!(version = env!("CARGO_PKG_VERSION"), config = %path, admin, pid = std::process::id(), "ready");
     while signals.next().await == Asked::Reload {
-        app.reload().await;
+        tokio::select! {
+            read = app.read_again() => drop(app.reload(read).await),
+            // Of a disk that hangs, it may never come.
+            () = signals.end() => break,
+        }
     }
     app.stop(async { while signals.next().await == Asked::Reload {} }).await;
     info!("stopped");
@@ -55,6 +59,14 @@ impl Signals {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.terminate.recv() => Asked::End,
             _ = self.interrupt.recv() => Asked::End,
+        }
+    }
+
+    /// Lets other signals wait.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -10,6 +10,7 @@
 //! whatever a later step finds wrong with a placeholder is not reported. So one run tells everything there is to
 //! mend, and nothing that only follows from something else.
 
+mod aside;
 mod check;
 mod destination;
 mod document;
@@ -36,6 +37,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
+pub use aside::load_again;
 pub use destination::Destination;
 pub use freeze::FreezeWindow;
 pub use gates::{GatesConfig, MetricConfig, SmokeCheck, SmokeConfig, WebhookConfig};

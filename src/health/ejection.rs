@@ -1,11 +1,15 @@
 //! Which endpoint is ejected for what its requests came to, and for how long. Pure: it sees numbers and says a word.
 //!
-//! An endpoint that can't be connected to is bad whatever the others do. Bad answers say less: when a database that all
+//! An endpoint that refuses connections is bad whatever the others do. Bad answers say less: when a database that all
 //! endpoints share has a bad minute, every one of them fails, and to eject any would only burden the rest. So they count
 //! against an endpoint only beside others that are fine *in the same time*: other endpoints of its backend, or, for a
 //! backend that isn't stable, another backend as a whole. Stable as a whole is never left for bad answers: what does
 //! better beside it is for people to judge. Nor is a backend that the guard judges: to take its last endpoint away would
 //! take the guard's evidence away, too.
+//!
+//! Connections that take too long are between the two. A machine that is gone takes none, and no backend can be kept for
+//! that; but neither does a network, or a machine of all of them, that stands still for a second. So they count as bad
+//! answers do, beside others that answer after it; those of any backend.
 //!
 //! Percentages of a set ("at most 10 % may be ejected") mean nothing for two or three endpoints. The rule is absolute
 //! instead: the last available endpoint of a service stays.
@@ -26,16 +30,17 @@ const FINE_ATTEMPTS_MIN: u64 = 5;
 /// row take fourteen answers of others; eight take eight.
 const CHANCE_MAX: f64 = 1e-4;
 /// Others must be fine in every span from this one up.
-const LATELY_MS: u64 = 1_000;
+pub(super) const LATELY_MS: u64 = 1_000;
 
 /// One endpoint, as the decision sees it.
 #[derive(Debug, Clone)]
 pub(super) struct EndpointSight<'a> {
     pub(super) id: u64,
     pub(super) available: bool,
-    /// In a row, of which so many at the end were refused connects.
+    /// In a row, of which so many at the end were failed connects, of which so many took too long.
     pub(super) failures: u32,
     pub(super) refusals: u32,
+    pub(super) unreached: u32,
     pub(super) totals: Attempts,
     pub(super) window: &'a Window,
     /// Since it failed too often in a row.
@@ -121,7 +126,7 @@ pub(super) fn cause(
     }
     let siblings = || own.endpoints.iter().filter(|other| other.id != it.id && other.available);
     let elsewhere = || service.iter().enumerate().filter(|(index, other)| *index != backend && other.weighted);
-    if it.refusals >= config.consecutive {
+    if it.refusals.saturating_sub(it.unreached) >= config.consecutive {
         let mut others = siblings().chain(elsewhere().flat_map(|(_, other)| &other.endpoints));
         return others.any(|other| other.available && other.refusals == 0).then_some(Cause::Refused(it.refusals));
     }
@@ -134,8 +139,13 @@ pub(super) fn cause(
             let available = other.endpoints.iter().filter(|other| other.available);
             stand_against(row, &[Witness::sum(&available.map(witness).collect::<Vec<_>>())])
         };
-        let instead = stand_against(row, &beside) || (own.dispensable && elsewhere().any(is_better));
-        return instead.then_some(Cause::Consecutive(it.failures));
+        let is_unreached = it.refusals >= config.consecutive;
+        let may_go = own.dispensable || is_unreached;
+        let instead = stand_against(row, &beside) || (may_go && elsewhere().any(is_better));
+        return instead.then_some(match is_unreached {
+            true => Cause::Refused(it.refusals),
+            false => Cause::Consecutive(it.failures),
+        });
     }
     let begin_ms = now_ms.saturating_sub(milliseconds(config.window));
     let recent = it.window.since(begin_ms, it.totals);
@@ -233,9 +243,12 @@ mod tests {
         id: u64,
         fails: f64,
         refuses: bool,
+        /// Whose connections take too long.
+        silent: bool,
         away: bool,
         failures: u32,
         refusals: u32,
+        unreached: u32,
         totals: Attempts,
         window: Window,
         suspicion: Option<Suspicion>,
@@ -328,13 +341,14 @@ mod tests {
             let endpoint = here[self.rng.next_u64() as usize % here.len()];
             let failed = self.rng.random::<f64>();
             let it = &mut self.backends[backend].2[endpoint];
-            if it.refuses || failed < it.fails {
+            if it.refuses || it.silent || failed < it.fails {
                 it.totals.failed += 1;
                 it.failures += 1;
-                it.refusals = if it.refuses { it.refusals + 1 } else { 0 };
+                it.refusals = if it.refuses || it.silent { it.refusals + 1 } else { 0 };
+                it.unreached = if it.silent { it.unreached + 1 } else { 0 };
             } else {
                 it.totals.answered += 1;
-                (it.failures, it.refusals) = (0, 0);
+                (it.failures, it.refusals, it.unreached) = (0, 0, 0);
             }
             (backend, endpoint)
         }
@@ -355,6 +369,7 @@ mod tests {
             available: !it.away,
             failures: it.failures,
             refusals: it.refusals,
+            unreached: it.unreached,
             totals: it.totals,
             window: &it.window,
             suspicion: it.suspicion.as_ref(),
@@ -372,6 +387,32 @@ mod tests {
             service.backends[0].2[0].fails = 0.5;
             let ejected = service.run(20, 100);
             assert!(ejected.iter().any(|(at, cause)| *at == (0, 1) && *cause == Cause::Refused(5)), "{ejected:?}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_takes_no_connections_in_time_is_left_for_one_that_answers() {
+        for (seed, stable) in (0..SEEDS).flat_map(|seed| [0, 1].map(|stable| (seed, stable))) {
+            let mut service = Simulation::new(seed, &[(95.0, 1), (5.0, 1)]);
+            service.run(20, 100);
+            service.backends[stable].2[0].silent = true;
+            let ejected = service.run(30, 100);
+            assert!(matches!(ejected[..], [((at, 0), Cause::Refused(5..))] if at == stable), "{ejected:?}");
+        }
+    }
+
+    #[test]
+    fn connections_that_take_too_long_everywhere_eject_nobody() {
+        for (seed, shape) in
+            (0..SEEDS).flat_map(|seed| [[(95.0, 1), (5.0, 1)], [(1.0, 3), (1.0, 2)]].map(|s| (seed, s)))
+        {
+            let mut service = Simulation::new(seed, &shape);
+            service.run(20, 500);
+            // A moment in which the machine that they share stands still.
+            service.backends.iter_mut().flat_map(|b| &mut b.2).for_each(|e| e.silent = true);
+            assert_eq!(service.run(1, 500), [], "{shape:?}");
+            service.backends.iter_mut().flat_map(|b| &mut b.2).for_each(|e| e.silent = false);
+            assert_eq!(service.run(20, 500), [], "{shape:?}");
         }
     }
 
@@ -455,6 +496,7 @@ mod tests {
             available: true,
             failures: 5,
             refusals: 0,
+            unreached: 0,
             totals: Attempts { answered: 0, failed: 5 },
             window: &window,
             suspicion: Some(&suspicion),

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use super::ejection::{BackendSight, Cause, EndpointSight, Suspicion, cause, milliseconds, time_away};
+use super::ejection::{BackendSight, Cause, EndpointSight, LATELY_MS, Suspicion, cause, milliseconds, time_away};
 use super::prober::Prober;
 use super::window::Window;
 use crate::analysis::Attempts;
@@ -38,6 +38,8 @@ const SUSPICION_PAUSE: Duration = Duration::from_millis(3);
 const SUSPICION_MAX_MS: u64 = 1_000;
 /// How long the request that tries out an endpoint may take before another one does: its client may have left.
 const TRIAL_MAX_MS: u64 = 10_000;
+/// Answers that come so often, and then none for a second, are missing.
+const OFTEN_PER_SECOND: u64 = 5;
 /// Peaks are remembered by so many spans of so many ticks: three minutes.
 const PEAK_SPANS: usize = 18;
 const PEAK_SPAN_TICKS: u32 = 100;
@@ -265,8 +267,9 @@ impl Kept {
         if let Some(config) = ejection {
             self.eject(&config, now_ms);
         }
+        let nobody_answers = ejection.is_some_and(|config| self.has_ejected() && self.nobody_answers(&config, now_ms));
         for record in self.records.iter_mut().flatten() {
-            changed |= record.advance(ejection.as_ref(), now_ms);
+            changed |= record.advance(ejection.as_ref(), nobody_answers, now_ms);
             changed |= record.tell(now_ms, news);
         }
         if occasion == Occasion::Tick && self.service.backends.len() > 1 {
@@ -296,6 +299,27 @@ impl Kept {
                 }
             }
         }
+    }
+
+    fn has_ejected(&self) -> bool {
+        self.records.iter().flatten().any(|record| record.phase != Phase::In)
+    }
+
+    /// What is left of the service answers nothing: all has failed lately, or what came often until lately comes no more.
+    /// Whoever is ejected may do better by now.
+    fn nobody_answers(&self, config: &EjectionConfig, now_ms: u64) -> bool {
+        let left = || self.records.iter().flatten().filter(|record| record.health().is_available());
+        let since = |begin_ms: u64| -> Attempts {
+            left().map(|record| record.window.since(begin_ms, record.health().attempts())).sum()
+        };
+        let lately = since(now_ms.saturating_sub(LATELY_MS));
+        let under_way: u64 = left().map(|record| record.health().in_flight()).sum();
+        let was_often = || {
+            let window_ms = milliseconds(config.window);
+            since(now_ms.saturating_sub(window_ms)).answered * 1_000 >= OFTEN_PER_SECOND * window_ms
+        };
+        let enough = u64::from(config.consecutive);
+        lately.answered == 0 && (lately.failed >= enough || (under_way >= enough && was_often()))
     }
 
     fn suspect(&mut self, config: &EjectionConfig, (backend, endpoint): (usize, usize), now_ms: u64) {
@@ -329,6 +353,7 @@ enum Phase {
     /// Not ejected.
     In,
     Away {
+        since_ms: u64,
         until_ms: u64,
     },
     /// The next request that may tries it out.
@@ -346,6 +371,8 @@ struct Record {
     phase: Phase,
     /// Ejected so many times in a row; forgotten one by one while all is well.
     times: u32,
+    /// It is tried out before its time, for want of anybody better.
+    is_early: bool,
     /// Since when nothing was counted in or out of `times`.
     steady_ms: u64,
     was_available: bool,
@@ -366,6 +393,7 @@ impl Record {
             suspicion: None,
             phase: Phase::In,
             times: 0,
+            is_early: false,
             steady_ms: 0,
             was_available: true,
             was: Availability::Up,
@@ -421,6 +449,7 @@ impl Record {
             available: health.is_available(),
             failures: health.failures(),
             refusals: health.refusals(),
+            unreached: health.unreached(),
             totals: health.attempts(),
             window: &self.window,
             suspicion: self.suspicion.as_ref(),
@@ -428,9 +457,11 @@ impl Record {
     }
 
     fn eject(&mut self, config: &EjectionConfig, now_ms: u64, cause: Cause) {
-        self.times = self.times.saturating_add(1);
+        // What fails for want of anybody better is no worse for that.
+        self.times = self.times.saturating_add(u32::from(!self.is_early)).max(1);
+        self.is_early = false;
         let away = time_away(config, self.times, rand::rng().random());
-        self.phase = Phase::Away { until_ms: now_ms.saturating_add(milliseconds(away)) };
+        self.phase = Phase::Away { since_ms: now_ms, until_ms: now_ms.saturating_add(milliseconds(away)) };
         self.health().eject();
         let mut notes = self.health().notes();
         notes.ejected_for = Some(cause.to_string());
@@ -443,8 +474,8 @@ impl Record {
         warn!(%service, %backend, %endpoint, %cause, kind, times = self.times, ?away, "an endpoint is ejected");
     }
 
-    /// Moves an ejection on; whether requests have to see something new.
-    fn advance(&mut self, config: Option<&EjectionConfig>, now_ms: u64) -> bool {
+    /// Moves an ejection on, sooner where nobody else answers; whether requests have to see something new.
+    fn advance(&mut self, config: Option<&EjectionConfig>, nobody_answers: bool, now_ms: u64) -> bool {
         let Some(config) = config else {
             // It was turned off meanwhile.
             if self.phase != Phase::In {
@@ -459,8 +490,11 @@ impl Record {
                 }
                 false
             }
-            Phase::Away { until_ms } if now_ms < until_ms => false,
-            Phase::Away { .. } => self.offer_trial(),
+            Phase::Away { since_ms, until_ms } => {
+                self.is_early = now_ms < until_ms;
+                let is_due = !self.is_early || (nobody_answers && now_ms.saturating_sub(since_ms) >= LATELY_MS);
+                is_due && self.offer_trial()
+            }
             Phase::Due | Phase::OnTrial { .. } => match (self.health().trial_outcome(), self.phase) {
                 (Some(true), _) => {
                     self.readmit(now_ms);

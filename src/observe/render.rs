@@ -112,44 +112,42 @@ impl Renderer {
             gauge!("tidegate_last_reload_successful").set(f64::from(u8::from(applied)));
             gauge!("tidegate_last_reload_time_seconds").set(unix_seconds(*at));
         }
-        let journal = &process.journal;
+        self.journal();
+        self.notifications();
+        self.guard();
+        self.shadows();
+        self.rollouts();
+        self.dora();
+        counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
+        counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
+    }
+
+    fn journal(&self) {
+        let journal = &self.process.journal;
         counter!("tidegate_journal_written_total").absolute(journal.written.load(Ordering::Relaxed));
         counter!("tidegate_journal_errors_total").absolute(journal.errors.load(Ordering::Relaxed));
         counter!("tidegate_journal_dropped_total").absolute(journal.dropped.load(Ordering::Relaxed));
         gauge!("tidegate_journal_backlog").set(journal.backlog.load(Ordering::Relaxed) as f64);
-        for (sink, totals) in process.notify.totals() {
+        gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
+    }
+
+    fn notifications(&self) {
+        for (sink, totals) in self.process.notify.totals() {
             let labels = || vec![Label::new("sink", sink.clone())];
             counter!("tidegate_notify_delivered_total", labels()).absolute(totals.delivered);
             counter!("tidegate_notify_failed_total", labels()).absolute(totals.failed);
             counter!("tidegate_notify_skipped_total", labels()).absolute(totals.skipped);
             gauge!("tidegate_notify_waiting", labels()).set(totals.waiting as f64);
         }
-        for sample in process.dora.samples() {
-            let labels = || vec![Label::new("service", sample.service.clone())];
-            gauge!("tidegate_dora_deployments", labels()).set(sample.deployments as f64);
-            gauge!("tidegate_dora_deployments_per_day", labels()).set(sample.deployments_per_day);
-            let known = [
-                ("tidegate_dora_lead_time_seconds", sample.lead_time_seconds),
-                ("tidegate_dora_change_failure_ratio", sample.change_failure_ratio),
-                ("tidegate_dora_time_to_restore_seconds", sample.time_to_restore_seconds),
-            ];
-            for (name, value) in known {
-                if let Some(value) = value {
-                    gauge!(name, labels()).set(value);
-                }
-            }
-        }
-        gauge!("tidegate_journal_usable").set(f64::from(u8::from(journal.usable.load(Ordering::Relaxed))));
-        let guard = &process.guard;
+    }
+
+    fn guard(&self) {
+        let guard = &self.process.guard;
         counter!("tidegate_guard_drains_total").absolute(guard.drains.load(Ordering::Relaxed));
         counter!("tidegate_guard_suspensions_total").absolute(guard.suspensions.load(Ordering::Relaxed));
         counter!("tidegate_guard_would_drain_total").absolute(guard.would_drain.load(Ordering::Relaxed));
         counter!("tidegate_guard_alarms_total").absolute(guard.alarms.load(Ordering::Relaxed));
         counter!("tidegate_guard_reports_dropped_total").absolute(guard.dropped.load(Ordering::Relaxed));
-        self.shadows();
-        self.rollouts();
-        counter!("tidegate_access_log_dropped_total").absolute(process.access_log_dropped.load(Ordering::Relaxed));
-        counter!("tidegate_resolve_errors_total").absolute(process.resolve_errors.load(Ordering::Relaxed));
     }
 
     /// The latest of each service.
@@ -165,6 +163,24 @@ impl Renderer {
             for (outcome, count) in &rollout.ended {
                 let labels = vec![service(), Label::new("outcome", *outcome)];
                 counter!("tidegate_rollouts_total", labels).absolute(*count);
+            }
+        }
+    }
+
+    fn dora(&self) {
+        for sample in self.process.dora.samples() {
+            let labels = || vec![Label::new("service", sample.service.clone())];
+            gauge!("tidegate_dora_deployments", labels()).set(sample.deployments as f64);
+            gauge!("tidegate_dora_deployments_per_day", labels()).set(sample.deployments_per_day);
+            let known = [
+                ("tidegate_dora_lead_time_seconds", sample.lead_time_seconds),
+                ("tidegate_dora_change_failure_ratio", sample.change_failure_ratio),
+                ("tidegate_dora_time_to_restore_seconds", sample.time_to_restore_seconds),
+            ];
+            for (name, value) in known {
+                if let Some(value) = value {
+                    gauge!(name, labels()).set(value);
+                }
             }
         }
     }

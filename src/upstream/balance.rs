@@ -118,8 +118,8 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
-    use super::super::AttemptEnd;
     use super::super::local::tests::endpoint;
+    use super::super::{AttemptEnd, ConnectError};
     use super::*;
 
     fn counts(endpoints: &[Rc<LocalEndpoint>], avoid: &[Rc<LocalEndpoint>]) -> Vec<u32> {
@@ -209,13 +209,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn endpoints_that_refuse_are_passed_over_while_there_is_another() {
         let endpoints: Vec<_> = (0..4).map(endpoint).collect();
-        endpoints[0].refused(Instant::now(), &"refused", None);
-        endpoints[2].refused(Instant::now(), &"refused", None);
+        endpoints[0].refused(Instant::now(), &ConnectError::Timeout, None);
+        endpoints[2].refused(Instant::now(), &ConnectError::Timeout, None);
         let counts = counts(&endpoints, &[]);
         assert_eq!((counts[0], counts[2]), (0, 0));
         assert!(counts[1] > 13_000 && counts[3] > 13_000, "{counts:?}");
         for endpoint in &endpoints {
-            endpoint.refused(Instant::now(), &"refused", None);
+            endpoint.refused(Instant::now(), &ConnectError::Timeout, None);
         }
         assert!(pick(&endpoints, &[], || 0).is_some());
     }

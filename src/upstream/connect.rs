@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::AttemptEnd;
 use super::endpoint::{Endpoint, EndpointTls};
 use super::http1::{Http1Connection, Io};
 use super::http2::Http2Connection;
@@ -36,6 +37,15 @@ impl ConnectError {
     pub fn is_refusal(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, ConnectionReset};
         matches!(self, Self::Tcp(error) | Self::Tls(error) if matches!(error.kind(), ConnectionRefused | ConnectionReset))
+    }
+
+    /// As an endpoint is judged by it.
+    #[must_use]
+    pub fn end(&self) -> AttemptEnd {
+        match self {
+            Self::Timeout => AttemptEnd::Unreached,
+            _ => AttemptEnd::Refused,
+        }
     }
 
     /// We have run out of descriptors, ports or buffers, which says nothing about the endpoint.

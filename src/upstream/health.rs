@@ -69,6 +69,8 @@ pub enum AttemptEnd {
     TimedOut,
     /// It couldn't be connected to.
     Refused,
+    /// Not in time, which may be the network's or the machine's doing.
+    Unreached,
 }
 
 impl AttemptEnd {
@@ -129,6 +131,8 @@ struct Streak {
     failures: AtomicU32,
     /// Of connects alone, at its end.
     refusals: AtomicU32,
+    /// Of these, those that took too long.
+    unreached: AtomicU32,
 }
 
 /// What people are told about an endpoint that is not available. Never touched by workers.
@@ -286,10 +290,12 @@ impl Health {
             return;
         }
         cell.inspect(|cell| cell.failed.add(1));
-        if end == AttemptEnd::Refused {
-            self.streak.refusals.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.streak.refusals.store(0, Ordering::Relaxed);
+        match end {
+            AttemptEnd::Refused | AttemptEnd::Unreached => {
+                self.streak.unreached.fetch_add(u32::from(end == AttemptEnd::Unreached), Ordering::Relaxed);
+                self.streak.refusals.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => self.forget_refusals(),
         }
         let before = self.streak.failures.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1) == self.streak_max.load(Ordering::Relaxed) {
@@ -348,9 +354,20 @@ impl Health {
         self.streak.refusals.load(Ordering::Relaxed)
     }
 
+    /// Those of [`Health::refusals`] that took too long.
+    #[must_use]
+    pub fn unreached(&self) -> u32 {
+        self.streak.unreached.load(Ordering::Relaxed)
+    }
+
     pub fn forget_streak(&self) {
         self.streak.failures.store(0, Ordering::Relaxed);
+        self.forget_refusals();
+    }
+
+    fn forget_refusals(&self) {
         self.streak.refusals.store(0, Ordering::Relaxed);
+        self.streak.unreached.store(0, Ordering::Relaxed);
     }
 
     pub fn set_check_failed(&self, failed: bool) {

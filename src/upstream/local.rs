@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::pool::{IdleStack, SharedConnection};
-use super::{AttemptEnd, Endpoint, TrialClaim};
+use super::{AttemptEnd, ConnectError, Endpoint, TrialClaim};
 
 /// The time constant with which an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
@@ -152,8 +152,8 @@ impl LocalEndpoint {
 
     /// A connection couldn't be opened: other endpoints are asked first for a second, and twice as long each time it
     /// happens again. Says so once.
-    pub fn refused(&self, now: Instant, reason: &dyn std::fmt::Display, trial: Option<TrialClaim>) {
-        self.ended(AttemptEnd::Refused, trial);
+    pub fn refused(&self, now: Instant, reason: &ConnectError, trial: Option<TrialClaim>) {
+        self.ended(reason.end(), trial);
         if self.held_back.get().is_none() {
             let identity = &self.endpoint.identity;
             let (service, backend) = (&identity.service, &identity.backend);
@@ -339,13 +339,13 @@ pub(super) mod tests {
         let endpoint = endpoint(1);
         let now = Instant::now();
         for seconds in [1, 2, 4, 8, 8] {
-            endpoint.refused(now, &"refused", None);
+            endpoint.refused(now, &ConnectError::Timeout, None);
             let until = now + Duration::from_secs(seconds);
             assert!(endpoint.is_held_back(until - Duration::from_millis(1)) && !endpoint.is_held_back(until));
         }
         endpoint.accepted();
         assert!(!endpoint.is_held_back(now));
-        endpoint.refused(now, &"refused", None);
+        endpoint.refused(now, &ConnectError::Timeout, None);
         assert!(!endpoint.is_held_back(now + Duration::from_secs(1)));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 
-use crate::support::{OK, Proxy, Refusing, Setup, Upstream, Wire};
+use crate::support::{OK, Proxy, Refusing, Restarting, Setup, Upstream, Wire, within};
 
 const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 3\r\n\r\nbad";
 /// Ejections that a test can wait for.
@@ -172,6 +172,27 @@ async fn an_endpoint_that_fails_again_and_again_stays_away_longer() {
     let aways: Vec<_> =
         proxy.log().iter().filter(|l| l["message"] == "an endpoint is ejected").map(|l| l["times"].clone()).collect();
     assert_eq!(aways[..4], [1, 2, 3, 4].map(serde_json::Value::from));
+}
+
+#[tokio::test]
+async fn who_is_ejected_comes_back_early_where_nobody_else_answers() {
+    let (mut stable, candidate) = (Restarting::new(), Fickle::failing(0).await);
+    let backends = backend("stable", 95.0, &[stable.url()]) + &backend("candidate", 5.0, &[candidate.url()]);
+    let proxy = retrying("ejection = { time = \"1h\", max = \"1h\" }\nslow_start = \"0s\"", &backends).await;
+    while ejections(&proxy).await == 0 {
+        failures(&proxy, 10).await;
+    }
+    assert_eq!(failures(&proxy, 100).await, 0, "the candidate has them all");
+    stable.start();
+    candidate.fail_every(1);
+    let back = async {
+        while stable.requests().is_empty() {
+            failures(&proxy, 10).await;
+        }
+    };
+    within("the request that tries it out", back).await;
+    proxy.endpoint_becomes(0, 0, "up").await;
+    assert_eq!(failures(&proxy, 100).await, 0, "stable answers what the candidate doesn't");
 }
 
 #[tokio::test]

@@ -25,8 +25,17 @@ fn sink(name: &str, kind: &str, url: &str, more: &str) -> String {
 async fn shop(sinks: &str) -> (Proxy, [Upstream; 2]) {
     let (blue, green) = (named("blue").await, named("green").await);
     let setup = Setup::new().file("hook.secret", "a secret\n");
-    let proxy = setup.settings(&format!("{sinks}{}{}", backend("blue", 1.0, &blue), backend("green", 0.0, &green)));
+    let proxy = setup.settings(&format!("{sinks}{}", backends(&blue, &green)));
     (proxy.start().await, [blue, green])
+}
+
+fn backends(blue: &Upstream, green: &Upstream) -> String {
+    backend("blue", 1.0, blue) + &backend("green", 0.0, green)
+}
+
+async fn start_with(state: &TempDir, settings: &str) -> Proxy {
+    let state = state.path().to_str().expect("the path is text");
+    Setup::new().state_dir(state).settings(settings).start().await
 }
 
 /// Gives green so much; one event.
@@ -119,11 +128,8 @@ async fn whoever_hangs_keeps_nobody_waiting() {
 async fn a_kill_loses_no_event_that_could_not_be_told_yet() {
     let (mut hook, state) = (Restarting::new(), TempDir::new().expect("there is room for temporary files"));
     let (blue, green) = (named("blue").await, named("green").await);
-    let start = || async {
-        let setup = Setup::new().state_dir(state.path().to_str().expect("the path is text"));
-        let shop = backend("blue", 1.0, &blue) + &backend("green", 0.0, &green);
-        setup.settings(&format!("{}{shop}", sink("hook", "webhook", &hook.url(), SHIFTS))).start().await
-    };
+    let settings = sink("hook", "webhook", &hook.url(), SHIFTS) + &backends(&blue, &green);
+    let start = || start_with(&state, &settings);
     let mut proxy = start().await;
     for green in 1..=3 {
         shift(&proxy, green).await;
@@ -142,11 +148,8 @@ async fn a_kill_loses_no_event_that_could_not_be_told_yet() {
 async fn what_was_told_is_not_told_again_after_a_kill() {
     let (hook, state) = (Upstream::answering(OK).await, TempDir::new().expect("there is room for temporary files"));
     let (blue, green) = (named("blue").await, named("green").await);
-    let start = || async {
-        let setup = Setup::new().state_dir(state.path().to_str().expect("the path is text"));
-        let shop = backend("blue", 1.0, &blue) + &backend("green", 0.0, &green);
-        setup.settings(&format!("{}{shop}", sink("hook", "webhook", &hook.url(), SHIFTS))).start().await
-    };
+    let settings = sink("hook", "webhook", &hook.url(), SHIFTS) + &backends(&blue, &green);
+    let start = || start_with(&state, &settings);
     let mut proxy = start().await;
     for green in 1..=3 {
         shift(&proxy, green).await;

@@ -1,8 +1,12 @@
 //! SIGHUP: a new file is applied whole or refused whole, and nothing under way notices.
 
+use std::fs::{self, File};
+use std::io::Write;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
-use crate::support::{Gate, Proxy, Setup, Signal, Upstream, backend, eventually, get, named};
+use crate::support::{Gate, Proxy, Setup, Signal, Upstream, backend, eventually, get, named, within};
 
 /// A service of one backend with this route.
 fn service(name: &str, route: &str, upstream: &Upstream) -> String {
@@ -72,8 +76,8 @@ async fn a_file_that_is_gone_or_broken_is_refused() {
     let file = proxy.folder().join("proxy.toml");
     for content in [None, Some(&b""[..]), Some(b"state_dir = \"sta"), Some(b"\xff\xfe")] {
         match content {
-            None => std::fs::remove_file(&file).expect("the file is ours"),
-            Some(bytes) => std::fs::write(&file, bytes).expect("the file is ours"),
+            None => fs::remove_file(&file).expect("the file is ours"),
+            Some(bytes) => fs::write(&file, bytes).expect("the file is ours"),
         }
         assert!(!proxy.reload().await, "{content:?}");
         assert_eq!(proxy.fetch("/").await.text(), "blue");
@@ -223,9 +227,9 @@ async fn what_needs_a_restart_is_said_and_the_rest_applied() {
     let mut proxy = Setup::new().settings(&backend("blue", 1.0, &blue)).start().await;
     proxy.rewrite(&backend("blue", 1.0, &green));
     let file = proxy.folder().join("proxy.toml");
-    let text = std::fs::read_to_string(&file).expect("the file is ours");
+    let text = fs::read_to_string(&file).expect("the file is ours");
     let text = format!("workers = 3\naccess_log = \"./access.log\"\n{text}").replace("\"state\"", "\"elsewhere\"");
-    std::fs::write(&file, text).expect("the file is ours");
+    fs::write(&file, text).expect("the file is ours");
     proxy.reload_well().await;
     assert_eq!(proxy.fetch("/").await.text(), "green");
     let told = proxy.view("/v1/services").await["process"]["last_reload"]["messages"].to_string();
@@ -233,4 +237,40 @@ async fn what_needs_a_restart_is_said_and_the_rest_applied() {
         assert!(told.contains(&format!("a change of {key} takes effect at the next start")), "{told}");
     }
     assert!(!proxy.folder().join("elsewhere").exists());
+}
+
+/// Has the proxy read a pipe in place of its file. What the file was, and where the proxy waits for it.
+async fn reading(proxy: &Proxy) -> (String, File) {
+    let path = proxy.folder().join("proxy.toml");
+    let text = fs::read_to_string(&path).expect("it is there");
+    fs::remove_file(&path).expect("the folder is ours");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("the folder is ours");
+    proxy.signal(Signal::HUP);
+    // Which waits for a reader.
+    let opening = tokio::task::spawn_blocking(move || File::options().write(true).open(path));
+    let opened = within("the file to be read", opening).await;
+    (text, opened.expect("it has no panic").expect("it is ours"))
+}
+
+#[tokio::test]
+async fn a_file_that_takes_its_time_keeps_neither_requests_nor_operators_waiting() {
+    let (blue, green) = (named("blue").await, named("green").await);
+    let proxy = Setup::new().settings(&(backend("blue", 1.0, &blue) + &backend("green", 0.0, &green))).start().await;
+    let (text, mut file) = reading(&proxy).await;
+    proxy.shift(r#"{"blue": 0, "green": 1}"#).await;
+    assert_eq!(proxy.fetch("/").await.text(), "green");
+    assert_eq!(proxy.reloads().await, 0);
+    file.write_all(text.as_bytes()).expect("somebody reads it");
+    drop(file);
+    proxy.reloads_become(1).await;
+    assert_eq!(proxy.fetch("/").await.text(), "green", "what was changed meanwhile stays");
+}
+
+#[tokio::test]
+async fn a_file_that_never_comes_does_not_keep_the_process_from_ending() {
+    let blue = named("blue").await;
+    let mut proxy = Setup::new().settings(&backend("blue", 1.0, &blue)).start().await;
+    let _never_written = reading(&proxy).await;
+    proxy.signal(Signal::TERM);
+    assert!(proxy.wait().await.success());
 }

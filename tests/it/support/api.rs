@@ -71,7 +71,8 @@ impl Proxy {
         self.metric("tidegate_reloads_total", "").await
     }
 
-    async fn reloads_become(&self, wanted: u64) {
+    /// Waits until there were so many.
+    pub async fn reloads_become(&self, wanted: u64) {
         let reaching = async {
             while self.reloads().await < wanted {
                 tokio::time::sleep(super::POLL_INTERVAL).await;
