@@ -21,9 +21,10 @@
 //! nothing goes to the right by itself.
 //!
 //! What requests see follows from the state alone ([`State::traffic`]), so that a restart, wherever it comes, brings it
-//! about again. Where a plan has a baseline, it gets as much as the candidate at each step that leaves room for both, and
-//! nothing before, after, or once it is lost, until somebody has the rollout go on. Time is the rollout's own: milliseconds in which the process ran. It doesn't go backwards, and a hold or a
-//! watch begins anew after a restart, since nobody has seen what happened meanwhile.
+//! about again. Where a plan has a baseline, that gets as much as the candidate at each step that leaves room for both; and
+//! nothing before and after, or once it is lost, until somebody has the rollout go on. Time is the rollout's own:
+//! milliseconds in which the process ran. It doesn't go backwards, and a hold or a watch begins anew after a restart, since
+//! nobody has seen what happened meanwhile.
 
 use std::fmt;
 use std::time::Duration;
