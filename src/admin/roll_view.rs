@@ -12,7 +12,7 @@ pub struct RollBody {
     /// How long it may go without a word: `"15s"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
-    /// What is rolled out, for the history.
+    /// What is rolled out: the backend's revision once all have had their turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
 }
@@ -35,6 +35,9 @@ pub struct EndBody {
     /// Of a swap: what was swapped in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Of a swap: the backend that it was of; the only one that gets requests where nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
 }
 
 /// A roll under way.

@@ -68,7 +68,7 @@ pub(super) async fn end(
     view(&admin, &service, &backend).await
 }
 
-/// `POST /v1/services/{service}/swaps`: for the history, how a swap under a hold went.
+/// `POST /v1/services/{service}/swaps`: how a swap under a hold went, and what runs there since.
 pub(super) async fn swapped(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
@@ -76,11 +76,9 @@ pub(super) async fn swapped(
     body: Result<Json<EndBody>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
-    let Json(EndBody { outcome, reason, revision }) = body?;
+    let Json(EndBody { outcome, reason, revision, backend }) = body?;
     let outcome = said(outcome, &reason)?;
-    said(outcome, revision.as_deref().unwrap_or_default())?;
-    named_service(&admin.control.store().current(), &name)?;
-    admin.control.note_swap(&name, outcome, revision, reason, caller(&headers));
+    admin.control.end_swap(&name, backend.as_deref(), outcome, revision, reason, caller(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -99,7 +97,7 @@ fn said(outcome: RollOutcome, reason: &str) -> Result<RollOutcome, ApiError> {
     match outcome {
         RollOutcome::Lost => refuse("whoever says so isn't lost: \"completed\" or \"stopped\"".to_owned()),
         _ if reason.len() > REASON_BYTES_MAX || reason.contains(char::is_control) => {
-            refuse(format!("a reason or a revision is a line of up to {REASON_BYTES_MAX} bytes"))
+            refuse(format!("a reason is a line of up to {REASON_BYTES_MAX} bytes"))
         }
         outcome => Ok(outcome),
     }

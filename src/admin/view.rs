@@ -174,7 +174,7 @@ pub struct BackendView {
     /// Why it gets no new requests, or few.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainView>,
-    /// It was deployed live: revision and endpoints aren't the file's.
+    /// It was deployed live: the revision isn't the file's, or the endpoints aren't.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deployed: bool,
     /// The evidence against it: 1 when there is none.

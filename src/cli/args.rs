@@ -292,7 +292,7 @@ pub(crate) struct RollArgs {
     /// Endpoints are back if the proxy hears nothing of this command for so long
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) lease: Duration,
-    /// What is rolled out, for the history
+    /// What is rolled out: the backend's revision once all endpoints have had their turn
     #[arg(long, value_name = "TEXT")]
     pub(crate) revision: Option<String>,
     /// As JSON; the command's output goes to stderr
@@ -318,7 +318,7 @@ pub(crate) struct SwapArgs {
     /// Wait at most this long until nothing is under way; then the command runs all the same
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) idle: Duration,
-    /// What is swapped in, for the history
+    /// What is swapped in: the backend's revision once it is ready
     #[arg(long, value_name = "TEXT")]
     pub(crate) revision: Option<String>,
     /// As JSON; the command's output goes to stderr

@@ -67,7 +67,7 @@ pub(super) async fn run(args: &RollArgs) -> Result<(), CliError> {
         Ok(endpoints) => format!("{endpoints} endpoints had their turn"),
         Err(reason) => reason.clone(),
     };
-    let end = EndBody { outcome, reason: line(&reason), revision: None };
+    let end = EndBody { outcome, reason: line(&reason), revision: None, backend: None };
     let ended: Result<EndpointsView, CliError> = client.post(&format!("{}/end", rolling.roll), bytes(&end)?).await;
     if args.json {
         let told = json!({ "outcome": outcome, "reason": reason, "endpoints": ended.as_ref().map(|view| &view.endpoints).ok() });
@@ -76,7 +76,10 @@ pub(super) async fn run(args: &RollArgs) -> Result<(), CliError> {
     match (done, ended) {
         (Ok(_), Ok(_)) if args.json => Ok(()),
         (Ok(endpoints), Ok(_)) => print(&format!("{service}/{backend} is rolled: {endpoints} endpoints")),
-        (Ok(_), Err(error)) => Err(error),
+        (Ok(_), Err(error)) => Err(CliError {
+            exit: error.exit,
+            text: format!("{service}/{backend} is rolled, and what was to be told at its end was not: {}", error.text),
+        }),
         (Err(reason), Ok(_)) => Err(CliError::failed(format!(
             "{service}/{backend} was not rolled to the end, and all endpoints are back: {reason}"
         ))),

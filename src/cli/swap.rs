@@ -29,6 +29,7 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
             args.service, args.service
         )));
     }
+    let backend = revised(args, &before)?;
     let body = HoldBody { time: format_duration(args.duration), requests: args.requests };
     let held: ServiceView = swap.client.put(&format!("{}/hold", swap.path), bytes(&body)?).await?;
     let watching = async {
@@ -53,16 +54,41 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
         Ok(()) => format!("{waited} requests waited"),
         Err(reason) => reason.clone(),
     };
-    let end = EndBody { outcome, reason: line(&reason), revision: args.revision.clone() };
-    swap.client.tell(&format!("{}/swaps", swap.path), bytes(&end)?).await?;
+    let end = EndBody { outcome, reason: line(&reason), revision: args.revision.clone(), backend };
+    let told = swap.client.tell(&format!("{}/swaps", swap.path), bytes(&end)?).await;
     if args.json {
-        let told = json!({ "outcome": outcome, "reason": reason, "waited": waited, "service": after });
-        print(&serde_json::to_string_pretty(&told).map_err(CliError::failed)?)?;
+        let shown = json!({ "outcome": outcome, "reason": reason, "waited": waited, "service": after });
+        print(&serde_json::to_string_pretty(&shown).map_err(CliError::failed)?)?;
     }
     match done {
+        Ok(()) if told.is_err() => told.map_err(|error| CliError {
+            exit: error.exit,
+            text: format!("{} is swapped, and what was to be told at its end was not: {}", args.service, error.text),
+        }),
         Ok(()) if args.json => Ok(()),
         Ok(()) => print(&format!("{} is swapped: {waited} requests waited", args.service)),
         Err(reason) => Err(CliError::failed(format!("{} was not swapped, and requests go on: {reason}", args.service))),
+    }
+}
+
+/// The backend that gets the revision, if one is given: known before anything is held.
+fn revised(args: &SwapArgs, service: &ServiceView) -> Result<Option<String>, CliError> {
+    if args.revision.is_none() {
+        return Ok(None);
+    }
+    let name = &args.service;
+    if let Some(id) = service.rollout {
+        let text = format!("rollout {id} of {name} is under way, and knows what runs there; leave --revision out");
+        return Err(CliError::failed(text));
+    }
+    let asked = service.backends.iter().filter(|backend| backend.weight.wanted > 0.0 && backend.drain.is_none());
+    match asked.map(|backend| backend.name.as_str()).collect::<Vec<_>>()[..] {
+        [only] => Ok(Some(only.to_owned())),
+        [] => Err(CliError::failed(format!("no backend of {name} gets requests; leave --revision out"))),
+        ref several => Err(CliError::failed(format!(
+            "a revision is of one backend, and several of {name} get requests: {}; leave --revision out, or roll them",
+            several.join(", ")
+        ))),
     }
 }
 

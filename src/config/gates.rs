@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 
@@ -46,6 +47,8 @@ pub struct SmokeCheck {
     /// `None`: the endpoint's own.
     pub host: Option<HeaderValue>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Empty: none.
+    pub body: Bytes,
     /// Any of them.
     pub statuses: Vec<RangeInclusive<u16>>,
     /// Headers of the answer.

@@ -229,6 +229,21 @@ fn a_header_value_never_appears_in_a_problem() {
 }
 
 #[test]
+fn what_a_smoke_check_sends_is_bounded() {
+    let source = |bytes: usize| {
+        format!(
+            "{SHOP}endpoints = ['http://a']
+            [services.shop.backends.green]\nweight = 0\nendpoints = ['http://b']
+            [services.shop.rollout.smoke]
+            checks = [{{ path = '/', method = 'POST', headers = {{ content-type = 'text/plain' }}, body = '{}' }}]",
+            "x".repeat(bytes)
+        )
+    };
+    assert_eq!(parsed(&source(65_536)).services[0].rollout.gates.smoke.as_ref().unwrap().checks[0].body.len(), 65_536);
+    assert!(problems(&source(65_537)).contains("the body has 65537 bytes, and may have 65536"));
+}
+
+#[test]
 fn the_largest_weight_is_stable_unless_the_file_says_otherwise() {
     let backends = "[services.shop.backends.a]\nweight = 2\nendpoints = ['http://a']\n\
                     [services.shop.backends.z]\nweight = 1\nendpoints = ['http://z']\n";

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::gates::GatesConfig;
+use super::preview::PreviewConfig;
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
     Percent, Plan, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
@@ -197,7 +198,7 @@ pub struct RolloutConfig {
     /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
     pub cohort: Vec<RuleMatch>,
     /// Who gets it for as long as a rollout is under way, whatever its step.
-    pub preview: Vec<RuleMatch>,
+    pub preview: Vec<PreviewConfig>,
     /// How copies for each of the service's backends are made and compared; empty where the plan has no step for them.
     pub mirrors: Vec<Arc<MirrorConfig>>,
     /// Who else has to say yes, and when nobody may.

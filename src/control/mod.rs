@@ -8,6 +8,7 @@ mod drains;
 mod endpoints;
 mod hold;
 mod mirrors;
+mod revision;
 mod rollout;
 mod rolls;
 

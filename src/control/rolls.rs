@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::revision::{checked, swapped};
 use super::{Control, ControlError, SELF};
 use crate::journal::{Entry, Fact, Lasting};
 use crate::model::{BackendName, OpenRoll, RollOutcome, ServiceName};
@@ -24,8 +25,6 @@ const ROLL_LEASE_MAX: Duration = Duration::from_secs(300);
 const ROLLS_MAX: usize = 64;
 /// How often it is looked whether a lease is over, and whether who is out still is: a reload may have made them anew.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// What is kept of a revision, in bytes.
-const REVISION_BYTES_MAX: usize = 256;
 
 /// A roll and when its lease ends.
 #[derive(Debug)]
@@ -59,9 +58,8 @@ impl Control {
         if !(ROLL_LEASE_MIN..=ROLL_LEASE_MAX).contains(&lease) {
             return refuse(format!("a lease lasts from 1s to 5m, not {lease:?}"));
         }
-        let is_long = |text: &String| text.len() > REVISION_BYTES_MAX || text.contains(char::is_control);
-        if revision.as_ref().is_some_and(is_long) {
-            return refuse(format!("a revision is a line of up to {REVISION_BYTES_MAX} bytes"));
+        if let Some(revision) = &revision {
+            checked(revision)?;
         }
         let journal = self.journal()?;
         let _turn = self.turn.lock().await;
@@ -172,10 +170,10 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a roll; everybody is back.
+    /// Ends a roll; everybody is back. Where it came to its end, its revision is the backend's from now on.
     ///
     /// # Errors
-    /// When there is no such roll, or not any more.
+    /// When there is no such roll, or not any more; or the revision can't be written down, and stays what it was.
     pub async fn end_roll(
         &self,
         service: &str,
@@ -187,15 +185,53 @@ impl Control {
     ) -> Result<(), ControlError> {
         let _turn = self.turn.lock().await;
         let roll = found(&mut self.rolls(), service, backend, id).map(|held| held.roll.clone());
-        self.let_roll_go(&roll.ok_or_else(|| over(service, backend))?, outcome, reason, by);
-        Ok(())
+        let roll = roll.ok_or_else(|| over(service, backend))?;
+        let entry = self.let_roll_go(&roll, outcome, reason, by);
+        match roll.revision.filter(|_| outcome == RollOutcome::Completed) {
+            Some(revision) => self.end_with_revision(service, backend, &revision, entry).await,
+            None => {
+                self.note_entry(entry);
+                Ok(())
+            }
+        }
     }
 
-    /// Writes down how a swap under a hold went.
-    pub fn note_swap(&self, service: &str, outcome: RollOutcome, revision: Option<String>, reason: String, by: &str) {
+    /// Writes down how a swap under a hold went. Where it came to its end, its revision is that of the backend from now
+    /// on: of the one that is named, or of the only one that gets requests.
+    ///
+    /// # Errors
+    /// When there is no such service or backend, or the revision can't be written down, and stays what it was.
+    pub async fn end_swap(
+        &self,
+        service: &str,
+        backend: Option<&str>,
+        outcome: RollOutcome,
+        revision: Option<String>,
+        reason: String,
+        by: &str,
+    ) -> Result<(), ControlError> {
+        let _turn = self.turn.lock().await;
+        let snapshot = self.store.current();
+        let found = named_service(&snapshot, service)?;
+        if let Some(revision) = &revision {
+            checked(revision)?;
+        }
+        let done = revision.clone().filter(|_| outcome == RollOutcome::Completed);
+        let backend = match (backend, &done) {
+            (None, None) => None,
+            (named, _) => Some(swapped(found, named)?.name.to_string()),
+        };
         let outcome = outcome.name().to_owned();
         info!(service, outcome, reason, by, "a swap is over");
-        self.note_entry(Entry::now(by, Fact::Swapped { service: service.to_owned(), revision, outcome, reason }));
+        let fact = Fact::Swapped { service: service.to_owned(), backend: backend.clone(), revision, outcome, reason };
+        let entry = Entry::now(by, fact);
+        match backend.zip(done) {
+            Some((backend, revision)) => self.end_with_revision(service, &backend, &revision, entry).await,
+            None => {
+                self.note_entry(entry);
+                Ok(())
+            }
+        }
     }
 
     /// The roll of a service that is under way.
@@ -237,13 +273,14 @@ impl Control {
             let snapshot = self.store.current();
             let is_there = snapshot.service(service.as_str()).is_some_and(|of| of.backend(backend.as_str()).is_some());
             if !is_there {
-                self.let_roll_go(&roll, RollOutcome::Stopped, "the file has no such backend any more".to_owned(), SELF);
+                let reason = "the file has no such backend any more".to_owned();
+                self.note_entry(self.let_roll_go(&roll, RollOutcome::Stopped, reason, SELF));
                 return;
             }
             if is_lost {
                 let reason = format!("nothing was heard of it for {} s", roll.lease_ms as f64 / 1000.0);
                 warn!(%service, %backend, by = %roll.by, "a roll is lost, and its endpoints are back");
-                self.let_roll_go(&roll, RollOutcome::Lost, reason, SELF);
+                self.note_entry(self.let_roll_go(&roll, RollOutcome::Lost, reason, SELF));
                 return;
             }
             drop(snapshot);
@@ -251,14 +288,15 @@ impl Control {
         }
     }
 
-    fn let_roll_go(&self, roll: &OpenRoll, outcome: RollOutcome, reason: String, by: &str) {
+    /// Everybody is back; what is left is to write that down.
+    fn let_roll_go(&self, roll: &OpenRoll, outcome: RollOutcome, reason: String, by: &str) -> Entry {
         self.rolls().retain(|held| held.roll.id != roll.id || held.roll.service != roll.service);
         self.see_to(&OpenRoll { out: Vec::new(), ..roll.clone() });
         let (service, backend) = (roll.service.to_string(), roll.backend.to_string());
         info!(%service, %backend, outcome = outcome.name(), reason, by, "a roll is over");
         let (revision, outcome) = (roll.revision.clone(), outcome.name().to_owned());
         let fact = Fact::RollEnded { service, roll: roll.id, backend, revision, outcome, reason };
-        self.note_entry(Entry::now(by, fact).with(Lasting::EndRoll(roll.service.clone(), roll.backend.clone())));
+        Entry::now(by, fact).with(Lasting::EndRoll(roll.service.clone(), roll.backend.clone()))
     }
 
     /// Has exactly those endpoints of the backend get nothing that are out.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, HeaderMap};
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
@@ -81,7 +80,7 @@ async fn one(check: &SmokeCheck, endpoint: &Endpoint) -> Result<(), String> {
         path: check.path.clone(),
         host: check.host.as_ref(),
         headers,
-        body: Bytes::new(),
+        body: check.body.clone(),
     };
     let (response, _connection) = question.ask(endpoint).await?;
     let status = response.status();

@@ -130,6 +130,8 @@ struct Candidate {
     revision: Arc<str>,
     /// What it is compared with: stable or, in a rollout, a baseline. Evidence begins anew with another one.
     reference: BackendName,
+    /// What has brought it; `None`: it was there before any.
+    rollout: Option<u64>,
     /// Whose routes the trial knows.
     config: Arc<ServiceConfig>,
     trial: Trial,
@@ -147,6 +149,13 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// It is of what runs there now. A revision that is deployed again is judged anew: what it did the last time had its
+    /// consequence then.
+    fn is_of(&self, service: &Service, backend: &Backend) -> bool {
+        let rollout = rollout(service, backend);
+        self.revision == backend.revision && (rollout.is_none() || rollout == self.rollout)
+    }
+
     /// Whatever is found now has been said, or can't be done.
     fn is_silenced(&self) -> bool {
         self.told || self.refused_until.is_some_and(|until| Instant::now() < until)
@@ -310,6 +319,9 @@ impl Guard {
         let (weight, other) = (drawn.effective.value(), reference.effective.value());
         let Some(backend) = service.backend(drawn.name.as_str()) else { return };
         let is_same = backend.revision == drawn.revision && service.reference(&drawn.name).name == reference.name;
+        // One that was sent before the rollout that is under way says nothing about what that has brought.
+        let now = rollout(service, backend);
+        let is_same = is_same && (now.is_none() || now == rollout(&report.service, drawn));
         if weight == 0.0 || other == 0.0 || !is_same || backend.is_drained() {
             return;
         }
@@ -376,8 +388,10 @@ impl Guard {
         let behind = self.records.get(&key).filter(|record| record.revision == backend.revision);
         let (looks, drains) = behind.map_or((0, 0), |record| (record.looks, record.drains));
         let (memories, candidates, trials) = (&mut self.memories, &mut self.candidates, &mut self.trials);
-        if candidates.get(&key).is_some_and(|known| known.revision != backend.revision) {
+        if candidates.get(&key).is_some_and(|known| !known.is_of(service, backend)) {
             candidates.remove(&key);
+            backend.watch.set_suspect(false);
+            backend.watch.set_e_value(1.0);
         }
         let reference = &service.reference(&backend.name).name;
         let known = candidates.entry(key).or_insert_with_key(|key| {
@@ -387,6 +401,7 @@ impl Guard {
                 number: *trials,
                 revision: Arc::clone(&backend.revision),
                 reference: reference.clone(),
+                rollout: rollout(service, backend),
                 config: Arc::clone(&service.config),
                 trial: Trial::new(
                     level(backend, drains),
@@ -688,8 +703,9 @@ impl Guard {
         self.services.retain(|name, _| services.contains_key(name));
         self.records.retain(|(name, _), _| services.contains_key(name));
         self.candidates.retain(|(service, backend), known| {
-            let now = services.get(service).and_then(|service| service.backend(backend.as_str()));
-            let stays = now.is_some_and(|now| now.revision == known.revision && !now.is_drained());
+            let service = services.get(service).copied();
+            let now = service.and_then(|service| service.backend(backend.as_str()));
+            let stays = service.zip(now).is_some_and(|(of, now)| known.is_of(of, now) && !now.is_drained());
             if let Some(gone) = now.filter(|now| !stays && now.drain.is_none()) {
                 gone.watch.set_suspect(false);
                 gone.watch.set_e_value(1.0);
@@ -717,8 +733,8 @@ impl Guard {
         let snapshot = self.control.store().current();
         let service = snapshot.service(key.0.as_str())?;
         let backend = service.backend(key.1.as_str())?;
-        // What another revision did there isn't forgotten before the next look.
-        let known = self.candidates.get(key).filter(|known| known.revision == backend.revision)?;
+        // What was there before isn't forgotten before the next look.
+        let known = self.candidates.get(key).filter(|known| known.is_of(service, backend))?;
         Some(TrialSight {
             number: known.number,
             reference: known.reference.clone(),
@@ -766,6 +782,11 @@ impl Guard {
         view.seen_by_clients = now.failures.saturating_sub(known.began.failures).saturating_sub(view.rescued);
         view
     }
+}
+
+/// The rollout under way that brings what runs in a backend.
+fn rollout(service: &Service, backend: &Backend) -> Option<u64> {
+    service.rollout().filter(|open| open.candidate == backend.name).map(|open| open.id)
 }
 
 /// The guard's word about what runs in a backend now.
@@ -957,6 +978,53 @@ mod tests {
         assert_eq!((after.reference.as_str(), after.number > before.number), ("blue", true));
         fail(&mut guard, 0, 3);
         assert_eq!(tally_of(&mut guard, 1).0, (0, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revision_that_is_deployed_again_is_judged_anew_and_late_failures_are_not_its_own() {
+        let mut guard = guard();
+        let deploy = |guard: &Guard, id: Option<u64>| {
+            let (service, candidate): (ServiceName, BackendName) = ("shop".parse().unwrap(), "canary".parse().unwrap());
+            let rollout = id.map(|id| OpenRollout {
+                id,
+                candidate: candidate.clone(),
+                cohort: false,
+                mirrored: 0.0,
+                baseline: None,
+            });
+            let deployment = Deployment { rollout, ..Deployment::none(service) };
+            let undrain = vec![candidate];
+            let change = DeployChange { deployment, weights: None, undrain, resolved: HashMap::new() };
+            guard.control.store().apply(Change::Deploy(change)).unwrap();
+            shop(guard)
+        };
+        let failed = |service: &Arc<Service>| Report {
+            service: Arc::clone(service),
+            index: 0,
+            backend: 1,
+            route: None,
+            kind: FailureKind::Server,
+            key: None,
+            request_id: http::HeaderValue::from_static("1"),
+            endpoint: None,
+            at: SystemTime::now(),
+        };
+        let counted = |guard: &mut Guard| {
+            let shop = shop(guard);
+            guard.candidate(&shop, &shop.backends[1]).trial.counted()[0]
+        };
+        let first = deploy(&guard, Some(1));
+        (0..3).for_each(|_| guard.take(&failed(&first)));
+        let after = deploy(&guard, None);
+        guard.take(&failed(&after));
+        assert_eq!(counted(&mut guard), 4, "the end of a rollout is no beginning");
+        let second = deploy(&guard, Some(2));
+        assert_eq!(shop(&guard).backends[1].revision, first.backends[1].revision);
+        assert!(guard.sight(&("shop".parse().unwrap(), "canary".parse().unwrap())).is_none());
+        guard.take(&failed(&first));
+        guard.take(&failed(&after));
+        guard.take(&failed(&second));
+        assert_eq!(counted(&mut guard), 1);
     }
 
     #[test]

@@ -142,10 +142,8 @@ pub(super) fn cause(
         let is_unreached = it.refusals >= config.consecutive;
         let may_go = own.dispensable || is_unreached;
         let instead = stand_against(row, &beside) || (may_go && elsewhere().any(is_better));
-        return instead.then_some(match is_unreached {
-            true => Cause::Refused(it.refusals),
-            false => Cause::Consecutive(it.failures),
-        });
+        let cause = if is_unreached { Cause::Refused(it.refusals) } else { Cause::Consecutive(it.failures) };
+        return instead.then_some(cause);
     }
     let begin_ms = now_ms.saturating_sub(milliseconds(config.window));
     let recent = it.window.since(begin_ms, it.totals);

@@ -302,6 +302,9 @@ pub enum Fact {
     /// What runs behind a service was changed under a hold, or not.
     Swapped {
         service: String,
+        /// Whose revision it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        backend: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         revision: Option<String>,
         outcome: String,

@@ -29,11 +29,20 @@ pub struct LiveStable {
 pub struct Deployed {
     pub backend: BackendName,
     pub revision: String,
-    /// As proxy.toml would name them; at least one.
+    /// As proxy.toml would name them; empty: the file's own.
     pub endpoints: Vec<String>,
     /// What the file said.
     pub replaced_revision: String,
+    /// Empty where the endpoints are the file's own.
     pub replaced_endpoints: Vec<String>,
+}
+
+impl Deployed {
+    /// Only what runs there is another, and not where: a roll or a swap.
+    #[must_use]
+    pub fn is_revision_alone(&self) -> bool {
+        self.endpoints.is_empty()
+    }
 }
 
 /// A rollout that is under way.

@@ -59,6 +59,21 @@ pub struct RouteMatch {
     pub cookies: Vec<(String, ValueMatch)>,
 }
 
+impl RouteMatch {
+    /// Everything that is asked of a host.
+    #[must_use]
+    pub fn of_host(host: &str) -> Self {
+        Self {
+            host: HostMatch::Exact(host.to_owned()),
+            path: PathMatch::Prefix("/".to_owned()),
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            cookies: Vec::new(),
+        }
+    }
+}
+
 /// Names a route across reloads: equal conditions are the same route, wherever in the file they stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId(u64);

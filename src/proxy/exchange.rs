@@ -204,6 +204,11 @@ impl Exchange {
         self.route = route;
     }
 
+    /// There is nothing for it there after all.
+    pub(super) fn unrouted(&mut self) {
+        (self.routed, self.route) = (None, None);
+    }
+
     /// An endpoint will be asked: what its answer may be compressed with.
     pub(super) fn negotiate(&mut self, request: &Request<RequestBody>) {
         self.coding = self.compression().and_then(|config| compress::wanted(config, request));

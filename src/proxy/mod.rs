@@ -15,6 +15,7 @@ mod names;
 mod origin;
 mod pages;
 mod policy;
+mod preview;
 mod queue;
 mod reply;
 mod restart;
@@ -139,11 +140,23 @@ fn find(
     let service = &exchange.view().snapshot.services[index];
     if service.guarded {
         policy::admit(exchange, service, &facts, request)?;
+        let shown = match preview::candidate(service, route.flatten(), &facts) {
+            Ok(shown) => shown,
+            Err(failure) => {
+                exchange.unrouted();
+                return Err(failure);
+            }
+        };
         if counted_by != Some(service.name()) {
             policy::count(exchange, service, &facts)?;
         }
         if let Some(hold) = &service.hold {
             return Ok(Reached::Hold(Arc::clone(hold)));
+        }
+        if let Some(backend) = shown {
+            let selection = Selection { backend, cookie: None, draw: None, is_probe: false };
+            selected(exchange, index, selection, &facts, request);
+            return Ok(Reached::Backend);
         }
     }
     match select::select(&exchange.client().worker, service, &facts, exchange.origin().secure) {
@@ -154,16 +167,7 @@ fn find(
             {
                 (selection.backend, selection.is_probe) = (backend, true);
             }
-            let chosen = service.mirrors.as_ref().map(|mirrors| {
-                let client = selection.draw.and_then(Draw::client);
-                let worker = &exchange.client().worker;
-                mirror::choose(service, mirrors, selection.backend, &facts, client, || worker.draw())
-            });
-            exchange.selected(index, selection);
-            if let Some(chosen) = chosen {
-                exchange.mirrored(chosen);
-            }
-            exchange.negotiate(request);
+            selected(exchange, index, selection, &facts, request);
             Ok(Reached::Backend)
         }
         None => {
@@ -173,6 +177,28 @@ fn find(
             Err(Reason::NoBackend.into())
         }
     }
+}
+
+/// A backend will answer; who else gets a copy is drawn.
+#[inline]
+fn selected(
+    exchange: &mut Exchange,
+    index: usize,
+    selection: Selection,
+    facts: &RequestFacts<'_>,
+    request: &Request<RequestBody>,
+) {
+    let service = &exchange.view().snapshot.services[index];
+    let chosen = service.mirrors.as_ref().map(|mirrors| {
+        let client = selection.draw.and_then(Draw::client);
+        let worker = &exchange.client().worker;
+        mirror::choose(service, mirrors, selection.backend, facts, client, || worker.draw())
+    });
+    exchange.selected(index, selection);
+    if let Some(chosen) = chosen {
+        exchange.mirrored(chosen);
+    }
+    exchange.negotiate(request);
 }
 
 /// HTTP/1 heads are measured while they are read.

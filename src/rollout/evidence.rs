@@ -86,7 +86,7 @@ pub struct Evidence {
     pub excess: f64,
     /// Of the last seconds.
     pub stable_lately: Count,
-    /// Failures of the two that are compared, one by one, in the order of [`FailureKind::ALL`], of the revision's whole life.
+    /// Failures of the two that are compared, one by one, in the order of [`FailureKind::ALL`].
     pub tallies: [RatioTally; 4],
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,

@@ -80,7 +80,7 @@ pub(super) struct Sight {
     excess_before: f64,
     /// Failures of trials that the guard has given up since: beside stable, and beside the baseline.
     tallies_before: [[RatioTally; 4]; 2],
-    /// The guard's; what it has counted of this revision before the rollout counts as well.
+    /// The guard's, which begins anew with each rollout.
     trial: Option<TrialSight>,
     stable_looks: VecDeque<Count>,
     connecting: Option<JoinHandle<bool>>,

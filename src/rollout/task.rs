@@ -245,7 +245,12 @@ impl Conductor {
             baseline: record.plan.baseline.as_ref().map(ToString::to_string),
         };
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(record.memory()));
-        self.advance(found.name(), change, entry, expected).await?;
+        // What it leaves as it is was read before its turn came.
+        self.advance(found.name(), change, entry, expected.or(Some(found.revision))).await?;
+        if body.retry {
+            // How it answered copies the last time had its consequence then.
+            self.shadows.forget(service, record.candidate.as_str());
+        }
         info!(service, revision = record.revision, backend = %record.candidate, by, "a rollout begins");
         if let Some((window, why)) = overridden {
             self.note_override(&record, window, why, by);

@@ -248,6 +248,14 @@ impl Board {
         named.map(|record| *record = Record::new(Arc::clone(&record.mirror), Instant::now())).count()
     }
 
+    /// The same with what is known of one mirror.
+    pub fn forget(&mut self, service: &str, backend: &str) {
+        if let Some(record) = self.records.get_mut(&(service.to_owned(), backend.to_owned())) {
+            self.has_changed = true;
+            *record = Record::new(Arc::clone(&record.mirror), Instant::now());
+        }
+    }
+
     #[must_use]
     pub fn views(&self, service: &str) -> Vec<ShadowView> {
         let named = self.records.values().filter(|record| record.mirror.subject.service == service);

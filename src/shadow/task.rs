@@ -72,6 +72,12 @@ impl Results {
         comparisons
     }
 
+    /// Begins anew with what is known of one mirror: what runs there is tried again.
+    pub fn forget(&self, service: &str, backend: &str) {
+        self.followed().board.forget(service, backend);
+        self.remember();
+    }
+
     /// Has what is known written down, if it has changed since.
     fn remember(&self) {
         let Some(memories) = self.followed().board.memories() else { return };

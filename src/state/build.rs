@@ -14,7 +14,7 @@ use super::{Backend, BackendWatch, Hold, Listener, ListenerKey, Mirror, RouteTab
 use crate::config::{
     BackendConfig, Config, EndpointConfig, EndpointHost, PoolConfig, RateLimitConfig, Scheme, ServiceConfig,
 };
-use crate::model::{BackendName, Drain, LiveMirror, ServiceName, Weight};
+use crate::model::{BackendName, Drain, LiveMirror, RouteMatch, ServiceName, Weight};
 use crate::observe::{BackendMetrics, ServiceMetrics, SharedGauge};
 use crate::rate_limit::RateLimit;
 use crate::tls::ServerTls;
@@ -260,7 +260,11 @@ impl Registry {
 /// The route table of a configuration; services are numbered in its order.
 pub(super) fn routes(config: &Config) -> RouteTable {
     let routes = config.services.iter().enumerate();
-    let routes = routes.flat_map(|(index, service)| service.routes.iter().map(move |route| (index, route.clone())));
+    let routes = routes.flat_map(|(index, service)| {
+        let shown = service.rollout.preview_hosts().into_iter().map(RouteMatch::of_host);
+        // After the service's own, whose numbers stay what they are.
+        service.routes.iter().cloned().chain(shown).map(move |route| (index, route))
+    });
     RouteTable::new(routes, config.services.iter().position(|service| service.routes.is_empty()))
 }
 

@@ -12,6 +12,7 @@ mod store;
 mod used;
 mod watch;
 
+pub use deployment::with_revision;
 pub use hold::{Held, Hold, HoldCounts};
 pub use mirror::{InLine, Mirror, Place, Places, mark};
 pub use routes::{RouteTable, Routed};

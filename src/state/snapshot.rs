@@ -151,6 +151,7 @@ impl Service {
             || config.https_redirect.is_some()
             || config.maintenance.is_some()
             || config.body_max.is_some()
+            || config.rollout.preview.iter().any(|preview| preview.host.is_some())
             || !rate_limits.is_empty();
         Self {
             config,

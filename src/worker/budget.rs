@@ -5,7 +5,7 @@
 //! service has earned since is worked out from its counters when something wants to be spent.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -34,9 +34,14 @@ impl Budgets {
         budgets.entry(service.clone()).or_insert_with(|| Budget::new(terms, requests, now)).spend(terms, requests, now)
     }
 
-    /// Forgets services that are no more.
-    pub(super) fn retain(&self, lives: impl Fn(&ServiceName) -> bool) {
-        self.0.borrow_mut().retain(|service, _| lives(service));
+    /// Forgets all services but these. Looks no further than until it has seen that there is nothing to forget.
+    pub(super) fn retain<'a>(&self, services: impl Iterator<Item = &'a ServiceName> + Clone) {
+        let mut budgets = self.0.borrow_mut();
+        let known = services.clone().filter(|service| budgets.contains_key(*service)).take(budgets.len()).count();
+        if known < budgets.len() {
+            let services: HashSet<_> = services.collect();
+            budgets.retain(|service, _| services.contains(service));
+        }
     }
 }
 
@@ -113,6 +118,19 @@ mod tests {
         assert_eq!(spent(&mut budget, &terms, 0, now), 30);
         assert_eq!(spent(&mut budget, &terms, 0, now + Duration::from_secs(2)), 6);
         assert_eq!(spent(&mut budget, &terms, 0, now + Duration::from_secs(3600)), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_that_are_no_more_are_forgotten_and_others_keep_what_they_have_left() {
+        let (terms, now, budgets) = (Terms { share: 0.0, floor: 1.0 }, Instant::now(), Budgets::default());
+        let names = ["a", "b", "c"].map(|name| name.parse::<ServiceName>().unwrap());
+        for name in &names {
+            while budgets.spend(name, &terms, 0, now) {}
+        }
+        budgets.retain([&names[2], &names[0]].into_iter());
+        assert_eq!(names.each_ref().map(|name| budgets.spend(name, &terms, 0, now)), [false, true, false]);
+        budgets.retain(std::iter::empty());
+        assert!(names.iter().all(|name| budgets.spend(name, &terms, 0, now)));
     }
 
     #[tokio::test(start_paused = true)]

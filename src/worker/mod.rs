@@ -111,7 +111,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(current, &view.snapshot) {
             *view = Rc::new(View::new(Arc::clone(current)));
-            self.budgets.retain(|name| current.service(name.as_str()).is_some());
+            self.budgets.retain(current.services.iter().map(|service| service.name()));
         }
         Rc::clone(&view)
     }

@@ -105,6 +105,27 @@ async fn the_next_release_answers_for_nothing_that_the_one_before_it_did() {
 }
 
 #[tokio::test]
+async fn a_release_that_is_tried_again_answers_for_nothing_it_did_the_last_time() {
+    // The same as for another one: nobody has drained it, which would have the guard forget.
+    let plan = "steps = [{ weight = 50, hold = \"300ms\" }, { weight = 100, holdback = \"10%\", watch = \"100ms\" }]";
+    let (shop, broken, mended) = (Shop::new(plan).await, failing().await, named("mended").await);
+    let settings = shop.settings_with(plan, "") + "[services.shop]\nguard = \"observe\"\nstable = \"blue\"\n";
+    let proxy = shop.setup().settings(&settings).start().await;
+    let asking = Asking::on(&proxy, "", AT_ONCE).await;
+    assert_eq!(deploy(&proxy, "v2", &broken, &["--wait"]).await.code, Some(1));
+    assert!(events(&proxy, "drained").await.is_empty());
+    let again = deploy(&proxy, "v2", &mended, &["--wait", "--retry"]).await;
+    assert_eq!(again.code, Some(0), "{}\n{}", again.out, again.err);
+    asking.finish().await;
+    let view = latest(&proxy).await;
+    assert_eq!(
+        (&view["receipt"]["failures"], &view["receipt"]["first_failure"]),
+        (&json!(0), &Value::Null),
+        "{view:#}"
+    );
+}
+
+#[tokio::test]
 async fn what_is_deployed_already_is_left_alone_and_only_one_release_goes_at_a_time() {
     let (shop, green, other) = (Shop::new(GATED).await, named("green").await, named("other").await);
     let proxy = shop.open().await;

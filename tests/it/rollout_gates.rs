@@ -199,6 +199,7 @@ retries = 0
 checks = [
     { path = "/", host = "shop.example.com", headers = { x-probe = "yes" }, answer_headers = { x-version = "2" } },
     { path = "/stock", json = { "$.items[*].stock" = 1, "$.open" = true } },
+    { path = "/search", method = "POST", body = '{"q": "tide"}', headers = { content-type = "application/json" } },
 ]"#;
 
 #[tokio::test]
@@ -208,9 +209,12 @@ async fn a_release_that_passes_its_smoke_checks_gets_requests_and_one_that_fails
     let good = answering(r#"{"open": true, "items": [{"stock": 1}, {"stock": 1.0}]}"#).await;
     deploy(&proxy, "v2", &good, &[]).await;
     let view = reaches(&proxy, 1).await;
-    assert_eq!(view["steps"][0]["reason"], "its endpoints are up; smoke checks: 2 requests, 1 endpoints");
+    assert_eq!(view["steps"][0]["reason"], "its endpoints are up; smoke checks: 3 requests, 1 endpoints");
     let heads = good.requests();
-    assert_eq!(heads.iter().map(Received::target).collect::<Vec<_>>(), ["/", "/stock"]);
+    assert_eq!(heads.iter().map(Received::target).collect::<Vec<_>>(), ["/", "/stock", "/search"]);
+    assert_eq!((heads[2].head.line.split(' ').next(), &heads[2].body[..]), (Some("POST"), &br#"{"q": "tide"}"#[..]));
+    assert_eq!(heads[2].head.value("content-type"), Some("application/json"));
+    assert_eq!(heads[2].head.content_length(), Some(13));
     assert_eq!((heads[0].head.value("host"), heads[0].head.value("x-probe")), (Some("shop.example.com"), Some("yes")));
     command(&proxy, &["abort", "shop"]).await;
 

@@ -224,6 +224,23 @@ async fn a_shadow_that_answers_otherwise_is_taken_back_before_anybody_has_seen_i
 }
 
 #[tokio::test]
+async fn a_shadow_that_is_tried_again_answers_for_no_copy_of_the_last_time() {
+    let (shop, same) = mirroring("5m").await;
+    // A mirror of the file's own goes on being compared between rollouts.
+    let own = "[services.shop.mirror]\nbackend = \"green\"\npercent = 0\ncompare = { noise = true, tolerated = 0.1 }";
+    let (proxy, other) =
+        (shop.setup().settings(&shop.settings_with(&shop.plan, own)).start().await, answering(8).await);
+    deploy(&proxy, "v2", &other, &[]).await;
+    reaches(&proxy, 1).await;
+    let asking = Asking::on(&proxy, "", Duration::from_millis(1)).await;
+    becomes(&proxy, "rolled back").await;
+    assert_eq!(deploy(&proxy, "v2", &same, &["--retry"]).await.code, Some(0));
+    let view = reaches(&proxy, 2).await;
+    asking.finish().await;
+    assert!(view["steps"][1]["reason"].as_str().unwrap().contains("answers copies as stable does"), "{view:#}");
+}
+
+#[tokio::test]
 async fn copies_that_nobody_could_compare_in_time_pause_a_rollout() {
     let (shop, green) = mirroring("300ms").await;
     let proxy = shop.open().await;
@@ -249,4 +266,48 @@ steps = [{ approve = "ada" }, { weight = 100, watch = "0s" }]"#;
     assert_eq!(proxy.fetch("/").await.text(), "blue");
     command(&proxy, &["abort", "shop"]).await;
     assert_eq!(proxy.exchange(&preview).await.text(), "blue");
+}
+
+#[tokio::test]
+async fn a_previews_host_shows_the_release_while_there_is_one_and_never_anything_else() {
+    let plan = r#"strategy = "blue-green"
+preview = [{ host = "preview.example.com" }, { host = "locked.example.com", headers = { x-key = "s3cret" } }]
+steps = [{ approve = "ada" }, { weight = 100, watch = "0s" }]"#;
+    let (shop, green, other) = (Shop::new(plan).await, named("green").await, named("other").await);
+    // Others would take its requests; and a rule of the file sends some of the shop's to blue.
+    let more = format!(
+        "[services.other]\nroutes = [{{ host = \"*.example.com\" }}, {{ path = \"/other\" }}]\n\
+         [services.other.backends.only]\nweight = 1\nendpoints = [{:?}]\n\
+         [services.shop]\nrules = [{{ backend = \"blue\", headers = {{ x-blue = \"yes\" }} }}]",
+        other.url()
+    );
+    let proxy = shop.setup().settings(&shop.settings_with(plan, &more)).start().await;
+    let ask = async |host: &str, path: &str, more: &str| {
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{more}\r\n");
+        let answer = proxy.exchange(&asked).await;
+        (answer.status(), answer.text().to_owned())
+    };
+    let closed = async |host: &str, more: &str| assert_eq!(ask(host, "/", more).await.0, 404, "{host} {more}");
+    let of = |name: &str| (200, name.to_owned());
+    closed("preview.example.com", "").await;
+    assert_eq!(ask("www.example.com", "/", "").await, of("other"));
+
+    deploy(&proxy, "v2", &green, &[]).await;
+    reaches(&proxy, 1).await;
+    for (host, path) in [("preview.example.com", "/"), ("PREVIEW.example.com.:8080", "/other?x=1")] {
+        assert_eq!(ask(host, path, "x-blue: yes\r\n").await, of("green"), "{host}{path}");
+        let received = green.requests().pop().unwrap();
+        assert_eq!((received.head.value("host"), received.target()), (Some(host), path), "as received");
+    }
+    closed("locked.example.com", "").await;
+    closed("locked.example.com", "x-key: guessed\r\n").await;
+    assert_eq!(ask("locked.example.com", "/", "x-key: s3cret\r\n").await, of("green"));
+    assert_eq!(ask("shop", "/", "").await, of("blue"));
+    assert_eq!(ask("www.example.com", "/", "").await, of("other"));
+    let asked = green.requests().len() as u64;
+    command(&proxy, &["abort", "shop"]).await;
+    assert_eq!(becomes(&proxy, "aborted").await["receipt"]["requests"], asked, "they are requests like others");
+    closed("preview.example.com", "").await;
+    closed("locked.example.com", "x-key: s3cret\r\n").await;
+    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"404\"").await, 5);
 }

@@ -61,6 +61,13 @@ async fn version(address: std::net::SocketAddr) -> String {
     answer.text().to_owned()
 }
 
+/// What runs in blue, and whether that is a live change.
+async fn runs(proxy: &Proxy) -> (Value, bool) {
+    let view = proxy.view("/v1/services/shop").await;
+    let blue = &view["backends"][0];
+    (blue["revision"].clone(), blue["deployed"] == true)
+}
+
 #[tokio::test]
 async fn every_endpoint_has_its_turn_and_no_request_is_lost() {
     let fleet = Fleet::of(3).await;
@@ -80,6 +87,54 @@ async fn every_endpoint_has_its_turn_and_no_request_is_lost() {
     assert_eq!(told(&proxy, "roll_put_back").await.len(), 3);
     let ended = &told(&proxy, "roll_ended").await[0];
     assert_eq!((&ended["outcome"], &ended["revision"]), (&json!("completed"), &json!("v2")));
+}
+
+#[tokio::test]
+async fn what_was_rolled_is_the_backends_revision_until_the_file_or_a_person_says_otherwise() {
+    let (fleet, state) = (Fleet::of(3).await, TempDir::new().expect("there is room for temporary files"));
+    let file = |revision: &str, endpoints: usize| {
+        let urls = &fleet.urls()[..endpoints];
+        format!(
+            "[services.shop.backends.blue]\nweight = 1\nrevision = {revision:?}\nendpoints = {urls:?}\n\
+             [services.shop.backends.green]\nweight = 0\nendpoints = [\"http://127.0.0.1:1\"]"
+        )
+    };
+    let start = || Setup::new().state_dir(state.path().to_str().expect("the path is text")).settings(&file("v1", 2));
+    let mut proxy = start().start().await;
+    assert_eq!(runs(&proxy).await, ("v1".into(), false));
+    assert_eq!(roll(&proxy, &["--revision", "v2", "--", "true"]).await.code, Some(0));
+    assert_eq!(runs(&proxy).await, ("v2".into(), true));
+    for told in ["status", "diff"] {
+        let told = command(&proxy, &[told]).await.out;
+        assert!(told.contains("blue") && told.contains("runs v2, deployed live"), "{told}");
+    }
+    proxy.signal(Signal::KILL);
+    proxy.wait().await;
+    let mut proxy = start().start().await;
+    assert_eq!(runs(&proxy).await, ("v2".into(), true), "a roll is written down");
+
+    // A rollout knows what it leaves.
+    let green = named("green").await;
+    let deployed = crate::support::rollouts::deploy(&proxy, "v9", &green, &["--backend", "green"]).await;
+    assert_eq!(deployed.code, Some(0), "{}", deployed.err);
+    assert_eq!(command(&proxy, &["abort", "shop"]).await.code, Some(0));
+    assert_eq!(tells(&proxy, "rollout_ended").await["stable_revision"], "v2");
+
+    // More endpoints are no other revision, and another revision is one.
+    proxy.rewrite(&file("v1", 3));
+    proxy.reload_well().await;
+    assert_eq!((runs(&proxy).await, states(&proxy).await.len()), (("v2".into(), true), 3));
+    assert_eq!(command(&proxy, &["reset", "shop"]).await.code, Some(0));
+    assert_eq!(runs(&proxy).await, ("v1".into(), false));
+    assert_eq!(roll(&proxy, &["--revision", "v3", "--", "true"]).await.code, Some(0));
+    assert_eq!(runs(&proxy).await, ("v3".into(), true));
+    proxy.rewrite(&file("v4", 3));
+    proxy.reload_well().await;
+    assert_eq!(runs(&proxy).await, ("v4".into(), false), "the file wins");
+    // Back to what the file says, there is nothing live any more.
+    assert_eq!(roll(&proxy, &["--revision", "v5", "--", "true"]).await.code, Some(0));
+    assert_eq!(roll(&proxy, &["--revision", "v4", "--", "true"]).await.code, Some(0));
+    assert_eq!(runs(&proxy).await, ("v4".into(), false));
 }
 
 #[tokio::test]
@@ -115,13 +170,16 @@ async fn a_command_that_fails_stops_it_and_everybody_is_back() {
     let proxy = before(&fleet, "").await;
     let second = fleet.addresses[1].port();
     let script = format!("test \"$TIDEGATE_PORT\" != {second} && {} {{port}} v2", fleet.script("replace"));
-    let rolled = roll(&proxy, &["--", "sh", "-c", &script]).await;
+    let was = runs(&proxy).await;
+    let rolled = roll(&proxy, &["--revision", "v2", "--", "sh", "-c", &script]).await;
     assert_eq!(rolled.code, Some(1));
     assert!(rolled.err.contains(&format!("{}: sh failed: exit status: 1", fleet.addresses[1])), "{}", rolled.err);
     assert_eq!(version(fleet.addresses[0]).await, "v2");
     assert_eq!(version(fleet.addresses[2]).await, "v1", "its turn never came");
     assert!(states(&proxy).await.iter().all(|state| *state != "rolling"));
-    assert_eq!(told(&proxy, "roll_ended").await[0]["outcome"], "stopped");
+    let ended = &told(&proxy, "roll_ended").await[0];
+    assert_eq!((&ended["outcome"], &ended["revision"]), (&json!("stopped"), &json!("v2")));
+    assert_eq!(runs(&proxy).await, was, "not all of it runs v2");
 }
 
 #[tokio::test]
@@ -225,7 +283,12 @@ async fn what_makes_no_sense_is_told_and_nobody_is_taken_out() {
     let proxy = before(&fleet, "").await;
     let post = async |path: &str, body: &str| proxy.call("POST", path, JSON, body).await;
     let path = "/v1/services/shop/backends/blue/rolls";
-    for (body, said) in [(r#"{"lease": "1ms"}"#, "from 1s to 5m"), (r#"{"lease": "soon"}"#, "no duration")] {
+    let bad = [
+        (r#"{"lease": "1ms"}"#, "from 1s to 5m"),
+        (r#"{"lease": "soon"}"#, "no duration"),
+        (r#"{"revision": " "}"#, "a revision is a text of 1 to 256 bytes"),
+    ];
+    for (body, said) in bad {
         let answer = post(path, body).await;
         assert!(answer.status() == 422 && answer.text().contains(said), "{body}: {}", answer.text());
     }

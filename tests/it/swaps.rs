@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::rollouts::command;
-use crate::support::{Fleet, Load, Proxy, Ran, Setup};
+use crate::support::rollouts::{command, deploy};
+use crate::support::{Fleet, Load, Proxy, Ran, Setup, named};
 
 async fn before(fleet: &Fleet) -> Proxy {
     Setup::new().workers(2).backend(&fleet.urls(), "").impatient().start().await
@@ -34,6 +34,8 @@ async fn the_only_process_is_swapped_and_no_request_fails() {
         assert_eq!(swapped.code, Some(0), "{}\n{}", swapped.out, swapped.err);
         assert!(swapped.out.contains("requests waited"), "{}", swapped.out);
         assert_eq!(proxy.fetch("/").await.text(), version);
+        let view = proxy.view("/v1/services/shop").await;
+        assert_eq!(view["backends"][0]["revision"], version, "{view:#}");
         load.goes_on(100).await;
     }
     load.finish().await;
@@ -48,12 +50,14 @@ async fn a_swap_that_fails_leaves_what_was_there_and_requests_go_on() {
     let proxy = before(&fleet).await;
     let load = Load::on(proxy.http(), 4, 0);
     load.goes_on(50).await;
-    let failed = swap(&proxy, &["--", "sh", "-c", "exit 7"]).await;
+    let was = proxy.view("/v1/services/shop").await["backends"][0]["revision"].clone();
+    let failed = swap(&proxy, &["--revision", "v2", "--", "sh", "-c", "exit 7"]).await;
     assert_eq!(failed.code, Some(1));
     assert!(failed.err.contains("was not swapped, and requests go on: sh failed: exit status: 7"), "{}", failed.err);
     load.goes_on(50).await;
     load.finish().await;
     assert_eq!(last(&proxy, "swapped").await["outcome"], "stopped");
+    assert_eq!(proxy.view("/v1/services/shop").await["backends"][0]["revision"], was);
 }
 
 #[tokio::test]
@@ -76,4 +80,48 @@ async fn a_service_that_is_held_already_is_left_alone() {
     let refused = swap(&proxy, &["--", "true"]).await;
     assert!(refused.err.contains("shop is held already; first: tidegate release shop"), "{}", refused.err);
     assert!(proxy.view("/v1/services/shop").await.get("hold").is_some());
+}
+
+#[tokio::test]
+async fn a_revision_that_could_be_several_backends_is_refused_before_anything_is_held() {
+    let fleet = Fleet::of(2).await;
+    let [blue, green] = &fleet.urls()[..] else { unreachable!() };
+    let settings = format!(
+        "[services.shop.backends.blue]\nweight = 1\nendpoints = [{blue:?}]\n\
+         [services.shop.backends.green]\nweight = 1\nendpoints = [{green:?}]"
+    );
+    let proxy = Setup::new().settings(&settings).start().await;
+    let refused = swap(&proxy, &["--revision", "v2", "--", "true"]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("several of shop get requests: blue, green; leave --revision out"), "{}", refused.err);
+    assert_eq!(last(&proxy, "held").await, Value::Null);
+    assert_eq!(swap(&proxy, &["--", "true"]).await.code, Some(0));
+
+    // Who calls the API says which.
+    let path = "/v1/services/shop/swaps";
+    let call = async |body: &str| proxy.call("POST", path, "content-type: application/json\r\n", body).await;
+    let none = call(r#"{"outcome": "completed", "reason": "", "revision": "v2"}"#).await;
+    assert!(none.status() == 422 && none.text().contains("say \\\"backend\\\""), "{}", none.text());
+    let one = call(r#"{"outcome": "completed", "reason": "", "revision": "v2", "backend": "green"}"#).await;
+    assert_eq!(one.status(), 204, "{}", one.text());
+    let view = proxy.view("/v1/services/shop").await;
+    assert_eq!(view["backends"][1]["revision"], "v2", "{view:#}");
+    assert_eq!(last(&proxy, "swapped").await["backend"], "green");
+}
+
+#[tokio::test]
+async fn a_swap_in_a_rollout_leaves_it_what_it_knows() {
+    let fleet = Fleet::of(1).await;
+    let green = "[services.shop.backends.green]\nweight = 0\nendpoints = [\"http://127.0.0.1:1\"]\n\
+                 [services.shop.rollout]\nsteps = [{ approve = \"ada\" }, { weight = 100 }]";
+    let proxy = Setup::new().backend(&fleet.urls(), green).start().await;
+    let other = named("green").await;
+    assert_eq!(deploy(&proxy, "v2", &other, &[]).await.code, Some(0));
+    let refused = swap(&proxy, &["--revision", "v3", "--", "true"]).await;
+    assert!(refused.err.contains("rollout 1 of shop is under way"), "{}", refused.err);
+    assert_eq!(last(&proxy, "held").await, Value::Null);
+    let body = r#"{"outcome": "completed", "reason": "", "revision": "v3", "backend": "green"}"#;
+    let late = proxy.call("POST", "/v1/services/shop/swaps", "content-type: application/json\r\n", body).await;
+    assert!(late.status() == 409 && late.text().contains("stays \\\"v2\\\""), "{}", late.text());
+    assert_eq!(last(&proxy, "swapped").await["revision"], "v3", "it is told all the same");
 }

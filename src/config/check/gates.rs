@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Method;
+use http::header::CONTENT_TYPE;
 
 use super::destination::DestinationKeys;
 use super::header_changes::response_name;
@@ -18,6 +20,8 @@ use crate::model::{BackendName, Gate, GateKind, JsonPath, JsonPathError, OnFailu
 
 /// Of each kind: more would keep nobody safer, and each is a task while it is asked.
 const GATES_MAX: usize = 32;
+/// Of a smoke check's request. Each of them is in memory for as long as the file is in force.
+const BODY_BYTES_MAX: usize = 64 * 1024;
 /// What a query is sent in is a URL.
 const QUERY_BYTES_MAX: usize = 4096;
 
@@ -125,6 +129,7 @@ impl Check<'_, '_> {
         let headers =
             file.headers.0.iter().map(|(name, value)| self.accept(&at_headers.key(name), header(name, value)));
         let headers: Vec<_> = headers.collect();
+        let body = file.body.as_ref().map(|text| self.smoke_body(at, text, file, method.as_ref()));
         let statuses = self.good_statuses(&at.key("status"), file.status.as_deref());
         let at_answer = at.key("answer_headers");
         let answer_headers = file.answer_headers.0.iter().map(|(name, value)| {
@@ -151,10 +156,36 @@ impl Check<'_, '_> {
             path: path?,
             host: unless_reported(host)?,
             headers: headers.into_iter().collect::<Option<_>>()?,
+            body: unless_reported(body)?.unwrap_or_default(),
             statuses: statuses?,
             answer_headers: answer_headers.into_iter().collect::<Option<_>>()?,
             json: json.into_iter().collect::<Option<_>>()?,
         })
+    }
+
+    /// `method`: `None` when it was reported.
+    fn smoke_body(
+        &mut self,
+        at: &KeyPath,
+        text: &str,
+        file: &SmokeCheckFile,
+        method: Option<&Method>,
+    ) -> Option<Bytes> {
+        let at = at.key("body");
+        if text.len() > BODY_BYTES_MAX {
+            let message = format!("the body has {} bytes, and may have {BODY_BYTES_MAX}", text.len());
+            self.report.problem(&at, message, "a smoke check asks for little; write a smaller one");
+            return None;
+        }
+        if let Some(method) = method.filter(|method| has_no_body(method)) {
+            let message = format!("a request of {method} has no body");
+            self.report.problem(&at, message, "write method = \"POST\", or another one that has");
+        }
+        if !file.headers.0.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str())) {
+            let hint = "write headers = { content-type = \"application/json\" }";
+            self.report.problem(&at, "nothing says what the body is", hint);
+        }
+        Some(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     fn webhook(&mut self, at: &KeyPath, file: &WebhookFile) -> Option<Arc<WebhookConfig>> {
@@ -202,6 +233,11 @@ impl Check<'_, '_> {
             failures: file.failures,
         }))
     }
+}
+
+/// RFC 9110 section 9.3: a body says nothing there, and some servers refuse it.
+fn has_no_body(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE)
 }
 
 fn json_value(file: &JsonValueFile) -> serde_json::Value {

@@ -26,6 +26,7 @@ mod notify;
 mod outputs;
 mod pages;
 mod policy;
+mod preview;
 mod rollout;
 mod routes;
 mod services;

@@ -46,7 +46,7 @@ impl Check<'_, '_> {
             Some(StrategyFile::Shadow) => Strategy::Shadow,
         };
         let cohort = self.cohort(&at.key("cohort"), &rollout.cohort);
-        let preview = self.cohort(&at.key("preview"), &rollout.preview);
+        let preview = self.previews(&at.key("preview"), &rollout.preview);
         let steps = match &rollout.steps {
             Some(files) => self.steps(&at.key("steps"), files, strategy),
             None => Some(Plan::usual(strategy).steps),

@@ -31,6 +31,7 @@ impl Check<'_, '_> {
         let services: Vec<_> =
             files.0.iter().map(|(name, file)| self.service(&at.key(name), name, file, defaults, &mut seen)).collect();
         self.catch_all_clashes(at, files);
+        self.preview_hosts(at, files, &services);
         services.into_iter().collect()
     }
 

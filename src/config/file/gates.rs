@@ -42,6 +42,8 @@ pub(in crate::config) struct SmokeCheckFile {
     /// Its headers: { x-probe = "tidegate" }.
     #[serde(default)]
     pub(in crate::config) headers: Table<String>,
+    /// Its body; it needs a method that has one, and a content-type among the headers.
+    pub(in crate::config) body: Option<String>,
     /// Good statuses: ["200", "300-399"]; ["200-299"] when left out.
     #[schemars(length(min = 1))]
     pub(in crate::config) status: Option<Vec<String>>,

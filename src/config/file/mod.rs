@@ -13,6 +13,7 @@ mod backend;
 mod gates;
 mod mirror;
 mod notify;
+mod preview;
 mod process;
 mod rollout;
 mod routing;
@@ -35,6 +36,7 @@ pub(super) use self::mirror::{
     CompareFile, CompareTableFile, LargeBodyFile, MirrorByFile, MirrorFile, MirrorMatchFile, MirrorsFile, RedactFile,
 };
 pub(super) use self::notify::{NotifyFile, NotifyKindFile};
+pub(super) use self::preview::PreviewFile;
 pub(super) use self::process::{
     AdminFile, BelieveFile, ClientAuthFile, ClientAuthModeFile, ClientCertFile, ForwardingFile, LimitsFile,
     ListenerFile, LogFile, LogFormatFile, PairFile, ShutdownFile, TimeoutsFile,

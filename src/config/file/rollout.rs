@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CohortFile, DurationText, FreezeFile, MetricFile, SmokeFile, WebhookFile};
+use super::{CohortFile, DurationText, FreezeFile, MetricFile, PreviewFile, SmokeFile, WebhookFile};
 use crate::config::table::Table;
 
 /// How a new release is rolled out.
@@ -29,9 +29,9 @@ pub(in crate::config) struct RolloutFile {
     /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
     #[serde(default)]
     pub(in crate::config) cohort: Vec<CohortFile>,
-    /// Requests that get the new release while a rollout is under way, whatever its step: [{ headers = { x-preview = "yes" } }].
+    /// Requests that get the new release while a rollout is under way, whatever its step: [{ headers = { x-preview = "yes" } }, { host = "preview.shop.example.com" }].
     #[serde(default)]
-    pub(in crate::config) preview: Vec<CohortFile>,
+    pub(in crate::config) preview: Vec<PreviewFile>,
     /// Requests that the new release must answer before it gets any of the clients'.
     pub(in crate::config) smoke: Option<SmokeFile>,
     /// Who is asked whether a rollout may go on, by names of your choice.
