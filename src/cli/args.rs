@@ -341,6 +341,9 @@ pub(crate) struct DeployArgs {
     /// Where it listens, like http://127.0.0.1:9002; again for each
     #[arg(long = "endpoint", required = true, value_name = "URL")]
     pub(crate) endpoints: Vec<String>,
+    /// Where a fresh copy of stable listens that it is compared with; again for each [default: as in proxy.toml]
+    #[arg(long = "baseline-endpoint", value_name = "URL")]
+    pub(crate) baseline_endpoints: Vec<String>,
     /// The backend that it is put into [default: the one that isn't stable]
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,

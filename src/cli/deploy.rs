@@ -21,6 +21,7 @@ pub(super) async fn run(args: &DeployArgs) -> Result<(), CliError> {
     let body = DeployBody {
         revision: args.revision.clone(),
         endpoints: args.endpoints.clone(),
+        baseline_endpoints: args.baseline_endpoints.clone(),
         backend: args.backend.clone(),
         commit: args.commit.clone(),
         commit_time: args.commit_time.clone(),

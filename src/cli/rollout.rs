@@ -58,6 +58,11 @@ pub(super) fn rollout(view: &RolloutView) -> String {
         format!("{service} #{id}  {revision} into {backend}, beside {stable}  ({strategy}, by {})\n", view.by);
     let reason = view.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     let _ = writeln!(text, "  {}{reason}", view.state);
+    if let Some(baseline) = &view.baseline {
+        let now = view.progress.as_ref().filter(|_| !view.is_over()).map(|progress| &progress.compared_with);
+        let now = now.map_or(String::new(), |now| format!("; compared with {now} now"));
+        let _ = writeln!(text, "  baseline {}: a fresh copy of {stable}{now}", baseline.backend);
+    }
     for (index, step) in view.plan.iter().enumerate() {
         let mark = match view.step {
             Some(now) if now == index + 1 => ">",

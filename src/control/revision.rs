@@ -78,7 +78,7 @@ impl Control {
                 "a rollback came in between, and the revision of {service}/{backend} is what it says"
             )));
         }
-        let change = DeployChange { deployment, weights: None, undrain: false, resolved: HashMap::new() };
+        let change = DeployChange { deployment, weights: None, undrain: Vec::new(), resolved: HashMap::new() };
         let applied = self.store.apply(Change::Deploy(change))?;
         self.note_undrained(&applied.undrained, OTHER_REVISION);
         info!(service, backend, revision, "a backend runs another revision");

@@ -18,7 +18,7 @@ impl Control {
         let _turn = self.turn.lock().await;
         let entry = self.lasting_entry(&change, entry, expected)?;
         journal.write(entry).await.map_err(ControlError::Journal)?;
-        let reason = if change.undrain { "it is tried again" } else { OTHER_REVISION };
+        let reason = if change.undrain.is_empty() { OTHER_REVISION } else { "it is tried again" };
         let applied = self.store.apply(Change::Deploy(change))?;
         self.note_undrained(&applied.undrained, reason);
         Ok(())
@@ -63,8 +63,8 @@ impl Control {
         if change.weights.is_some() {
             entry = entry.with(lasting(&plan));
         }
-        if let Some(open) = rollout.as_ref().filter(|_| change.undrain) {
-            entry = entry.with(Lasting::EndDrain(service.clone(), open.candidate.clone()));
+        for backend in &change.undrain {
+            entry = entry.with(Lasting::EndDrain(service.clone(), backend.clone()));
         }
         Ok(entry)
     }

@@ -12,7 +12,7 @@ pub struct TrialView {
     pub service: String,
     pub backend: String,
     pub revision: String,
-    /// What the candidate is compared with.
+    /// What the candidate is compared with: stable or, in a rollout that has one, its baseline.
     pub stable: String,
     /// Evidence that the candidate is worse than tolerated: 1 when there is none; it is drained at `1 / alpha`.
     pub e_value: f64,

@@ -146,6 +146,14 @@ impl Judge {
         FailureKind::ALL.map(|kind| self.sides[1].comparisons[index(kind)].failures())
     }
 
+    /// What is known so far is about another comparison. The level holds over the whole life: the failures that were counted
+    /// go on counting as such, and whoever was drawn once isn't drawn anew.
+    pub fn begin_anew(&mut self) {
+        let counted = self.counted();
+        self.sides = [Accused::new(counted), Accused::new(counted)];
+        self.tallies = Default::default();
+    }
+
     /// An alarm was heard: another one takes new evidence.
     pub fn restart_alarm(&mut self) {
         self.sides[0] = Accused::new([0; 4]);
@@ -371,6 +379,41 @@ mod tests {
             judge.observe(&Failure { key: Some(u64::MAX), ..failure(side, FailureKind::Server) });
         }
         assert_eq!(judge.tallies[0].failures(), (0, 0));
+    }
+
+    #[test]
+    fn beside_something_else_evidence_begins_anew_and_places_no_fresh_stake() {
+        let mut judge = Judge::new(ALPHA);
+        for n in 0..5 {
+            judge.observe(&Failure { key: Some(n), ..failure(Side::Candidate, FailureKind::Server) });
+        }
+        assert!(judge.e_value() > 100.0);
+        judge.begin_anew();
+        assert_eq!((judge.tallies[0].failures(), judge.counted()), ((0, 0), [5, 0, 0, 0]));
+        assert!(judge.e_value() <= 1.0, "what is left of the stake: {}", judge.e_value());
+        judge.observe(&Failure { key: Some(0), ..failure(Side::Candidate, FailureKind::Server) });
+        assert_eq!(judge.tallies[0].failures(), (0, 0), "a client that was drawn once isn't drawn anew");
+    }
+
+    /// The share of runs in which a candidate, within what is tolerated beside each of two, is ever found guilty.
+    #[test]
+    fn a_thousand_tolerable_candidates_beside_one_and_then_another_raise_fewer_false_alarms_than_the_level() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let guilty = (0..1_000).filter(|_| {
+            let mut judge = Judge::new(0.05);
+            (0..4).any(|turn| {
+                judge.begin_anew();
+                let share = if turn % 2 == 0 { 0.5 } else { 0.05 };
+                // Twice as often as the other: all that is tolerated.
+                let is_ours = 2.0 * share / (1.0 + share);
+                (0..60).any(|_| {
+                    let side = if rng.random_bool(is_ours) { Side::Candidate } else { Side::Stable };
+                    judge.observe(&Failure { share, ..failure(side, FailureKind::Server) }).0 == Verdict::Fail
+                })
+            })
+        });
+        let alarms = guilty.count() as f64 / 1_000.0;
+        assert!(alarms < 0.05, "{alarms}");
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub(super) struct Slowness {
 }
 
 impl Slowness {
+    /// A limit that comes from what is answered from now on.
+    pub(super) fn since(answers: &HistogramTotals) -> Self {
+        Self { before: answers.clone(), ..Self::default() }
+    }
+
     /// Looks at stable's answers so far; call it each second. `None` until there were enough of them.
     pub(super) fn look(&mut self, answers: &HistogramTotals) -> Option<Duration> {
         self.looks += 1;

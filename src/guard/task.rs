@@ -57,6 +57,8 @@ enum Question {
 pub struct TrialSight {
     /// Tells trials apart: another one counts from nothing.
     pub number: u64,
+    /// What the candidate is compared with.
+    pub reference: BackendName,
     /// Failures so far, in the order of [`FailureKind::ALL`].
     pub tallies: [RatioTally; 4],
     pub view: TrialView,
@@ -126,6 +128,8 @@ pub struct Guard {
 struct Candidate {
     number: u64,
     revision: Arc<str>,
+    /// What it is compared with: stable or, in a rollout, a baseline. Evidence begins anew with another one.
+    reference: BackendName,
     /// What has brought it; `None`: it was there before any.
     rollout: Option<u64>,
     /// Whose routes the trial knows.
@@ -184,6 +188,8 @@ impl Record {
 #[derive(Debug, Default)]
 struct Watched {
     slowness: Slowness,
+    /// Of a rollout's baseline, as long as a candidate is compared with it.
+    baseline: Option<Slowness>,
     stable: Window,
     /// Stable's share of failures when it last took requests.
     usual: f64,
@@ -296,19 +302,23 @@ impl Guard {
         let drawn = &report.service;
         if report.backend != drawn.config.stable {
             self.judge(service, report, report.backend, Side::Candidate);
-            return;
         }
-        for candidate in (0..drawn.backends.len()).filter(|index| *index != drawn.config.stable) {
-            self.judge(service, report, candidate, Side::Stable);
+        // Of those that are compared with it: that is stable or, of a rollout's candidate, maybe a baseline.
+        let failed = &drawn.backends[report.backend].name;
+        for (index, candidate) in drawn.backends.iter().enumerate() {
+            if index != drawn.config.stable && drawn.reference(&candidate.name).name == *failed {
+                self.judge(service, report, index, Side::Stable);
+            }
         }
     }
 
     /// Counts a failure in the trial of one candidate. `candidate`: its index when the request was drawn.
     fn judge(&mut self, service: &Service, report: &Report, candidate: usize, side: Side) {
-        let (drawn, stable) = (&report.service.backends[candidate], report.service.stable());
-        let (weight, other) = (drawn.effective.value(), stable.effective.value());
+        let drawn = &report.service.backends[candidate];
+        let reference = report.service.reference(&drawn.name);
+        let (weight, other) = (drawn.effective.value(), reference.effective.value());
         let Some(backend) = service.backend(drawn.name.as_str()) else { return };
-        let is_same = backend.revision == drawn.revision && service.stable().name == stable.name;
+        let is_same = backend.revision == drawn.revision && service.reference(&drawn.name).name == reference.name;
         // One that was sent before the rollout that is under way says nothing about what that has brought.
         let now = rollout(service, backend);
         let is_same = is_same && (now.is_none() || now == rollout(&report.service, drawn));
@@ -335,7 +345,8 @@ impl Guard {
         // A guard that observes has nobody else asked, either.
         backend.watch.set_suspect(mode == GuardMode::Drain && known.trial.is_suspect());
         backend.watch.set_e_value(known.trial.e_value());
-        if let Some(alarm) = alarm {
+        // A baseline that fails more often than a candidate is no reason to think ill of stable.
+        if let Some(alarm) = alarm.filter(|_| reference.name == report.service.stable().name) {
             known.trial.restart_alarm();
             self.raise_alarm(service, backend, alarm);
         }
@@ -346,15 +357,17 @@ impl Guard {
         }
     }
 
-    /// Whether a candidate's last requests have all failed, on all of its endpoints, while stable answered.
+    /// Whether a candidate's last requests have all failed, on all of its endpoints, while what it is compared with
+    /// answered.
     fn judge_row(&mut self, service: &Service, backend: &Backend, key: Option<u64>) {
         let failures = || backend.endpoints.iter().filter(|e| e.health.is_available()).map(|e| e.health.failures());
         // Where one of several endpoints is fine, the others are ejected instead.
         let length = if failures().any(|failures| failures == 0) { 0 } else { failures().sum() };
-        let stable: Attempts = service.stable().endpoints.iter().map(|endpoint| endpoint.health.attempts()).sum();
+        let reference = service.reference(&backend.name);
+        let answers: Attempts = reference.endpoints.iter().map(|endpoint| endpoint.health.attempts()).sum();
         let consecutive = service.config.ejection.map_or(CONSECUTIVE, |ejection| ejection.consecutive);
         let known = self.candidate(service, backend);
-        let Some(meanwhile) = Row::fail(&mut known.row, length, consecutive, stable, key) else { return };
+        let Some(meanwhile) = Row::fail(&mut known.row, length, consecutive, answers, key) else { return };
         if known.is_silenced() {
             return;
         }
@@ -362,7 +375,7 @@ impl Guard {
         let view = self.view_of(service, backend, &evidence, Guilty::OfAll);
         let reason = format!(
             "{length} requests in a row failed, while {} answered {} of {}",
-            service.stable().name,
+            reference.name,
             meanwhile.answered,
             meanwhile.ended()
         );
@@ -380,12 +393,14 @@ impl Guard {
             backend.watch.set_suspect(false);
             backend.watch.set_e_value(1.0);
         }
+        let reference = &service.reference(&backend.name).name;
         let known = candidates.entry(key).or_insert_with_key(|key| {
             let memory = memories.remove(key).filter(|memory| *memory.revision == *backend.revision);
             *trials += 1;
             Candidate {
                 number: *trials,
                 revision: Arc::clone(&backend.revision),
+                reference: reference.clone(),
                 rollout: rollout(service, backend),
                 config: Arc::clone(&service.config),
                 trial: Trial::new(
@@ -406,10 +421,22 @@ impl Guard {
             known.trial.take_up(&service.config.route_ids, &service.config.judged_routes);
             known.config = Arc::clone(&service.config);
         }
+        if known.reference != *reference {
+            *trials += 1;
+            known.number = *trials;
+            known.reference = reference.clone();
+            known.trial.begin_anew();
+            known.began = Counts::of(&backend.metrics.totals());
+            (known.row, known.slow) = (None, Moments::default());
+        }
         known
     }
 
     fn found_guilty(&mut self, service: &Service, backend: &Backend, guilty: Guilty) {
+        // Cold as it is, it is worse than stable: that is what it is there for. It goes when it is dead.
+        if service.is_baseline(&backend.name) {
+            return;
+        }
         let key = (service.name().clone(), backend.name.clone());
         let Some(known) = self.candidates.get(&key).filter(|known| !known.is_silenced()) else { return };
         let mut evidence = known.trial.evidence_of(guilty);
@@ -588,16 +615,24 @@ impl Guard {
         let totals: Vec<BackendTotals> = service.backends.iter().map(|b| b.metrics.totals()).collect();
         let stable_totals = &totals[service.config.stable];
         let judged = |backend: &&Backend| backend.name != service.stable().name && !backend.effective.is_zero();
-        let mut youngest = u32::MAX;
+        let is_baseline = |backend: &Backend| service.is_baseline(&backend.name);
+        let (mut youngest, mut youngest_other) = (u32::MAX, u32::MAX);
         for backend in service.backends.iter().filter(judged) {
             let known = self.candidate(service, backend);
             known.looks = known.looks.saturating_add(1);
             youngest = youngest.min(known.looks);
+            if !is_baseline(backend) && !is_baseline(service.reference(&backend.name)) {
+                youngest_other = youngest_other.min(known.looks);
+            }
         }
         let watched = self.services.entry(service.name().clone()).or_default();
         watched.is_used |= is_used;
-        let limit = watched.slowness.look(&stable_totals.answer);
-        service.watch.set_slow_after(for_age(limit, youngest));
+        let limit = for_age(watched.slowness.look(&stable_totals.answer), youngest);
+        // One that is as cold as the candidate tells what is slow better than any allowance for the cold.
+        let answers = service.backends.iter().position(is_baseline).map(|index| &totals[index].answer);
+        watched.baseline = answers.map(|now| watched.baseline.take().unwrap_or_else(|| Slowness::since(now)));
+        let beside = watched.baseline.as_mut().zip(answers).and_then(|(known, answers)| known.look(answers));
+        service.watch.set_slow_after(beside.map_or(limit, |beside| for_age(Some(beside), youngest_other)));
         watched.stable.look(tally(stable_totals));
         let recent = watched.stable.recent();
         if recent.requests > 0 {
@@ -702,6 +737,7 @@ impl Guard {
         let known = self.candidates.get(key).filter(|known| known.is_of(service, backend))?;
         Some(TrialSight {
             number: known.number,
+            reference: known.reference.clone(),
             tallies: known.trial.tallies().clone(),
             view: self.view_of(service, backend, &known.trial.evidence(), Guilty::OfAll),
         })
@@ -720,9 +756,9 @@ impl Guard {
     }
 
     fn view_of(&self, service: &Service, backend: &Backend, evidence: &Evidence, guilty: Guilty) -> TrialView {
-        let stable = service.stable().name.as_str();
+        let reference = service.reference(&backend.name).name.as_str();
         let mut view =
-            TrialView::new(service.name().as_str(), backend.name.as_str(), &backend.revision, stable, evidence);
+            TrialView::new(service.name().as_str(), backend.name.as_str(), &backend.revision, reference, evidence);
         view.slow_after_ms = service.watch.slow_after().map(|limit| limit.as_secs_f64() * 1000.0);
         let key = (service.name().clone(), backend.name.clone());
         let Some(known) = self.candidates.get(&key) else { return view };
@@ -799,7 +835,8 @@ mod tests {
     fn config() -> Arc<Config> {
         let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\n\
                     [services.shop.backends.blue]\nweight = 95\nendpoints = [\"http://127.0.0.1:1\"]\n\
-                    [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://127.0.0.1:2\"]\n";
+                    [services.shop.backends.canary]\nweight = 5\nendpoints = [\"http://127.0.0.1:2\"]\n\
+                    [services.shop.backends.fresh]\nweight = 0\nendpoints = [\"http://127.0.0.1:3\"]\n";
         Arc::new(crate::config::parse(file, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap().config)
     }
 
@@ -857,14 +894,107 @@ mod tests {
         assert_eq!(looks(&mut guard), 12);
     }
 
+    /// A shop that goes toward its canary, beside a fresh copy of blue.
+    fn guard_of_a_rollout() -> Guard {
+        let guard = guard();
+        let weights = vec![("blue".to_owned(), 80.0), ("canary".to_owned(), 5.0), ("fresh".to_owned(), 5.0)];
+        deploy(&guard, Some("fresh"), weights);
+        guard
+    }
+
+    fn deploy(guard: &Guard, baseline: Option<&str>, weights: Vec<(String, f64)>) {
+        let (service, candidate) = ("shop".parse().unwrap(), "canary".parse().unwrap());
+        let baseline = baseline.map(|name| name.parse().unwrap());
+        let open = OpenRollout { id: 1, candidate, cohort: false, mirrored: 0.0, baseline };
+        let deployment = Deployment { rollout: Some(open), ..Deployment::none(service) };
+        let change = DeployChange { deployment, weights: Some(weights), undrain: Vec::new(), resolved: HashMap::new() };
+        assert!(guard.control.store().apply(Change::Deploy(change)).is_ok());
+    }
+
+    fn fail(guard: &mut Guard, backend: usize, count: usize) {
+        for _ in 0..count {
+            let service = shop(guard);
+            let request_id = http::HeaderValue::from_static("1");
+            let (kind, at) = (FailureKind::Client, SystemTime::now());
+            guard.take(&Report {
+                service,
+                index: 0,
+                backend,
+                route: None,
+                kind,
+                key: None,
+                request_id,
+                endpoint: None,
+                at,
+            });
+        }
+    }
+
+    fn tally_of(guard: &mut Guard, backend: usize) -> ((u64, u64), f64) {
+        let service = shop(guard);
+        let trial = &guard.candidate(&service, &service.backends[backend]).trial;
+        (trial.tallies()[FailureKind::Client as usize].failures(), trial.e_value())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_candidate_with_a_baseline_is_judged_beside_it_and_that_beside_stable_which_never_drains_it() {
+        let mut guard = guard_of_a_rollout();
+        fail(&mut guard, 1, 20);
+        fail(&mut guard, 2, 20);
+        fail(&mut guard, 0, 7);
+        assert_eq!(tally_of(&mut guard, 1).0, (20, 20), "what stable fails is none of its business");
+        assert!(tally_of(&mut guard, 1).1 < 10.0, "alike");
+        assert_eq!(tally_of(&mut guard, 2).0, (20, 7));
+        assert!(tally_of(&mut guard, 2).1 > 1e4, "far worse than stable, and still there");
+        assert!(shop(&guard).backends.iter().all(|backend| backend.drain.is_none()));
+        assert!(!shop(&guard).watch.is_rescue_suspended());
+        fail(&mut guard, 2, 500);
+        assert!(!shop(&guard).watch.is_rescue_suspended(), "a bad baseline says nothing of stable");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_candidate_that_is_worse_than_its_baseline_is_drained_and_says_beside_whom() {
+        let mut guard = guard_of_a_rollout();
+        let (tell, mut told) = mpsc::channel(8);
+        guard.convicted = tell;
+        fail(&mut guard, 1, 200);
+        let drain = shop(&guard).backends[1].drain.clone().expect("it is drained");
+        assert!(drain.reason.contains("against 0 of fresh"), "{}", drain.reason);
+        assert_eq!(told.try_recv().unwrap().evidence["stable"], "fresh");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_something_else_a_trial_begins_anew() {
+        let mut guard = guard_of_a_rollout();
+        fail(&mut guard, 1, 4);
+        let key = ("shop".parse().unwrap(), "canary".parse().unwrap());
+        let before = guard.sight(&key).unwrap();
+        assert_eq!(before.reference.as_str(), "fresh");
+        let weights = vec![("blue".to_owned(), 2.0), ("canary".to_owned(), 98.0), ("fresh".to_owned(), 0.0)];
+        deploy(&guard, None, weights);
+        assert!(guard.sight(&key).is_none_or(|now| now.reference == before.reference), "until somebody looks");
+        assert_eq!(tally_of(&mut guard, 1).0, (0, 0));
+        let after = guard.sight(&key).unwrap();
+        assert_eq!((after.reference.as_str(), after.number > before.number), ("blue", true));
+        fail(&mut guard, 0, 3);
+        assert_eq!(tally_of(&mut guard, 1).0, (0, 3));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_revision_that_is_deployed_again_is_judged_anew_and_late_failures_are_not_its_own() {
         let mut guard = guard();
         let deploy = |guard: &Guard, id: Option<u64>| {
             let (service, candidate): (ServiceName, BackendName) = ("shop".parse().unwrap(), "canary".parse().unwrap());
-            let rollout = id.map(|id| OpenRollout { id, candidate, cohort: false, mirrored: 0.0 });
+            let rollout = id.map(|id| OpenRollout {
+                id,
+                candidate: candidate.clone(),
+                cohort: false,
+                mirrored: 0.0,
+                baseline: None,
+            });
             let deployment = Deployment { rollout, ..Deployment::none(service) };
-            let change = DeployChange { deployment, weights: None, undrain: true, resolved: HashMap::new() };
+            let undrain = vec![candidate];
+            let change = DeployChange { deployment, weights: None, undrain, resolved: HashMap::new() };
             guard.control.store().apply(Change::Deploy(change)).unwrap();
             shop(guard)
         };

@@ -50,6 +50,13 @@ impl Trial {
         trial
     }
 
+    /// The candidate is compared with something else from now on. The level holds over all of it: no fresh stake.
+    pub(super) fn begin_anew(&mut self) {
+        self.all.begin_anew();
+        self.routes.values_mut().for_each(Judge::begin_anew);
+        self.strata.clear();
+    }
+
     /// Follows a new file: what is known of a route stays with it, wherever it stands now.
     pub(super) fn take_up(&mut self, present: &[RouteId], judged: &[RouteId]) {
         let present: HashSet<&RouteId> = present.iter().collect();

@@ -141,6 +141,9 @@ pub enum Fact {
         revision: String,
         stable: String,
         strategy: String,
+        /// A fresh copy of stable, to be compared with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        baseline: Option<String>,
     },
     /// A rollout goes on though releases are frozen.
     FreezeOverridden {

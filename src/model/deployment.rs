@@ -55,6 +55,9 @@ pub struct OpenRollout {
     /// And copies of so many percent of all requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub mirrored: f64,
+    /// A fresh copy of stable that has as large a share as the candidate, which is compared with it; `None`: with stable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BackendName>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gate, GateKind, Point, format_duration};
+use super::{BackendName, Gate, GateKind, Point, format_duration};
 
 /// A rollout stops where nothing can be said for so long, besides what its steps ask for.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -45,6 +45,9 @@ pub struct Plan {
     /// Who else is asked.
     #[serde(default)]
     pub gates: Vec<Gate>,
+    /// A backend with a fresh copy of stable, which the candidate is compared with; `None`: with stable itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BackendName>,
 }
 
 /// One step.
@@ -82,8 +85,16 @@ impl Plan {
             Strategy::BlueGreen => vec![Step::Flip { holdback: 0.0, watch }],
             Strategy::Cohort => vec![Step::Cohort { hold: watch }, Step::Flip { holdback: 0.02, watch }],
         };
-        let gates = Vec::new();
-        Self { strategy, steps, margin: MARGIN, damage_budget: None, deadline: DEADLINE, confidence: CONFIDENCE, gates }
+        Self {
+            strategy,
+            steps,
+            margin: MARGIN,
+            damage_budget: None,
+            deadline: DEADLINE,
+            confidence: CONFIDENCE,
+            gates: Vec::new(),
+            baseline: None,
+        }
     }
 
     /// All at once and unwatched: for what is known to be good.
@@ -120,6 +131,15 @@ impl Step {
             Self::Cohort { .. } => Some(0.0),
             Self::Weight { percent, .. } => Some(*percent),
             Self::Flip { holdback, .. } => Some(100.0 - holdback * 100.0),
+        }
+    }
+
+    /// What a baseline gets beside the candidate: as much, where that leaves room for both; else nothing.
+    #[must_use]
+    pub fn baseline_percent(&self) -> f64 {
+        match self {
+            Self::Weight { percent, .. } if 2.0 * percent <= 100.0 => *percent,
+            _ => 0.0,
         }
     }
 }

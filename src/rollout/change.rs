@@ -6,7 +6,7 @@ use super::error::RolloutError;
 use super::machine::Traffic;
 use super::record::Record;
 use super::sight::Sides;
-use crate::config::{EndpointConfig, Scheme, ServiceConfig};
+use crate::config::{Scheme, ServiceConfig};
 use crate::model::{BackendName, Deployed, Deployment, LiveStable, OpenRollout};
 use crate::state::{Backend, DeployChange, Refused, Service};
 
@@ -22,12 +22,14 @@ pub(super) fn candidate<'s>(service: &'s Service, named: Option<&str>) -> Result
         }
         return Ok(found);
     }
-    let others: Vec<_> = service.backends.iter().filter(|backend| backend.name != *stable).collect();
+    let baseline = service.config.rollout.plan.baseline.as_ref();
+    let is_other = |backend: &&Backend| backend.name != *stable && Some(&backend.name) != baseline;
+    let others: Vec<_> = service.backends.iter().filter(is_other).collect();
     let idle: Vec<_> = others.iter().filter(|backend| backend.wanted.is_zero()).copied().collect();
     match (&others[..], &idle[..]) {
         (&[only], _) | (_, &[only]) => Ok(only),
         (&[], _) => Err(RolloutError::Conflict(format!(
-            "{} has one backend, and a rollout needs two: add one with weight = 0 to proxy.toml",
+            "{} has no backend for a new release: add one with weight = 0 to proxy.toml",
             service.name()
         ))),
         _ => {
@@ -42,38 +44,64 @@ pub(super) fn begun(
     service: &Service,
     file: &ServiceConfig,
     record: &Record,
-    endpoints: &[EndpointConfig],
     retry: bool,
 ) -> Result<DeployChange, RolloutError> {
-    let config = file.backends.iter().find(|backend| backend.name == record.candidate);
-    let Some(config) = config else {
-        return Err(RolloutError::Conflict(format!("the file has no backend {} any more", record.candidate)));
+    let mut deployment = deployment(service);
+    put(&mut deployment, file, &record.candidate, &record.revision, &record.endpoints)?;
+    let mut undrain: Vec<_> = Some(record.candidate.clone()).filter(|_| retry).into_iter().collect();
+    if let (Some(name), Some(baseline)) = (&record.plan.baseline, &record.baseline) {
+        put(&mut deployment, file, name, &record.stable_revision, &baseline.endpoints)?;
+        // Whatever the copy before it has done.
+        undrain.extend(
+            service.backend(name.as_str()).filter(|known| known.drain.is_some()).map(|known| known.name.clone()),
+        );
+    }
+    let traffic = record.state.traffic(&record.plan);
+    deployment.rollout = open(record, traffic);
+    let weights = weights(service, record, traffic);
+    Ok(DeployChange { deployment, weights, undrain, resolved: HashMap::new() })
+}
+
+/// Puts a revision into a backend.
+fn put(
+    deployment: &mut Deployment,
+    file: &ServiceConfig,
+    backend: &BackendName,
+    revision: &str,
+    endpoints: &[String],
+) -> Result<(), RolloutError> {
+    let Some(config) = file.backends.iter().find(|config| config.name == *backend) else {
+        return Err(RolloutError::Conflict(format!("the file has no backend {backend} any more")));
     };
-    let scheme = config.endpoints.first().map(|endpoint| endpoint.scheme);
-    if endpoints.iter().any(|endpoint| Some(endpoint.scheme) != scheme) {
+    let scheme = config.endpoints.first().map_or(Scheme::Http, |endpoint| endpoint.scheme);
+    let (is, isnt) = if scheme == Scheme::Https { ("https", "http://") } else { ("http", "https://") };
+    if endpoints.iter().any(|endpoint| endpoint.starts_with(isnt)) {
         return Err(RolloutError::Invalid(format!(
-            "the endpoints of {} are {} in proxy.toml, and it stays that way: TLS is configured there",
-            record.candidate,
-            if scheme == Some(Scheme::Https) { "https" } else { "http" }
+            "the endpoints of {backend} are {is} in proxy.toml, and it stays that way: TLS is configured there"
         )));
     }
-    let mut deployment = deployment(service);
-    deployment.backends.retain(|deployed| deployed.backend != record.candidate);
+    deployment.backends.retain(|deployed| deployed.backend != *backend);
     let replaced_endpoints: Vec<String> = config.endpoints.iter().map(ToString::to_string).collect();
-    if config.revision != record.revision || replaced_endpoints != record.endpoints {
+    if config.revision != revision || replaced_endpoints != endpoints {
         deployment.backends.push(Deployed {
-            backend: record.candidate.clone(),
-            revision: record.revision.clone(),
-            endpoints: record.endpoints.clone(),
+            backend: backend.clone(),
+            revision: revision.to_owned(),
+            endpoints: endpoints.to_vec(),
             replaced_revision: config.revision.clone(),
             replaced_endpoints,
         });
     }
-    deployment.rollout =
-        Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort: false, mirrored: 0.0 });
-    let weights = weights(service, record, Traffic::Shared { percent: 0.0, cohort: false, mirrored: 0.0 });
-    let resolved = HashMap::new();
-    Ok(DeployChange { deployment, weights, undrain: retry, resolved })
+    Ok(())
+}
+
+/// What the service is to know of a rollout that goes on; `None`: it doesn't.
+fn open(record: &Record, traffic: Traffic) -> Option<OpenRollout> {
+    let Traffic::Shared { baseline, cohort, mirrored, .. } = traffic else { return None };
+    if record.state.is_over() {
+        return None;
+    }
+    let baseline = record.plan.baseline.clone().filter(|_| baseline > 0.0);
+    Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort, mirrored, baseline })
 }
 
 /// What is deployed now.
@@ -82,32 +110,34 @@ fn deployment(service: &Service) -> Deployment {
     live.cloned().unwrap_or_else(|| Deployment::none(service.name().clone()))
 }
 
-/// All weights of the service, the two sides' adding up to 100 and the others' in proportion.
+/// All weights of the service: those of the two sides and the baseline add up to 100, the others' are in proportion.
 fn weights(service: &Service, record: &Record, traffic: Traffic) -> Option<Vec<(String, f64)>> {
     let wanted = |name: &BackendName| service.backend(name.as_str()).map(|backend| backend.wanted.value());
-    let both = wanted(&record.candidate)? + wanted(&record.stable)?;
-    if both <= 0.0 {
+    let beside = record.plan.baseline.as_ref().and_then(wanted).unwrap_or(0.0);
+    let shared = wanted(&record.candidate)? + wanted(&record.stable)? + beside;
+    if shared <= 0.0 {
         return None;
     }
-    let percent = match traffic {
-        Traffic::Shared { percent, .. } => percent,
-        Traffic::Exchanged => 100.0,
+    let (percent, baseline) = match traffic {
+        Traffic::Shared { percent, baseline, .. } => (percent, baseline),
+        Traffic::Exchanged => (100.0, 0.0),
     };
     let weight = |backend: &Backend| match &backend.name {
         name if *name == record.candidate => percent,
-        name if *name == record.stable => 100.0 - percent,
-        _ => backend.wanted.value() * 100.0 / both,
+        name if *name == record.stable => 100.0 - percent - baseline,
+        name if Some(name) == record.plan.baseline.as_ref() => baseline,
+        _ => backend.wanted.value() * 100.0 / shared,
     };
     Some(service.backends.iter().map(|backend| (backend.name.to_string(), weight(backend))).collect())
 }
 
 pub(super) fn is_toward_candidate(before: Traffic, after: Traffic) -> bool {
     let size = |traffic| match traffic {
-        Traffic::Shared { percent, cohort, mirrored } => (percent, cohort, mirrored),
+        Traffic::Shared { percent, cohort, mirrored, .. } => (percent, cohort, mirrored),
         Traffic::Exchanged => (f64::INFINITY, false, 0.0),
     };
     let ((was, was_cohort, was_mirrored), (is, is_cohort, is_mirrored)) = (size(before), size(after));
-    is > was || (is_cohort && !was_cohort) || is_mirrored > was_mirrored
+    is > was || (is_cohort && !was_cohort) || is_mirrored > was_mirrored || after.baseline() > before.baseline()
 }
 
 /// Why a rollout can't go on as it is; `None` when nothing speaks against it.
@@ -124,9 +154,11 @@ pub(super) fn overruled(service: &Service, record: &Record) -> Option<String> {
     if *sides.candidate.revision != *record.revision {
         return Some(format!("{} runs {:?} now, by the file", record.candidate, sides.candidate.revision));
     }
-    let Traffic::Shared { percent, .. } = record.state.traffic(&record.plan) else { return None };
+    let Traffic::Shared { percent, baseline, .. } = record.state.traffic(&record.plan) else { return None };
     let (ours, theirs) = (sides.candidate.wanted.value(), sides.stable.wanted.value());
-    if (ours / (ours + theirs) * 100.0 - percent).abs() > 1e-6 {
+    let beside = sides.baseline.map_or(0.0, |backend| backend.wanted.value());
+    let isnt = |weight: f64, percent: f64| (weight / (ours + theirs + beside) * 100.0 - percent).abs() > 1e-6;
+    if isnt(ours, percent) || isnt(beside, baseline) {
         return Some("the file's weights have changed".to_owned());
     }
     let drained = sides.candidate.drain.as_ref().and_then(|drain| drain.by.as_ref());
@@ -142,13 +174,7 @@ pub(super) fn change(
 ) -> DeployChange {
     let traffic = record.state.traffic(&record.plan);
     let mut deployment = deployment(service);
-    deployment.rollout = match traffic {
-        _ if record.state.is_over() => None,
-        Traffic::Shared { cohort, mirrored, .. } => {
-            Some(OpenRollout { id: record.id, candidate: record.candidate.clone(), cohort, mirrored })
-        }
-        Traffic::Exchanged => None,
-    };
+    deployment.rollout = open(record, traffic);
     let was_exchanged = service.stable().name == record.candidate;
     if traffic == Traffic::Exchanged || (was_exchanged && !overruled) {
         let now = if traffic == Traffic::Exchanged { &record.candidate } else { &record.stable };
@@ -156,5 +182,5 @@ pub(super) fn change(
             file_stable.filter(|file| file != now).map(|replaced| LiveStable { backend: now.clone(), replaced });
     }
     let weights = weights(service, record, traffic).filter(|_| !overruled || service.overridden);
-    DeployChange { deployment, weights, undrain: false, resolved: HashMap::new() }
+    DeployChange { deployment, weights, undrain: Vec::new(), resolved: HashMap::new() }
 }

@@ -2,10 +2,12 @@
 //!
 //! Two proofs let a step go on, whichever comes first. The candidate's own rate of failures is below what the step asks
 //! for: a confidence sequence over its requests. Or it fails less than five times as often as stable: the comparison
-//! of the guard, with the sides exchanged. Both hold whenever one looks, so one may look after every request.
+//! of the guard, with the sides exchanged. Both hold whenever one looks, so one may look after every request. Where there
+//! is a baseline, that is what it is compared with, in place of stable.
 
 use serde::{Deserialize, Serialize};
 
+use super::baseline::{doubt, fault, limit};
 use crate::analysis::{ProportionBound, RatioTally};
 use crate::gate::Standing;
 use crate::model::{FailureKind, Gate, GateKind, Plan};
@@ -51,6 +53,12 @@ impl Count {
         Self { requests: self.requests + other.requests, failures: self.failures + other.failures }
     }
 
+    /// Failures beyond another side's rate.
+    #[must_use]
+    pub fn beyond(self, other: Self) -> f64 {
+        self.failures as f64 - other.share() * self.requests as f64
+    }
+
     /// Failed part; 0 of nothing.
     #[must_use]
     pub fn share(self) -> f64 {
@@ -72,9 +80,13 @@ pub struct Evidence {
     /// Of both sides since the rollout began.
     pub candidate: Count,
     pub stable: Count,
+    /// Of the baseline, since it is what the candidate is compared with; `None`: that is stable.
+    pub baseline: Option<Count>,
+    /// Failures of the candidate beyond the rate of what it was compared with, since the rollout began.
+    pub excess: f64,
     /// Of the last seconds.
     pub stable_lately: Count,
-    /// Failures of both sides, one by one, in the order of [`FailureKind::ALL`].
+    /// Failures of the two that are compared, one by one, in the order of [`FailureKind::ALL`].
     pub tallies: [RatioTally; 4],
     /// Server failures alone, since the step began.
     pub step_tally: RatioTally,
@@ -137,19 +149,21 @@ impl Evidence {
     pub fn harm(&self, plan: &Plan, alone: bool) -> Option<String> {
         let against = self.against(plan.margin);
         let failed: u64 = self.tallies.iter().map(|tally| tally.failures().0).sum();
-        if against >= 1.0 / ALPHA && failed >= FAILURES_MIN {
+        if against >= limit(plan) && failed >= FAILURES_MIN {
             let (ours, theirs) =
                 self.tallies.iter().map(RatioTally::failures).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
             return Some(format!(
-                "it fails more than {} times as often as stable: {ours} failures against {theirs} (evidence {against:.0}, needed {:.0})",
+                "it fails more than {} times as often as {}: {ours} failures against {theirs} (evidence {against:.0}, needed {:.0})",
                 plan.margin,
-                1.0 / ALPHA
+                self.reference(),
+                limit(plan)
             ));
         }
-        let excess = self.candidate.failures as f64 - self.stable.share() * self.candidate.requests as f64;
-        if let Some(budget) = plan.damage_budget.filter(|budget| excess >= *budget as f64) {
+        if let Some(budget) = plan.damage_budget.filter(|budget| self.excess >= *budget as f64) {
             return Some(format!(
-                "it has cost {excess:.0} failures beyond stable's own rate, and the damage budget is {budget}"
+                "it has cost {:.0} failures beyond {}'s own rate, and the damage budget is {budget}",
+                self.excess,
+                self.reference()
             ));
         }
         if alone && !self.both_fail() {
@@ -168,6 +182,21 @@ impl Evidence {
             }
         }
         None
+    }
+
+    /// What it is compared with, for people.
+    fn reference(&self) -> &'static str {
+        if self.baseline.is_some() { "its baseline" } else { "stable" }
+    }
+
+    fn baseline_doubt(&self) -> Option<String> {
+        self.baseline.and_then(|baseline| doubt(baseline, self.stable))
+    }
+
+    /// Why the baseline is nothing to compare with; `None` while it is fine, or there is none.
+    #[must_use]
+    pub fn baseline_fault(&self) -> Option<String> {
+        self.baseline.filter(|_| !self.both_fail()).and_then(|baseline| fault(baseline, self.stable))
     }
 
     /// Stable fails as well: whatever it is, to go back wouldn't mend it.
@@ -207,15 +236,19 @@ impl Evidence {
             ));
         }
         let exchanged = self.step_tally.exchanged();
-        if exchanged.ln_e_value(1.0 / HARM) >= -(1.0 - confidence).ln() {
+        let doubt = self.baseline_doubt();
+        if doubt.is_none() && exchanged.ln_e_value(1.0 / HARM) >= -(1.0 - confidence).ln() {
             let (ours, theirs) = self.step_tally.failures();
             return Proof::Given(format!(
-                "it fails less than {HARM} times as often as stable: {ours} failures against {theirs}"
+                "it fails less than {HARM} times as often as {}: {ours} failures against {theirs}",
+                self.reference()
             ));
         }
         let Some(below) = below else {
             let (ours, theirs) = self.step_tally.failures();
-            return missing(format!("{HARM} times stable's failures aren't excluded: {ours} against {theirs}"), None);
+            let reference = self.reference();
+            let reason = format!("{HARM} times {reference}'s failures aren't excluded: {ours} against {theirs}");
+            return missing(doubt.unwrap_or(reason), None);
         };
         let reason = format!(
             "{} of {} requests failed: at most {:.2} % do, and {} % are wanted",
@@ -242,9 +275,12 @@ impl Evidence {
         if self.both_fail() {
             return Err("both sides fail".to_owned());
         }
+        if let Some(doubt) = self.baseline_doubt() {
+            return Err(doubt);
+        }
         let against = self.against(plan.margin);
         if against >= DOUBT {
-            return Err(format!("there is doubt: evidence {against:.0} of {:.0}", 1.0 / ALPHA));
+            return Err(format!("there is doubt: evidence {against:.0} of {:.0}", limit(plan)));
         }
         Ok(())
     }
@@ -309,11 +345,43 @@ mod tests {
         assert_eq!(found.harm(&plan, false), None);
 
         plan.damage_budget = Some(20);
-        found.candidate = Count { requests: 1_000, failures: 29 };
-        found.stable = Count { requests: 10_000, failures: 100 };
+        let stable = Count { requests: 10_000, failures: 100 };
+        found.excess = Count { requests: 1_000, failures: 29 }.beyond(stable);
         assert_eq!(found.harm(&plan, false), None);
-        found.candidate.failures = 30;
+        found.excess = Count { requests: 1_000, failures: 30 }.beyond(stable);
         assert!(found.harm(&plan, false).unwrap().contains("damage budget is 20"));
+    }
+
+    #[test]
+    fn beside_a_baseline_time_alone_passes_nothing_before_it_had_requests_and_harm_takes_twice_the_evidence() {
+        let name = Some("fresh".parse().unwrap());
+        let (plain, beside) = (Plan::usual(Strategy::Canary), Plan { baseline: name, ..Plan::usual(Strategy::Canary) });
+        let few = Count { requests: 9, failures: 0 };
+        let mut found = Evidence { baseline: Some(few), ..evidence(100, 0) };
+        assert!(found.is_harmless(&beside).unwrap_err().contains("its baseline are too few"));
+        found.baseline = Some(Count { requests: 10, ..few });
+        assert_eq!(found.is_harmless(&beside), Ok(()));
+        // One that is broken makes anybody look good.
+        let broken = Evidence {
+            baseline: Some(Count { requests: 100, failures: 30 }),
+            step_tally: tally(10, 30, 0.5),
+            ..evidence(100, 10)
+        };
+        assert!(!is_given(&broken.proof(None, 0.95)) && broken.is_harmless(&beside).is_err());
+        let cold = Evidence { baseline: Some(Count { requests: 1_000, failures: 30 }), ..broken };
+        assert!(is_given(&cold.proof(None, 0.95)));
+        // Equal shares: each failure says less than it would beside a stable with nearly all of the requests.
+        let failures = |plan: &Plan, share: f64| {
+            (1..100).find(|n| {
+                let mut found = found.clone();
+                found.tallies[0] = tally(*n, 0, share);
+                found.harm(plan, false).is_some()
+            })
+        };
+        let needed = [failures(&plain, 0.05), failures(&plain, 0.5), failures(&beside, 0.5)];
+        assert_eq!(needed, [Some(4), Some(19), Some(20)]);
+        found.tallies[0] = tally(30, 0, 0.5);
+        assert!(found.harm(&beside, false).unwrap().contains("1.5 times as often as its baseline"));
     }
 
     #[test]

@@ -31,8 +31,7 @@ pub(super) enum Command {
     Deploy {
         service: String,
         body: Box<DeployBody>,
-        endpoints: Vec<EndpointConfig>,
-        resolved: HashMap<String, Vec<IpAddr>>,
+        sought: Sought,
         by: String,
         expected: Option<u64>,
         answer: Answer<(RolloutView, Fresh)>,
@@ -42,6 +41,15 @@ pub(super) enum Command {
         service: String,
         answer: Answer<RolloutsView>,
     },
+}
+
+/// Where a deployment is to be found.
+#[derive(Debug)]
+pub(super) struct Sought {
+    pub(super) endpoints: Vec<EndpointConfig>,
+    /// Of the baseline; empty: where the file says.
+    pub(super) baseline: Vec<EndpointConfig>,
+    pub(super) resolved: HashMap<String, Vec<IpAddr>>,
 }
 
 /// A person's word.
@@ -102,15 +110,16 @@ impl Rollouts {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(RolloutView, Fresh), RolloutError> {
-        let endpoints = checked(&body)?;
-        let names = endpoints.iter().filter_map(|endpoint| match &endpoint.host {
+        let (endpoints, baseline) = checked(&body)?;
+        let names = endpoints.iter().chain(&baseline).filter_map(|endpoint| match &endpoint.host {
             EndpointHost::Name(name) => Some(name.clone()),
             EndpointHost::Address(_) => None,
         });
         // Here, since it may take long, and other rollouts don't wait for it.
         let resolved = resolve_once(names.collect(), RESOLVE_WAIT).await;
+        let sought = Sought { endpoints, baseline, resolved };
         let (service, body, by) = (service.to_owned(), Box::new(body), by.to_owned());
-        self.ask(|answer| Command::Deploy { service, body, endpoints, resolved, by, expected, answer }).await
+        self.ask(|answer| Command::Deploy { service, body, sought, by, expected, answer }).await
     }
 
     /// A person's word about a rollout; `None`: about the latest. `expected`: its version that the caller has seen.
@@ -157,8 +166,8 @@ impl Rollouts {
     }
 }
 
-/// What is asked for makes sense by itself.
-fn checked(body: &DeployBody) -> Result<Vec<EndpointConfig>, RolloutError> {
+/// What is asked for makes sense by itself: where the release listens, and where its baseline does.
+fn checked(body: &DeployBody) -> Result<(Vec<EndpointConfig>, Vec<EndpointConfig>), RolloutError> {
     let invalid = |reason: String| Err(RolloutError::Invalid(reason));
     let revision = &body.revision;
     if revision.trim().is_empty() || revision.len() > REVISION_BYTES_MAX || revision.contains(char::is_control) {
@@ -175,8 +184,16 @@ fn checked(body: &DeployBody) -> Result<Vec<EndpointConfig>, RolloutError> {
     if body.endpoints.is_empty() || body.endpoints.len() > ENDPOINTS_MAX {
         return invalid(format!("a deployment has 1 to {ENDPOINTS_MAX} endpoints"));
     }
+    if body.baseline_endpoints.len() > ENDPOINTS_MAX {
+        return invalid(format!("a baseline has up to {ENDPOINTS_MAX} endpoints"));
+    }
+    Ok((endpoints(&body.endpoints)?, endpoints(&body.baseline_endpoints)?))
+}
+
+/// Each once.
+fn endpoints(texts: &[String]) -> Result<Vec<EndpointConfig>, RolloutError> {
     let mut endpoints: Vec<EndpointConfig> = Vec::new();
-    for text in &body.endpoints {
+    for text in texts {
         let found = endpoint(text).map_err(RolloutError::Invalid)?;
         if !endpoints.contains(&found) {
             endpoints.push(found);

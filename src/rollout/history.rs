@@ -64,10 +64,14 @@ pub(super) fn shown(record: &Record, evidence: &Evidence) -> serde_json::Value {
     let mut shown = serde_json::json!({
         "requests": evidence.step.requests,
         "failures": evidence.step.failures,
+        "compared_with": record.reference(),
         "candidate": evidence.candidate,
         "stable": evidence.stable,
         "against": evidence.against(record.plan.margin),
     });
+    if let Some(baseline) = evidence.baseline {
+        shown["baseline"] = serde_json::json!(baseline);
+    }
     if !evidence.gates.is_empty() {
         shown["gates"] = gates.collect();
     }

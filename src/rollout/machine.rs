@@ -7,8 +7,9 @@
 //!       | deadline                 |  | resume                                        |                         | rollback
 //!       v                          v  |                                               v                         v
 //!     failed                     Paused(n)  <-- pause, deadline, stable alarm, no      |                    rolled back
-//!                                   |           endpoint on either side, a gate that  |
-//!                                   |           says no or nothing                    |
+//!                                   |           endpoint on either side, a baseline   |
+//!                                   |           that is lost, a gate that says no or  |
+//!                                   |           nothing                               |
 //!                                   +---------------------+---------------------------+
 //!                                                         |
 //!       harm, other answers to copies, the guard's verdict, no endpoint of the candidate, rollback  -->  rolled back
@@ -20,8 +21,10 @@
 //! nothing goes to the right by itself.
 //!
 //! What requests see follows from the state alone ([`State::traffic`]), so that a restart, wherever it comes, brings it
-//! about again. Time is the rollout's own: milliseconds in which the process ran. It doesn't go backwards, and a hold or a
-//! watch begins anew after a restart, since nobody has seen what happened meanwhile.
+//! about again. Where a plan has a baseline, that gets as much as the candidate at each step that leaves room for both; and
+//! nothing before and after, or once it is lost, until somebody has the rollout go on. Time is the rollout's own:
+//! milliseconds in which the process ran. It doesn't go backwards, and a hold or a watch begins anew after a restart, since
+//! nobody has seen what happened meanwhile.
 
 use std::fmt;
 use std::time::Duration;
@@ -38,6 +41,9 @@ pub struct State {
     pub phase: Phase,
     /// The rollout's own time when this was last changed.
     pub at_ms: u64,
+    /// It is paused since there is no baseline any more: stable is what the candidate is compared with meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baseline_lost: bool,
 }
 
 /// See the module's text.
@@ -112,6 +118,8 @@ pub enum Event {
     Verdict(String),
     /// Nobody could answer at the candidate's. `stable_up`: at stable's somebody could.
     EndpointsGone { stable_up: bool },
+    /// There is nothing to compare the candidate with: why.
+    BaselineLost(String),
     /// A person has drained the candidate, or the file says otherwise.
     Overruled(String),
     /// The process is another one.
@@ -150,9 +158,9 @@ pub enum Action {
 /// What requests see.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Traffic {
-    /// The candidate has so many percent of what the two share; with `cohort`, the cohort as well; and copies of
-    /// `mirrored` percent of all requests.
-    Shared { percent: f64, cohort: bool, mirrored: f64 },
+    /// The candidate has so many percent of what it shares with stable, and so has its baseline; with `cohort`, the cohort
+    /// as well; and copies of `mirrored` percent of all requests.
+    Shared { percent: f64, baseline: f64, cohort: bool, mirrored: f64 },
     /// The candidate is stable, and has all of it.
     Exchanged,
 }
@@ -199,7 +207,7 @@ impl State {
     /// A rollout that begins.
     #[must_use]
     pub fn begun() -> Self {
-        Self { phase: Phase::Starting, at_ms: 0 }
+        Self { phase: Phase::Starting, at_ms: 0, baseline_lost: false }
     }
 
     #[must_use]
@@ -264,13 +272,15 @@ impl State {
             return Traffic::Exchanged;
         }
         let so_far = self.step().map_or(&[][..], |step| plan.steps.get(..=step).unwrap_or(&plan.steps));
-        let percent = so_far.iter().rev().find_map(Step::percent).unwrap_or(0.0);
+        let shared = so_far.iter().rev().find_map(|step| Some((step.percent()?, step.baseline_percent())));
+        let (percent, beside) = shared.unwrap_or_default();
+        let baseline = if plan.baseline.is_some() && !self.baseline_lost { beside } else { 0.0 };
         let cohort = so_far.iter().any(|step| matches!(step, Step::Cohort { .. }));
         let mirrored = match so_far.last() {
             Some(Step::Mirror { percent, .. }) => *percent,
             _ => 0.0,
         };
-        Traffic::Shared { percent, cohort, mirrored }
+        Traffic::Shared { percent, baseline, cohort, mirrored }
     }
 
     /// What follows from an event at `now_ms` of the rollout's own time.
@@ -279,12 +289,16 @@ impl State {
     /// When a person's word makes no sense now. Nothing follows from it then.
     pub fn next(&self, plan: &Plan, event: &Event, now_ms: u64) -> Result<(Self, Vec<Action>), Unfit> {
         let now_ms = now_ms.max(self.at_ms);
-        let (phase, decision) = match self.decide(plan, event, now_ms)? {
+        let (phase, decision, baseline_lost) = match self.decide(plan, event, now_ms)? {
             Turn::Stay => return Ok((self.clone(), Vec::new())),
             Turn::Ask => return Ok((self.clone(), vec![Action::Ask])),
-            Turn::Move(phase, decision) => (phase, decision),
+            Turn::Move(phase, decision) => (phase, decision, self.baseline_lost && *event == Event::Restarted),
+            Turn::Lose(reason) => {
+                let phase = Phase::Paused { step: self.step(), reason: reason.clone() };
+                (phase, Some(Decision::Paused { reason }), true)
+            }
         };
-        let next = Self { phase, at_ms: now_ms };
+        let next = Self { phase, at_ms: now_ms, baseline_lost };
         let (before, after) = (self.traffic(plan), next.traffic(plan));
         let shift = (before != after).then_some(Action::Shift(after));
         let point = match next.outcome() {
@@ -312,6 +326,9 @@ impl State {
             Event::Tick(evidence) => self.tick(plan, evidence, now_ms),
             Event::Verdict(reason) => ended(Outcome::RolledBack, reason),
             Event::EndpointsGone { stable_up } => self.without_endpoints(*stable_up),
+            // Whoever has paused it should know of it as well.
+            Event::BaselineLost(reason) if self.traffic(plan).has_baseline() => Turn::Lose(reason.clone()),
+            Event::BaselineLost(_) => Turn::Stay,
             Event::Overruled(reason) => ended(Outcome::Aborted, reason),
             // What was seen before is lost, so the present step's time begins anew.
             Event::Restarted => Turn::Move(self.phase.clone(), None),
@@ -376,6 +393,11 @@ impl State {
         if let (Some(Step::Mirror { .. }), Likeness::Different(what)) = (step, &evidence.likeness) {
             return ended(Outcome::RolledBack, &format!("it answers copies otherwise than stable: {what}"));
         }
+        if self.traffic(plan).has_baseline()
+            && let Some(reason) = evidence.baseline_fault()
+        {
+            return Turn::Lose(reason);
+        }
         let waited = Duration::from_millis(now_ms - self.at_ms);
         match &self.phase {
             Phase::Starting if evidence.ready => {
@@ -437,6 +459,8 @@ enum Turn {
     Stay,
     Ask,
     Move(Phase, Option<Decision>),
+    /// Paused, without its baseline.
+    Lose(String),
 }
 
 /// What a step's own condition has come to.
@@ -581,7 +605,7 @@ mod tests {
     }
 
     fn at(step: usize) -> State {
-        State { phase: Phase::At { step }, at_ms: 0 }
+        State { phase: Phase::At { step }, ..State::begun() }
     }
 
     fn tick(change: impl FnOnce(&mut Evidence)) -> Event {
@@ -615,7 +639,7 @@ mod tests {
         let cohort = Step::Cohort { hold: Duration::from_secs(60) };
         let plan = plan(vec![approve(), cohort, approve(), weight(5.0), approve(), flip()]);
         let traffic: Vec<_> = (0..6).map(|step| at(step).traffic(&plan)).collect();
-        let shared = |percent, cohort| Traffic::Shared { percent, cohort, mirrored: 0.0 };
+        let shared = |percent, cohort| Traffic::Shared { percent, baseline: 0.0, cohort, mirrored: 0.0 };
         let wanted = [
             shared(0.0, false),
             shared(0.0, true),
@@ -644,8 +668,8 @@ mod tests {
     fn copies_go_on_once_they_are_answered_the_same_and_never_because_time_is_over() {
         let time = Duration::from_secs(60);
         let plan = plan(vec![Step::Mirror { percent: 20.0, time }, Step::Approve { who: "ada".to_owned() }, flip()]);
-        assert_eq!(at(0).traffic(&plan), Traffic::Shared { percent: 0.0, cohort: false, mirrored: 20.0 });
-        assert_eq!(at(1).traffic(&plan), Traffic::Shared { percent: 0.0, cohort: false, mirrored: 0.0 });
+        let copied = |mirrored| Traffic::Shared { percent: 0.0, baseline: 0.0, cohort: false, mirrored };
+        assert_eq!((at(0).traffic(&plan), at(1).traffic(&plan)), (copied(20.0), copied(0.0)));
         let seen = |likeness: Likeness, now_ms| {
             at(0).next(&plan, &tick(|evidence| evidence.likeness = likeness), now_ms).unwrap().0
         };

@@ -6,8 +6,9 @@
 //! counters, trials ------+  +------------- Control <-------------------+
 //! ```
 //!
-//! `evidence`, `machine`, `record` and `change` are pure; `sight` counts, `gates` asks, `task` acts.
+//! `evidence`, `machine`, `baseline`, `record` and `change` are pure; `sight` counts, `gates` asks, `task` acts.
 
+mod baseline;
 mod change;
 mod error;
 mod evidence;
@@ -29,4 +30,4 @@ pub use handle::{Fresh, Rollouts};
 pub use machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Unfit, Word};
 pub use record::{About, FreezeOverride, Receipt};
 pub use task::Conductor;
-pub use view::{DeployBody, GateView, ProgressView, RolloutView, RolloutsView, StepView, WordBody};
+pub use view::{BaselineView, DeployBody, GateView, ProgressView, RolloutView, RolloutsView, StepView, WordBody};

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::baseline::Baseline;
 use super::evidence::Count;
 use super::machine::{Outcome, State};
 use crate::journal::RolloutMemory;
@@ -44,6 +45,9 @@ pub(super) struct Record {
     /// Who has said that it goes on in a freeze as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
+    /// Where the plan's baseline listens, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
 }
 
 /// Somebody's word that a freeze isn't meant for this rollout.
@@ -173,6 +177,7 @@ mod tests {
             steps: Vec::new(),
             receipt: Receipt::default(),
             freeze_override: None,
+            baseline: None,
         }
     }
 

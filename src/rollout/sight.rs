@@ -8,13 +8,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::baseline::Reference;
 use super::evidence::{Count, Evidence, Likeness};
 use super::gates::Gates;
-use super::machine::State;
 use super::record::{Receipt, Record};
 use crate::analysis::RatioTally;
 use crate::guard::TrialSight;
-use crate::model::Step;
+use crate::model::{BackendName, Step};
 use crate::observe::{BackendTotals, CodeClass};
 use crate::state::{Backend, Service};
 use crate::upstream::Endpoint;
@@ -73,8 +73,13 @@ pub(super) struct Sight {
     step: Option<usize>,
     step_began: Counters,
     step_began_tally: RatioTally,
-    /// Failures of trials that the guard has given up since.
-    tallies_before: [RatioTally; 4],
+    /// What the candidate is compared with, and since when.
+    reference: Reference,
+    compared_since: [Counters; 2],
+    /// Failures beyond the rate of what it was compared with before.
+    excess_before: f64,
+    /// Failures of trials that the guard has given up since: beside stable, and beside the baseline.
+    tallies_before: [[RatioTally; 4]; 2],
     /// The guard's, which begins anew with each rollout.
     trial: Option<TrialSight>,
     stable_looks: VecDeque<Count>,
@@ -83,31 +88,52 @@ pub(super) struct Sight {
     pub(super) gates: Gates,
 }
 
-/// The two sides of a rollout.
+/// The two sides of a rollout, and what else they are compared with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sides<'s> {
     pub(super) service: &'s Service,
     pub(super) candidate: &'s Backend,
     pub(super) stable: &'s Backend,
+    pub(super) baseline: Option<&'s Backend>,
 }
 
 impl<'s> Sides<'s> {
     pub(super) fn of(service: &'s Service, record: &Record) -> Option<Self> {
-        let candidate = service.backend(record.candidate.as_str())?;
-        Some(Self { service, candidate, stable: service.backend(record.stable.as_str())? })
+        let backend = |name: &BackendName| service.backend(name.as_str());
+        let baseline = match &record.plan.baseline {
+            Some(name) => Some(backend(name)?),
+            None => None,
+        };
+        Some(Self { service, candidate: backend(&record.candidate)?, stable: backend(&record.stable)?, baseline })
+    }
+
+    fn reference(self, reference: Reference) -> &'s Backend {
+        match reference {
+            Reference::Stable => self.stable,
+            Reference::Baseline => self.baseline.unwrap_or(self.stable),
+        }
+    }
+
+    /// Those that must be up before it begins.
+    fn fresh(self) -> impl Iterator<Item = &'s Backend> {
+        [self.candidate].into_iter().chain(self.baseline)
     }
 }
 
 impl Sight {
-    pub(super) fn new(sides: Sides<'_>, state: &State) -> Self {
+    pub(super) fn new(sides: Sides<'_>, record: &Record) -> Self {
         let began = [Counters::of(sides.candidate), Counters::of(sides.stable)];
+        let reference = Reference::of(record);
         Self {
             since: Instant::now(),
-            since_ms: state.at_ms,
+            since_ms: record.state.at_ms,
             began,
-            step: state.step(),
+            step: record.state.step(),
             step_began: began[0],
             step_began_tally: RatioTally::default(),
+            reference,
+            compared_since: [began[0], Counters::of(sides.reference(reference))],
+            excess_before: 0.0,
             tallies_before: Default::default(),
             trial: None,
             stable_looks: VecDeque::new(),
@@ -122,21 +148,55 @@ impl Sight {
         self.since_ms + self.since.elapsed().as_millis() as u64
     }
 
-    /// What is counted by step begins anew.
-    pub(super) fn note(&mut self, state: &State, candidate: &Backend) {
-        self.gates.note(state);
-        if self.step != state.step() {
-            self.step = state.step();
-            self.step_began = Counters::of(candidate);
+    /// What is counted by step begins anew, and so it does where the candidate is compared with something else.
+    pub(super) fn note(&mut self, record: &Record, sides: Sides<'_>) {
+        self.gates.note(&record.state);
+        let (step, reference) = (record.state.step(), Reference::of(record));
+        let is_other = self.reference != reference;
+        if is_other {
+            self.excess_before += self.excess_since(record, sides);
+            self.set_aside();
+            self.reference = reference;
+            self.compared_since = [Counters::of(sides.candidate), Counters::of(sides.reference(reference))];
+        }
+        if is_other || self.step != step {
+            self.step = step;
+            self.step_began = Counters::of(sides.candidate);
             self.step_began_tally = self.tallies()[0].clone();
         }
     }
 
+    /// What the trial has counted is kept beside what it was compared with.
+    fn set_aside(&mut self) {
+        if let Some(was) = self.trial.take() {
+            let sum = |(all, more): (&mut RatioTally, &RatioTally)| *all = all.plus(more);
+            self.tallies_before[self.reference as usize].iter_mut().zip(&was.tallies).for_each(sum);
+        }
+    }
+
+    /// Failures beyond the rate of what the candidate is compared with, as far as this process has seen them.
+    fn excess_since(&self, record: &Record, sides: Sides<'_>) -> f64 {
+        let [candidate, reference] = self.compared_since;
+        let now = Counters::of(sides.reference(self.reference)).all;
+        let reference = match self.reference {
+            Reference::Baseline => now.since(reference.all),
+            // What is held back after a flip is little, and what stable did before says as much.
+            Reference::Stable => now.since(self.began[1].all).plus(record.usual),
+        };
+        Counters::of(sides.candidate).all.since(candidate.all).beyond(reference)
+    }
+
+    /// The same of the whole rollout that has a baseline, for the journal.
+    pub(super) fn excess(&self, record: &Record, sides: Sides<'_>) -> f64 {
+        self.excess_before + self.excess_since(record, sides)
+    }
+
     /// Takes note of how the guard's trial stands. Call it at each look.
     pub(super) fn look(&mut self, sides: Sides<'_>, trial: Option<TrialSight>) {
-        if let Some(was) = self.trial.take_if(|was| trial.as_ref().is_none_or(|now| now.number != was.number)) {
-            let sum = |(all, more): (&mut RatioTally, &RatioTally)| *all = all.plus(more);
-            self.tallies_before.iter_mut().zip(&was.tallies).for_each(sum);
+        // One that goes on beside something else has nothing to say yet.
+        let trial = trial.filter(|trial| trial.reference == sides.reference(self.reference).name);
+        if self.trial.as_ref().is_some_and(|was| trial.as_ref().is_none_or(|now| now.number != was.number)) {
+            self.set_aside();
         }
         self.trial = trial;
         if self.stable_looks.len() >= LOOKS {
@@ -146,7 +206,7 @@ impl Sight {
     }
 
     fn tallies(&self) -> [RatioTally; 4] {
-        let mut tallies = self.tallies_before.clone();
+        let mut tallies = self.tallies_before[self.reference as usize].clone();
         if let Some(trial) = &self.trial {
             tallies.iter_mut().zip(&trial.tallies).for_each(|(all, more)| *all = all.plus(more));
         }
@@ -176,15 +236,24 @@ impl Sight {
             _ => Count::default(),
         };
         let before = Count { requests: record.receipt.requests, failures: record.receipt.failures };
+        let in_all = candidate.all.since(self.began[0].all).plus(before);
         // Stable of today, as far as it has anything to say.
         let stable = stable.all.since(self.began[1].all).plus(record.usual);
+        let beside = sides.baseline.filter(|_| self.reference == Reference::Baseline);
+        let baseline = beside.map(|backend| Counters::of(backend).all.since(self.compared_since[1].all));
+        let excess = match &record.baseline {
+            None => in_all.beyond(stable),
+            Some(known) => known.excess + self.excess(record, sides),
+        };
         Evidence {
-            ready: self.is_ready(sides.candidate, sides.service),
+            ready: sides.fresh().all(|backend| self.is_ready(backend, sides.service)),
             judged,
             stable_alarm: sides.service.watch.is_rescue_suspended(),
             step: Count { requests: requests.max(failures), failures },
-            candidate: candidate.all.since(self.began[0].all).plus(before),
+            candidate: in_all,
             stable,
+            baseline,
+            excess,
             stable_lately: lately,
             tallies,
             step_tally,
@@ -213,8 +282,8 @@ impl Sight {
     }
 
     /// Checks tell, where there are any; else whether a connection was accepted.
-    fn is_ready(&self, candidate: &Backend, service: &Service) -> bool {
-        let config = service.config.backends.iter().find(|backend| backend.name == candidate.name);
+    fn is_ready(&self, fresh: &Backend, service: &Service) -> bool {
+        let config = service.config.backends.iter().find(|backend| backend.name == fresh.name);
         let checked = config.is_some_and(|backend| backend.health.is_some());
         let is_up = |endpoint: &Arc<Endpoint>| {
             let notes = endpoint.health.notes();
@@ -222,11 +291,11 @@ impl Sight {
             drop(notes);
             checks && endpoint.health.is_available()
         };
-        !candidate.endpoints.is_empty() && candidate.endpoints.iter().all(is_up)
+        !fresh.endpoints.is_empty() && fresh.endpoints.iter().all(is_up)
     }
 
-    /// Tries whether the candidate's endpoints accept connections, again and again.
-    pub(super) async fn connect(&mut self, candidate: &Backend) {
+    /// Tries whether the endpoints of what is new accept connections, again and again.
+    pub(super) async fn connect(&mut self, sides: Sides<'_>) {
         if self.connecting.as_ref().is_some_and(|connecting| !connecting.is_finished()) {
             return;
         }
@@ -236,7 +305,8 @@ impl Sight {
         if self.connected {
             return;
         }
-        let addresses: Vec<_> = candidate.endpoints.iter().map(|endpoint| endpoint.identity.address).collect();
+        let endpoints = sides.fresh().flat_map(|backend| &backend.endpoints);
+        let addresses: Vec<_> = endpoints.map(|endpoint| endpoint.identity.address).collect();
         self.connecting = Some(tokio::spawn(async move {
             for address in addresses {
                 if !matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_))) {

@@ -21,7 +21,14 @@ struct World {
     /// Failing part of each side's requests.
     stable_rate: f64,
     candidate_rate: f64,
+    /// Of a fresh copy of stable, where the plan has one.
+    baseline_rate: f64,
     evidence: Evidence,
+    /// What is known of candidate and reference since they are compared, and what was cost before.
+    compared: [Count; 2],
+    excess_before: f64,
+    /// What is known beside the other reference.
+    set_aside: [RatioTally; 4],
     /// The step that `evidence` is of, and what had failed before it.
     step: Option<usize>,
     tally_before: RatioTally,
@@ -38,7 +45,11 @@ impl World {
             requests_per_second,
             stable_rate,
             candidate_rate,
+            baseline_rate: stable_rate,
             evidence,
+            compared: Default::default(),
+            excess_before: 0.0,
+            set_aside: Default::default(),
             step: None,
             tally_before,
             asked_at: None,
@@ -55,31 +66,33 @@ impl World {
         count
     }
 
+    /// About so many requests, which fail at this rate.
+    fn count(&mut self, requests: f64, rate: f64) -> Count {
+        let failures = if requests > 0.0 { self.poisson(requests * rate) } else { 0 };
+        Count { requests: (requests.round() as u64).max(failures), failures }
+    }
+
     /// A tick's worth of requests, at what requests see now.
     fn pass(&mut self, traffic: Traffic) {
-        let share = match traffic {
-            Traffic::Shared { percent, .. } => percent / 100.0,
-            Traffic::Exchanged => 1.0,
-        };
+        let (candidate, stable, baseline) = shares(traffic);
         let all = self.requests_per_second * TICK_MS as f64 / 1000.0;
-        for (side, part, rate) in
-            [(Side::Candidate, share, self.candidate_rate), (Side::Stable, 1.0 - share, self.stable_rate)]
-        {
-            let failures = self.poisson(all * part * rate);
-            let count = Count { requests: ((all * part).round() as u64).max(failures), failures };
-            (0..failures).for_each(|_| self.evidence.tallies[0].observe(side, share));
-            match side {
-                Side::Candidate => {
-                    self.evidence.candidate = self.evidence.candidate.plus(count);
-                    self.evidence.step = self.evidence.step.plus(count);
-                }
-                Side::Stable => {
-                    self.evidence.stable = self.evidence.stable.plus(count);
-                    self.evidence.stable_lately = count;
-                }
-            }
+        let ours = self.count(all * candidate / 100.0, self.candidate_rate);
+        let theirs = self.count(all * stable / 100.0, self.stable_rate);
+        let beside = self.count(all * baseline / 100.0, self.baseline_rate);
+        let (reference, of) = if baseline > 0.0 { (beside, baseline) } else { (theirs, stable) };
+        for (side, count) in [(Side::Candidate, ours), (Side::Stable, reference)] {
+            let share = candidate / (candidate + of);
+            (0..count.failures).for_each(|_| self.evidence.tallies[0].observe(side, share));
         }
-        self.evidence.step_tally = self.evidence.tallies[0].since(&self.tally_before);
+        let evidence = &mut self.evidence;
+        evidence.candidate = evidence.candidate.plus(ours);
+        evidence.step = evidence.step.plus(ours);
+        evidence.stable = evidence.stable.plus(theirs);
+        evidence.stable_lately = theirs;
+        self.compared = [self.compared[0].plus(ours), self.compared[1].plus(reference)];
+        evidence.baseline = (baseline > 0.0).then_some(self.compared[1]);
+        evidence.excess = self.excess_before + self.compared[0].beyond(self.compared[1]);
+        evidence.step_tally = evidence.tallies[0].since(&self.tally_before);
     }
 
     /// Comes to know whether copies are answered the same, sooner or later.
@@ -129,9 +142,16 @@ impl World {
         }
     }
 
-    /// What is counted by step begins anew.
-    fn note(&mut self, state: &State) {
-        if state.step() != self.step {
+    /// What is counted by step begins anew, and so it does beside something else.
+    fn note(&mut self, plan: &Plan, state: &State) {
+        let is_other = state.traffic(plan).has_baseline() != self.evidence.baseline.is_some();
+        if is_other {
+            self.excess_before += self.compared[0].beyond(self.compared[1]);
+            self.compared = Default::default();
+            self.evidence.baseline = state.traffic(plan).has_baseline().then(Count::default);
+            std::mem::swap(&mut self.evidence.tallies, &mut self.set_aside);
+        }
+        if is_other || state.step() != self.step {
             self.step = state.step();
             self.tally_before = self.evidence.tallies[0].clone();
             self.evidence.step = Count::default();
@@ -140,9 +160,10 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let Evidence { ready, judged, .. } = self.evidence;
+        let Evidence { ready, judged, baseline, excess, .. } = self.evidence;
         self.asked_at = None;
-        self.evidence = Evidence { ready, judged, ..Evidence::default() };
+        self.evidence = Evidence { ready, judged, baseline: baseline.map(|_| Count::default()), ..Evidence::default() };
+        (self.excess_before, self.compared, self.set_aside) = (excess, Default::default(), Default::default());
         self.tally_before = RatioTally::default();
     }
 }
@@ -165,7 +186,7 @@ fn run(world: &mut World, plan: &Plan, seconds: u64) -> (Vec<u64>, State) {
             came.push(now_ms);
         }
         state = next;
-        world.note(&state);
+        world.note(plan, &state);
         if state.is_over() || came.len() == plan.steps.len() {
             break;
         }
@@ -204,6 +225,27 @@ fn a_release_no_worse_than_stable_is_hardly_ever_sent_back() {
     assert!(sent_back <= 2, "{sent_back} of 300");
 }
 
+#[test]
+fn beside_a_baseline_a_cold_release_passes_that_would_be_sent_back_beside_a_warm_stable() {
+    let hold = Some(Duration::from_secs(60));
+    let steps = vec![Step::Weight { percent: 5.0, advance_below: None, hold }, plan().steps.remove(3)];
+    let warm = Plan { steps, ..plan() };
+    let cold = Plan { baseline: Some("fresh".parse().unwrap()), ..warm.clone() };
+    let ended = |plan: &Plan, candidate: f64| {
+        let taken_back = (0..100).filter(|seed| {
+            let mut world = World::new(*seed, 1000.0, 0.001, candidate);
+            world.baseline_rate = 0.02;
+            // As long as it is cold, which is as long as its first step lasts.
+            run(&mut world, plan, 60).1.is_over()
+        });
+        taken_back.count()
+    };
+    let (beside_warm, beside_cold) = (ended(&warm, 0.02), ended(&cold, 0.02));
+    assert!(beside_warm >= 95 && beside_cold <= 1, "{beside_warm} and {beside_cold} of 100");
+    let worse = ended(&cold, 0.08);
+    assert!(worse >= 95, "{worse} of 100 that fail four times as often as another cold one");
+}
+
 /// Anything that may happen.
 fn an_event(world: &mut World) -> Option<Event> {
     const WORDS: [Word; 7] =
@@ -213,6 +255,7 @@ fn an_event(world: &mut World) -> Option<Event> {
         2..4 => Some(Event::EndpointsGone { stable_up: world.random.random() }),
         4..5 => Some(Event::Overruled("the file says otherwise".to_owned())),
         5..15 => Some(Event::Restarted),
+        40..43 => Some(Event::BaselineLost("it is gone".to_owned())),
         15..40 => Some(Event::Operator(WORDS[world.random.random_range(0..WORDS.len())])),
         _ => None,
     }
@@ -250,22 +293,31 @@ fn a_plan(random: &mut StdRng) -> Plan {
         let on_failure = if random.random() { OnFailure::Pause } else { OnFailure::Rollback };
         gates.push(Gate { name: index.to_string(), kind, at, on_failure });
     }
-    Plan { steps, gates, damage_budget, deadline: Duration::from_secs(20), ..Plan::usual(Strategy::Canary) }
+    let baseline = random.random_bool(0.5).then(|| "fresh".parse().unwrap());
+    Plan { steps, gates, damage_budget, baseline, deadline: Duration::from_secs(20), ..Plan::usual(Strategy::Canary) }
 }
 
-/// The shares of candidate and stable.
-fn shares(traffic: Traffic) -> (f64, f64) {
+/// The shares of candidate, stable and baseline.
+fn shares(traffic: Traffic) -> (f64, f64, f64) {
     match traffic {
-        Traffic::Shared { percent, .. } => (percent, 100.0 - percent),
-        Traffic::Exchanged => (100.0, 0.0),
+        Traffic::Shared { percent, baseline, .. } => (percent, 100.0 - percent - baseline, baseline),
+        Traffic::Exchanged => (100.0, 0.0, 0.0),
     }
 }
 
 /// What must hold of every single move.
 fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[Action]) {
     let (was, is) = (before.traffic(plan), after.traffic(plan));
-    let (candidate, stable) = shares(is);
-    assert!((candidate + stable - 100.0).abs() < 1e-9 && candidate >= 0.0 && stable >= 0.0, "{is:?}");
+    let (candidate, stable, baseline) = shares(is);
+    assert!((candidate + stable + baseline - 100.0).abs() < 1e-9, "{is:?}");
+    assert!(candidate >= 0.0 && stable >= 0.0 && (baseline == 0.0 || (baseline - candidate).abs() < 1e-9), "{is:?}");
+    let has_none = plan.baseline.is_none() || after.step().is_none() || after.baseline_lost;
+    assert!(!has_none || baseline == 0.0, "a baseline without a candidate: {after:?}");
+    if matches!(event, Event::BaselineLost(_)) && shares(was).2 > 0.0 {
+        let stays = after.step() == before.step() && matches!(after.phase, Phase::Paused { .. });
+        let keeps = (candidate - shares(was).0).abs() < 1e-9;
+        assert!(stays && baseline == 0.0 && keeps, "{before:?} {after:?}");
+    }
     let shift = actions.iter().find_map(|action| match action {
         Action::Shift(traffic) => Some(*traffic),
         _ => None,
@@ -320,7 +372,7 @@ fn check(plan: &Plan, before: &State, event: &Event, after: &State, actions: &[A
     match after.outcome() {
         None | Some(Outcome::Completed) => {
             let (back, _) = back.unwrap();
-            assert_eq!((shares(back.traffic(plan)), back.outcome()), ((0.0, 100.0), Some(Outcome::RolledBack)));
+            assert_eq!((shares(back.traffic(plan)), back.outcome()), ((0.0, 100.0, 0.0), Some(Outcome::RolledBack)));
         }
         Some(_) => assert!(back.is_err()),
     }
@@ -334,10 +386,11 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
         let plan = a_plan(&mut random);
         let rates = [0.0, 0.001, 0.01, 0.1, 1.0];
         let mut rate = || rates[random.random_range(0..rates.len())];
-        let (stable, candidate) = (rate(), rate());
+        let (stable, candidate, baseline) = (rate(), rate(), rate());
         let requests_per_second = [0.0, 5.0, 100.0, 1000.0][random.random_range(0..4)];
         let mut world = World::new(seed, requests_per_second, stable, candidate);
         world.evidence.ready = random.random_bool(0.9);
+        world.baseline_rate = baseline;
         let (mut state, mut now_ms) = (State::begun(), 0);
         for _ in 0..10_000 {
             world.pass(state.traffic(&plan));
@@ -363,7 +416,7 @@ fn whatever_happens_in_whatever_order_a_rollout_stays_sane_and_ends() {
                 asked += usize::from(actions.contains(&Action::Ask));
                 state = next;
             }
-            world.note(&state);
+            world.note(&plan, &state);
             if state.is_over() {
                 break;
             }
@@ -394,7 +447,7 @@ fn left_alone_it_ends_or_waits_for_a_person_within_its_deadlines() {
                 world.ask(&plan, &next);
             }
             state = next;
-            world.note(&state);
+            world.note(&plan, &state);
         }
         let waits = state.step().is_some_and(|step| matches!(plan.steps[step], Step::Approve { .. }));
         let rests = state.is_over() || matches!(state.phase, Phase::Paused { .. });

@@ -4,8 +4,7 @@
 //! What goes toward a candidate waits for the journal. What takes it back doesn't: the guard's verdict and a person's
 //! abort or rollback are taken in even while something else waits for the disk, and that is dropped then.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,18 +12,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
+use super::baseline::{Baseline, baseline, fitting, lost};
 use super::change::{begun, candidate, change, is_toward_candidate, overruled};
 use super::error::RolloutError;
 use super::evidence::{Evidence, Likeness};
 use super::gates::{frozen, tell};
-use super::handle::{Command, Fresh, Inbox, Rollouts, Say};
+use super::handle::{Command, Fresh, Inbox, Rollouts, Say, Sought};
 use super::history::{end, ended, fact, shown};
 use super::machine::{Action, Decision, Event, Outcome, Phase, State, Traffic, Word};
 use super::record::{About, FreezeOverride, Receipt, Record, SCHEMA, StepTaken, told, unix_ms};
 use super::settling::{SETTLE_INTERVAL, Settling};
 use super::sight::{Sides, Sight, usual};
 use super::view::{DeployBody, ProgressView, RolloutView, RolloutsView};
-use crate::config::EndpointConfig;
+use crate::config::{EndpointConfig, ServiceConfig};
 use crate::control::Control;
 use crate::guard::{Convicted, Questions};
 use crate::journal::{Entry, Fact, Lasting, RolloutMemory};
@@ -142,8 +142,8 @@ impl Conductor {
     async fn take(&mut self, command: Command) {
         // Whoever has gone needs no answer.
         match command {
-            Command::Deploy { service, body, endpoints, resolved, by, expected, answer } => {
-                let done = self.deploy(&service, &body, &endpoints, resolved, &by, expected).await;
+            Command::Deploy { service, body, sought, by, expected, answer } => {
+                let done = self.deploy(&service, &body, sought, &by, expected).await;
                 let _ = answer.send(done);
             }
             Command::Say(say) => {
@@ -211,22 +211,20 @@ impl Conductor {
         &mut self,
         service: &str,
         body: &DeployBody,
-        endpoints: &[EndpointConfig],
-        resolved: HashMap<String, Vec<IpAddr>>,
+        sought: Sought,
         by: &str,
         expected: Option<u64>,
     ) -> Result<(RolloutView, Fresh), RolloutError> {
         let snapshot = self.control.store().current();
         let found = named_service(&snapshot, service)?;
-        let texts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        if let Some(known) = self.known(found, &body.revision, &texts)? {
+        if let Some(known) = self.known(found, &body.revision, &sought)? {
             return Ok((self.view(known), Fresh::Known));
         }
         let file = self.control.store().config();
-        let file = file.services.iter().find(|file| file.name == *found.name());
+        let file = file.services.iter().find(|file| file.name == *found.name()).unwrap_or(&found.config);
         // From here on its backend counts for another one.
         self.settled(found.name());
-        let mut record = self.beginning(found, body, texts, by)?;
+        let mut record = self.beginning(found, file, body, &sought, by)?;
         let frozen = frozen(&found.config, SystemTime::now());
         let overridden = match (frozen, &body.override_freeze) {
             (None, _) => None,
@@ -236,8 +234,7 @@ impl Conductor {
                 Some((window, why.clone()))
             }
         };
-        let change = begun(found, file.unwrap_or(&found.config), &record, endpoints, body.retry)?;
-        let change = DeployChange { resolved, ..change };
+        let change = DeployChange { resolved: sought.resolved, ..begun(found, file, &record, body.retry)? };
         let fact = Fact::RolloutBegan {
             service: service.to_owned(),
             rollout: record.id,
@@ -245,6 +242,7 @@ impl Conductor {
             revision: record.revision.clone(),
             stable: record.stable.to_string(),
             strategy: record.plan.strategy.name().to_owned(),
+            baseline: record.plan.baseline.as_ref().map(ToString::to_string),
         };
         let entry = Entry::now(by, fact).with(Lasting::SetRollout(record.memory()));
         // What it leaves as it is was read before its turn came.
@@ -263,12 +261,14 @@ impl Conductor {
     }
 
     /// The rollout that has brought this revision, or brings it.
-    fn known(&self, service: &Service, revision: &str, endpoints: &[String]) -> Result<Option<&Record>, RolloutError> {
+    fn known(&self, service: &Service, revision: &str, sought: &Sought) -> Result<Option<&Record>, RolloutError> {
         let name = service.name();
         let Some(latest) = self.current(name.as_str()) else { return Ok(None) };
-        let same = latest.revision == revision && latest.endpoints == endpoints;
+        let same = latest.revision == revision && latest.endpoints == texts(&sought.endpoints);
         if !latest.state.is_over() {
-            return if same {
+            let beside = latest.baseline.as_ref().map(|baseline| &baseline.endpoints);
+            let same_beside = sought.baseline.is_empty() || beside == Some(&texts(&sought.baseline));
+            return if same && same_beside {
                 Ok(Some(latest))
             } else {
                 Err(RolloutError::Conflict(format!(
@@ -287,10 +287,12 @@ impl Conductor {
     fn beginning(
         &self,
         service: &Service,
+        file: &ServiceConfig,
         body: &DeployBody,
-        endpoints: Vec<String>,
+        sought: &Sought,
         by: &str,
     ) -> Result<Record, RolloutError> {
+        let endpoints = texts(&sought.endpoints);
         let (name, stable) = (service.name(), service.stable());
         let candidate = candidate(service, body.backend.as_deref())?;
         if stable.wanted <= candidate.wanted {
@@ -334,7 +336,10 @@ impl Conductor {
             && last.is_some_and(|record| {
                 record.state.outcome() == Some(Outcome::Completed) && record.endpoints == endpoints
             });
-        let plan = if is_proven { Plan::at_once() } else { plan(&service.config.rollout.plan, body.strategy)? };
+        let own = &service.config.rollout.plan;
+        let plan = if is_proven { Plan::at_once() } else { plan(own, body.strategy)? };
+        let plan = fitting(plan, own, name, stable, candidate, !sought.baseline.is_empty())?;
+        let baseline = baseline(service, file, &plan, &endpoints, &sought.baseline)?;
         let latest = records.last();
         Ok(Record {
             schema: SCHEMA,
@@ -361,6 +366,7 @@ impl Conductor {
             steps: Vec::new(),
             receipt: Receipt::default(),
             freeze_override: None,
+            baseline,
         })
     }
 
@@ -379,7 +385,7 @@ impl Conductor {
             None => drop(self.sights.remove(&record.service)),
             Some(sides) => {
                 let known = self.sights.entry(record.service.clone());
-                known.or_insert_with(|| Sight::new(sides, &record.state)).note(&record.state, sides.candidate);
+                known.or_insert_with(|| Sight::new(sides, &record)).note(&record, sides);
             }
         }
         let records = self.records.entry(record.service.clone()).or_default();
@@ -451,14 +457,16 @@ impl Conductor {
             return Some(Event::Verdict(drain.reason.clone()));
         }
         let trial = trial.filter(|trial| trial.view.revision == record.revision);
-        let sight = self.sights.entry(name.clone()).or_insert_with(|| Sight::new(sides, &record.state));
+        let sight = self.sights.entry(name.clone()).or_insert_with(|| Sight::new(sides, &record));
         sight.look(sides, trial);
         sight.gates.note(&record.state);
         sight.gates.watch(&record, sides);
         if record.state.step().is_none() {
-            sight.connect(sides.candidate).await;
+            sight.connect(sides).await;
         } else if !sides.candidate.is_available() {
             return Some(Event::EndpointsGone { stable_up: sides.stable.is_available() });
+        } else if let Some(reason) = lost(service, &record) {
+            return Some(Event::BaselineLost(reason));
         }
         let sight = self.sights.get(name)?;
         Some(Event::Tick(Box::new(self.evidence(&record, sight, sides))))
@@ -797,9 +805,16 @@ fn written(record: &Record, sight: Option<(Sides<'_>, &Sight)>) -> RolloutMemory
         None => record.memory(),
         Some((sides, sight)) => {
             let receipt = record.receipt.plus(&sight.receipt(sides.candidate));
-            Record { receipt, ..record.clone() }.memory()
+            let so_far =
+                |known: &Baseline| Baseline { excess: known.excess + sight.excess(record, sides), ..known.clone() };
+            Record { receipt, baseline: record.baseline.as_ref().map(so_far), ..record.clone() }.memory()
         }
     }
+}
+
+/// As a record has them.
+fn texts(endpoints: &[EndpointConfig]) -> Vec<String> {
+    endpoints.iter().map(ToString::to_string).collect()
 }
 
 fn is_open(records: &[Record]) -> bool {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{ALPHA, Evidence, Likeness, Proof};
+use super::baseline::limit;
+use super::evidence::{Evidence, Likeness, Proof};
 use super::machine::{Phase, Traffic};
 use super::record::{About, FreezeOverride, Receipt, Record, told};
 use crate::model::{Gate, Step, Strategy};
@@ -13,6 +14,9 @@ use crate::model::{Gate, Step, Strategy};
 pub struct DeployBody {
     pub revision: String,
     pub endpoints: Vec<String>,
+    /// Where the fresh copy of stable listens that it is compared with; where the file says when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub baseline_endpoints: Vec<String>,
     /// Where it is put; the one that isn't stable when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
@@ -65,7 +69,7 @@ pub struct RolloutView {
     pub service: String,
     /// Where the revision was put.
     pub backend: String,
-    /// What it is compared with.
+    /// What it goes back to, and is compared with where it has no baseline.
     pub stable: String,
     pub revision: String,
     pub endpoints: Vec<String>,
@@ -96,6 +100,18 @@ pub struct RolloutView {
     /// Who has said that it goes on in a freeze as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
+    /// A fresh copy of stable, to be compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselineView>,
+}
+
+/// A rollout's baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaselineView {
+    pub backend: String,
+    pub endpoints: Vec<String>,
+    /// As much as the candidate has, or 0: then that is compared with stable.
+    pub percent: f64,
 }
 
 /// A step that was begun.
@@ -115,6 +131,8 @@ pub struct ProgressView {
     pub requests: u64,
     pub failures: u64,
     pub seconds: f64,
+    /// The backend that the candidate is compared with: stable, or the baseline.
+    pub compared_with: String,
     /// What is missing, in a line.
     pub missing: String,
     /// About how many more requests it takes, and how long those take at the present rate.
@@ -186,6 +204,13 @@ impl RolloutView {
             progress,
             receipt,
             freeze_override: record.freeze_override.clone(),
+            baseline: record.plan.baseline.as_ref().zip(record.baseline.as_ref()).map(|(name, baseline)| {
+                BaselineView {
+                    backend: name.to_string(),
+                    endpoints: baseline.endpoints.clone(),
+                    percent: record.state.traffic(&record.plan).baseline(),
+                }
+            }),
         }
     }
 }
@@ -254,11 +279,12 @@ impl ProgressView {
             requests: evidence.step.requests,
             failures: evidence.step.failures,
             seconds,
+            compared_with: record.reference().to_string(),
             missing,
             requests_needed,
             seconds_needed,
             against: evidence.against(plan.margin),
-            limit: 1.0 / ALPHA,
+            limit: limit(plan),
         }
     }
 }

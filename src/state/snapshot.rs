@@ -230,10 +230,24 @@ impl Service {
         self.backends.iter().find(|backend| backend.name.as_str() == name)
     }
 
-    /// What the others are compared with.
+    /// What the others are compared with, but for a rollout's candidate that has a baseline.
     #[must_use]
     pub fn stable(&self) -> &Backend {
         &self.backends[self.config.stable]
+    }
+
+    /// What this backend is compared with: stable, or a rollout's baseline.
+    #[must_use]
+    pub fn reference(&self, backend: &BackendName) -> &Backend {
+        let open = self.rollout().filter(|open| open.candidate == *backend);
+        let baseline = open.and_then(|open| self.backend(open.baseline.as_ref()?.as_str()));
+        baseline.unwrap_or_else(|| self.stable())
+    }
+
+    /// A rollout's candidate is compared with it.
+    #[must_use]
+    pub fn is_baseline(&self, backend: &BackendName) -> bool {
+        self.rollout().is_some_and(|open| open.baseline.as_ref() == Some(backend))
     }
 
     /// The backend of a uniform random draw.

@@ -87,8 +87,8 @@ pub struct DeployChange {
     pub deployment: Deployment,
     /// All weights; `None`: as they are.
     pub weights: Option<Vec<(String, f64)>>,
-    /// The candidate gets what its weight says, whoever has drained it.
-    pub undrain: bool,
+    /// These get what their weights say, whoever has drained them.
+    pub undrain: Vec<BackendName>,
     /// Addresses of host names that are new in it.
     pub resolved: HashMap<String, Vec<IpAddr>>,
 }
@@ -651,8 +651,8 @@ impl Writer {
             let weights = named(&config, checked_weights(&config, &weights)?);
             self.set_override(&config, weights);
         }
-        if undrain && let Some(open) = &deployment.rollout {
-            let drain = self.drains.remove(&(name.clone(), open.candidate.clone()));
+        for backend in undrain {
+            let drain = self.drains.remove(&(name.clone(), backend));
             changes.drains.extend(drain.map(|drain| (*drain).clone()));
         }
         self.resolved.extend(resolved);

@@ -63,6 +63,7 @@ mod rescue;
 mod restarts;
 mod retries;
 mod rollout;
+mod rollout_baseline;
 mod rollout_durability;
 mod rollout_gates;
 mod rollout_strategies;

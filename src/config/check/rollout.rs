@@ -9,7 +9,7 @@ use super::{Check, Fault, unless_reported};
 use crate::config::file::{ConditionsFile, MirrorFile, PercentText, RolloutFile, ServiceFile, StepFile, StrategyFile};
 use crate::config::key_path::KeyPath;
 use crate::config::types::{MIRRORS_MAX, MirrorConfig, RolloutConfig};
-use crate::model::{CONFIDENCE, DEADLINE, MARGIN, Plan, RuleMatch, Step, Strategy};
+use crate::model::{BackendName, CONFIDENCE, DEADLINE, MARGIN, Plan, RuleMatch, Step, Strategy};
 
 /// More would let anything pass.
 const MARGIN_MAX: f64 = 100.0;
@@ -66,6 +66,10 @@ impl Check<'_, '_> {
             Some(text) => self.part(&at.key("confidence"), text, CONFIDENCE_MIN, CONFIDENCE_MAX),
             None => Some(CONFIDENCE),
         };
+        let baseline = match (&rollout.baseline, &steps) {
+            (Some(name), Some(steps)) => Some(self.baseline(&at.key("baseline"), name, steps, file)),
+            _ => None,
+        };
         let gates = self.gates(&at, rollout);
         let (gates, asked) = (gates?, asked(rollout));
         let plan = Plan {
@@ -76,6 +80,7 @@ impl Check<'_, '_> {
             deadline: deadline?,
             confidence: confidence?,
             gates: asked,
+            baseline: unless_reported(baseline)?,
         };
         let mirrors = self.rollout_mirrors(service, &at, &plan, file, mirrors?);
         Some(Arc::new(RolloutConfig { plan, cohort: cohort?, preview: preview?, mirrors: mirrors?, gates }))
@@ -138,6 +143,41 @@ impl Check<'_, '_> {
             let hint = "begin with the step { cohort = true, hold = \"10m\" }, or use strategy = \"cohort\"";
             self.report.problem(&at.key("cohort"), "no step is for the cohort", hint);
         }
+    }
+
+    /// A third backend that gets nothing but beside a candidate.
+    fn baseline(&mut self, at: &KeyPath, name: &str, steps: &[Step], file: &ServiceFile) -> Option<BackendName> {
+        let backends = &file.backends.0;
+        let Some((_, backend)) = backends.iter().find(|(known, _)| known == name) else {
+            let known: Vec<_> = backends.iter().map(|(name, _)| name.as_str()).collect();
+            let message = format!("there is no backend {name:?}");
+            self.report.problem(at, message, format!("the service has: {}", known.join(", ")));
+            return None;
+        };
+        let is_stable = match &file.stable {
+            Some(stable) => stable == name,
+            None => backends.iter().all(|(_, other)| other.weight <= backend.weight) && backend.weight > 0.0,
+        };
+        let fault = if is_stable {
+            let hint = "name a third backend, with weight = 0, for a fresh copy of it";
+            Some((format!("{name} is stable, and can't be compared with itself"), hint))
+        } else if backends.len() < 3 {
+            let hint = "add another backend with weight = 0 for the fresh copy of stable";
+            Some((format!("{name} is the only backend that a new release could go into"), hint))
+        } else if backend.weight > 0.0 {
+            let hint = "write weight = 0 there: it gets as much as the new release, while there is one";
+            Some((format!("{name} has a weight of its own"), hint))
+        } else if !steps.iter().any(|step| step.baseline_percent() > 0.0) {
+            let hint = "add a step with a weight of up to 50, or remove `baseline`";
+            Some(("no step leaves room for a baseline beside the new release".to_owned(), hint))
+        } else {
+            None
+        };
+        if let Some((message, hint)) = fault {
+            self.report.problem(at, message, hint);
+            return None;
+        }
+        name.parse().ok()
     }
 
     fn steps(&mut self, at: &KeyPath, files: &[StepFile], strategy: Strategy) -> Option<Vec<Step>> {
@@ -279,7 +319,7 @@ impl Check<'_, '_> {
 /// Somebody wants rollouts.
 fn is_given(file: &RolloutFile) -> bool {
     let RolloutFile { strategy, steps, margin, damage_budget, deadline, confidence, cohort, preview, .. } = file;
-    let RolloutFile { smoke, webhooks, metrics, freeze, .. } = file;
+    let RolloutFile { smoke, webhooks, metrics, freeze, baseline, .. } = file;
     strategy.is_some()
         || steps.is_some()
         || margin.is_some()
@@ -292,4 +332,5 @@ fn is_given(file: &RolloutFile) -> bool {
         || !webhooks.0.is_empty()
         || !metrics.0.is_empty()
         || !freeze.is_empty()
+        || baseline.is_some()
 }

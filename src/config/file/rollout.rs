@@ -24,6 +24,8 @@ pub(in crate::config) struct RolloutFile {
     pub(in crate::config) deadline: Option<DurationText>,
     /// How sure the proof of a step must be, like "95%".
     pub(in crate::config) confidence: Option<PercentText>,
+    /// A third backend with weight = 0, for a fresh copy of stable that the new release is compared with; stable itself when left out.
+    pub(in crate::config) baseline: Option<String>,
     /// Clients that get the new release first: [{ headers = { x-beta = "yes" } }]; needs a step { cohort = true }.
     #[serde(default)]
     pub(in crate::config) cohort: Vec<ConditionsFile>,
