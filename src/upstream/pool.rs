@@ -148,12 +148,9 @@ impl Lease {
         permit: Option<Permit>,
     ) -> Result<Self, ConnectError> {
         let in_flight = InFlight::begin(endpoint);
-        let idle = match (endpoint.endpoint.identity.protocol, freshness) {
-            (UpstreamProtocol::Http1, Freshness::New) => None,
-            (UpstreamProtocol::Http1, Freshness::Any) => endpoint.idle.borrow_mut().pop().map(Connection::Http1),
-            // A shared connection that failed is closed, and so isn't found again.
-            (UpstreamProtocol::Http2, _) => endpoint.shared_with_room().map(Connection::Http2),
-        };
+        let is_shared = endpoint.endpoint.identity.protocol == UpstreamProtocol::Http2;
+        // A shared connection that failed is closed, and so isn't found again.
+        let idle = if is_shared || freshness == Freshness::Any { endpoint.pooled() } else { None };
         let waited = idle.is_none();
         let (connection, reused) = match idle {
             Some(connection) => (connection, true),
@@ -174,10 +171,7 @@ impl Lease {
     /// A connection that is there already, if there is one, for a request that needs no permit.
     #[must_use]
     pub(crate) fn reuse(endpoint: &Rc<LocalEndpoint>, timers: &Rc<Timers>) -> Option<Self> {
-        let connection = match endpoint.endpoint.identity.protocol {
-            UpstreamProtocol::Http1 => Connection::Http1(endpoint.idle.borrow_mut().pop()?),
-            UpstreamProtocol::Http2 => Connection::Http2(endpoint.shared_with_room()?),
-        };
+        let connection = endpoint.pooled()?;
         if let Connection::Http2(shared) = &connection {
             shared.http2.begin();
         }
@@ -322,6 +316,14 @@ impl Drop for Lease {
 }
 
 impl LocalEndpoint {
+    /// A connection that is there already and has room for one more request.
+    fn pooled(&self) -> Option<Connection> {
+        match self.endpoint.identity.protocol {
+            UpstreamProtocol::Http1 => self.idle.borrow_mut().pop().map(Connection::Http1),
+            UpstreamProtocol::Http2 => self.shared_with_room().map(Connection::Http2),
+        }
+    }
+
     /// The fullest HTTP/2 connection with room for one more request, so that the others can grow idle and go.
     fn shared_with_room(&self) -> Option<Rc<SharedConnection>> {
         let mut connections = self.shared.borrow_mut();
