@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::args::RollArgs;
 use super::child::{Output, Stop, Template, pause};
 use super::client::{Client, segment};
-use super::{CliError, Exit, Signals, print, show};
+use super::{CliError, Exit, Signals, plural, print, show};
 use crate::admin::view::{EndBody, EndpointsView, ReadinessView, RenewBody, RollBody, RollView};
 use crate::model::{RollOutcome, format_duration};
 
@@ -64,7 +64,7 @@ pub(super) async fn run(args: &RollArgs) -> Result<(), CliError> {
     };
     let outcome = if done.is_ok() { RollOutcome::Completed } else { RollOutcome::Stopped };
     let reason = match &done {
-        Ok(endpoints) => format!("{endpoints} endpoints had their turn"),
+        Ok(endpoints) => format!("{endpoints} endpoint{} had their turn", plural(*endpoints)),
         Err(reason) => reason.clone(),
     };
     let end = EndBody { outcome, reason: line(&reason), revision: None, backend: None };
@@ -75,7 +75,9 @@ pub(super) async fn run(args: &RollArgs) -> Result<(), CliError> {
     }
     match (done, ended) {
         (Ok(_), Ok(_)) if args.json => Ok(()),
-        (Ok(endpoints), Ok(_)) => print(&format!("{service}/{backend} is rolled: {endpoints} endpoints")),
+        (Ok(endpoints), Ok(_)) => {
+            print(&format!("{service}/{backend} is rolled: {endpoints} endpoint{}", plural(endpoints)))
+        }
         (Ok(_), Err(error)) => Err(CliError {
             exit: error.exit,
             text: format!("{service}/{backend} is rolled, and what was to be told at its end was not: {}", error.text),

@@ -11,7 +11,7 @@ use super::args::SwapArgs;
 use super::child::{Output, Stop, Template, pause};
 use super::client::{Client, segment};
 use super::roll::{LOOK_INTERVAL, bytes, line};
-use super::{CliError, Signals, print, show};
+use super::{CliError, Signals, plural, print, show};
 use crate::admin::view::{EndBody, EndpointsView, HoldBody, ReadinessView, ServiceView};
 use crate::model::{RollOutcome, format_duration};
 
@@ -51,7 +51,7 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
     let outcome = if done.is_ok() { RollOutcome::Completed } else { RollOutcome::Stopped };
     let waited = hold.map_or(0, |hold| hold.waited);
     let reason = match &done {
-        Ok(()) => format!("{waited} requests waited"),
+        Ok(()) => format!("{waited} request{} waited", plural(waited as usize)),
         Err(reason) => reason.clone(),
     };
     let end = EndBody { outcome, reason: line(&reason), revision: args.revision.clone(), backend };
@@ -66,7 +66,7 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
             text: format!("{} is swapped, and what was to be told at its end was not: {}", args.service, error.text),
         }),
         Ok(()) if args.json => Ok(()),
-        Ok(()) => print(&format!("{} is swapped: {waited} requests waited", args.service)),
+        Ok(()) => print(&format!("{} is swapped: {reason}", args.service)),
         Err(reason) => Err(CliError::failed(format!("{} was not swapped, and requests go on: {reason}", args.service))),
     }
 }

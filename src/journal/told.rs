@@ -23,18 +23,26 @@ pub fn told(event: &Event) -> String {
         }
         "roll_began" => {
             let revision = detail["revision"].as_str().map_or(String::new(), |revision| format!(" to {revision}"));
-            format!("{}: {} endpoints, one after another{revision}", text("backend"), detail["endpoints"])
+            let endpoints = match detail["endpoints"].as_u64() {
+                Some(1) => "its endpoint".to_owned(),
+                _ => format!("{} endpoints, one after another", detail["endpoints"]),
+            };
+            format!("{}: {endpoints}{revision}", text("backend"))
         }
         "roll_took_out" | "roll_put_back" => {
             let endpoints = detail["endpoints"].as_array().into_iter().flatten().filter_map(Value::as_str);
             format!("{}: {}", text("backend"), endpoints.collect::<Vec<_>>().join(", "))
         }
-        "roll_ended" => format!("{} {}: {}", text("backend"), text("outcome"), text("reason")),
+        "roll_ended" | "swapped" => {
+            let backend = detail["backend"].as_str().map_or(String::new(), |backend| format!("{backend} "));
+            let revision = detail["revision"].as_str().filter(|_| text("outcome") == "completed");
+            let runs = revision.map_or(String::new(), |revision| format!(", {revision} runs there"));
+            format!("{backend}{}{runs}: {}", text("outcome"), text("reason"))
+        }
         "notify_skipped" => {
             let (events, first, last) = (&detail["events"], &detail["first"], &detail["last"]);
             format!("{} didn't hear of {events} events, #{first} to #{last}: {}", text("sink"), text("reason"))
         }
-        "swapped" => format!("{}: {}", text("outcome"), text("reason")),
         "held" => {
             format!("new requests wait, up to {} s and {} at once", number(&detail["seconds"]), detail["requests"])
         }
@@ -110,4 +118,31 @@ fn percent(share: &Value) -> String {
 /// Without the ".0" of a whole number.
 fn number(value: &Value) -> String {
     value.as_f64().map_or_else(|| value.to_string(), |number| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(kind: &str, detail: Value) -> String {
+        let (at, by) = ("2026-01-01T00:00:00.000Z".to_owned(), "ada".to_owned());
+        told(&Event { id: 1, at, by, kind: kind.to_owned(), service: None, detail })
+    }
+
+    #[test]
+    fn what_runs_since_a_swap_or_a_roll_is_said_where_it_came_to_its_end() {
+        let swapped = |outcome: &str| json!({ "backend": "green", "revision": "v3", "outcome": outcome, "reason": "1 request waited" });
+        assert_eq!(said("swapped", swapped("completed")), "green completed, v3 runs there: 1 request waited");
+        assert_eq!(said("roll_ended", swapped("stopped")), "green stopped: 1 request waited");
+        assert_eq!(said("swapped", json!({ "outcome": "completed", "reason": "" })), "completed: ");
+    }
+
+    #[test]
+    fn one_endpoint_is_not_several() {
+        let began = |endpoints: u64| said("roll_began", json!({ "backend": "green", "endpoints": endpoints }));
+        assert_eq!(began(1), "green: its endpoint");
+        assert_eq!(began(3), "green: 3 endpoints, one after another");
+    }
 }
