@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,21 +145,19 @@ impl Comparison {
         let Self { capture, noise, .. } = self;
         let again = noise.as_ref().and_then(|noise| errand.target.again(errand.seen, noise.backend));
         let is_counted = Cell::new(false);
-        let asking = async {
-            tokio::join!(
-                async {
-                    let heard = errand.ask(pass, head, body, Some(capture)).await;
-                    is_counted.set(true);
-                    heard
-                },
-                async {
-                    let (noise, backend) = (noise.as_mut()?, again?);
-                    errand.cell().noise.add(1);
-                    let (head, body) = (&mut noise.head, noise.body.as_ref());
-                    Some(errand.ask_backend(backend, head, body, Some(&mut noise.capture)).await)
-                }
-            )
-        };
+        // Where they stay: many kilobytes, which joining and racing would move about.
+        let shadow = pin!(async {
+            let heard = errand.ask(pass, head, body, Some(capture)).await;
+            is_counted.set(true);
+            heard
+        });
+        let noise = pin!(async {
+            let (noise, backend) = (noise.as_mut()?, again?);
+            errand.cell().noise.add(1);
+            let (head, body) = (&mut noise.head, noise.body.as_ref());
+            Some(errand.ask_backend(backend, head, body, Some(&mut noise.capture)).await)
+        });
+        let asking = async { tokio::join!(shadow, noise) };
         let asked = errand.worker.background.unless_given_up(asking).await;
         match asked {
             Some(_) => {}

@@ -166,10 +166,11 @@ impl Copy {
         let began = Instant::now();
         let Some(pass) = mirror.breaker.pass(began) else { return cell.dropped(MirrorDrop::HeldBack) };
         let errand = Errand { worker: &worker, seen, mirror, target, ends: &ends, began };
+        // Boxed, each of them: a copy is moved seven times until it runs, and what asks is many kilobytes.
         match comparison {
-            Some(comparison) => comparison.run(&errand, pass, head, body, place).await,
+            Some(comparison) => Box::pin(comparison.run(&errand, pass, head, body, place)).await,
             None => {
-                let asking = errand.ask(pass, &mut head, body.as_ref(), None);
+                let asking = Box::pin(errand.ask(pass, &mut head, body.as_ref(), None));
                 if worker.background.unless_given_up(asking).await.is_none() {
                     cell.dropped(MirrorDrop::Overloaded);
                 }
