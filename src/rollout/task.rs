@@ -445,6 +445,11 @@ impl Conductor {
     async fn seen(&mut self, name: &ServiceName) -> Option<Event> {
         let record = self.current(name.as_str()).filter(|record| !record.state.is_over())?.clone();
         let trial = self.trials.trial(name.clone(), record.candidate.clone()).await;
+        // The guard says why before it drains, and its word has the evidence, which the drain that is seen below hasn't.
+        while let Ok(convicted) = self.convicted.try_recv() {
+            self.take_verdict(convicted);
+        }
+        self.current(name.as_str()).filter(|record| !record.state.is_over())?;
         let snapshot = self.control.store().current();
         let Some(service) = snapshot.service(name.as_str()) else {
             return Some(Event::Overruled("the file has no such service any more".to_owned()));
