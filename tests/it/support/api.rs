@@ -1,5 +1,7 @@
 //! A shop of several backends, and the proxy's own API in front of it.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use super::{Answer, Proxy, Signal, Upstream, Wire, eventually};
@@ -103,6 +105,17 @@ impl Proxy {
     /// A backend's share of the requests to `shop`.
     pub async fn share(&self, backend: usize) -> f64 {
         self.view("/v1/services/shop").await["backends"][backend]["share"].as_f64().expect("a share is a number")
+    }
+
+    /// Waits until that is within these: an endpoint's state is seen a moment before what follows from it.
+    pub async fn share_becomes(&self, backend: usize, wanted: RangeInclusive<f64>) {
+        let within = wanted.start() - 1e-9..=wanted.end() + 1e-9;
+        let becoming = async {
+            while !within.contains(&self.share(backend).await) {
+                tokio::time::sleep(super::POLL_INTERVAL).await;
+            }
+        };
+        super::within(&format!("the share of backend {backend} to be {wanted:?}"), becoming).await;
     }
 
     /// Waits for a line of the log whose message contains `text`.
