@@ -51,6 +51,9 @@ fn page(view: &ShadowsView) -> String {
     view.mirrors.iter().map(|each| mirror(each, is_held_back(each))).collect::<Vec<_>>().join("\n")
 }
 
+/// Of a shadow.
+pub(super) const HELD_BACK: &str = "has broken every copy, and gets a probe every few seconds";
+
 pub(super) fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Same => "SAME",
@@ -76,7 +79,7 @@ fn mirror(view: &ShadowView, is_held_back: bool) -> String {
     }
     text += &wrapped("  pairs         ", &notes.join(", "));
     if is_held_back {
-        text += &wrapped("  held back     ", "it has broken every copy, and gets a probe every few seconds");
+        text += &wrapped("  held back     ", &format!("it {HELD_BACK}"));
     }
     let by =
         if view.has_noise_leg() { "a second copy to stable tells noise" } else { "no noise leg: ignore rules alone" };

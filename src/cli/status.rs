@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::client::{Client, segment};
-use super::shadow::word;
+use super::shadow::{HELD_BACK, word};
 use super::{CliError, Reader, show};
 use crate::admin::view::{BackendView, EndpointView, MirrorView, ServiceView, ServicesView};
 use crate::model::GuardMode;
@@ -120,11 +120,7 @@ pub(super) fn service(service: &ServiceView) -> String {
     for copies in &service.mirrors {
         let _ = writeln!(text, "  {}", mirror(copies));
         if copies.held_back {
-            let _ = writeln!(
-                text,
-                "    held back: {} has broken every copy, and gets a probe every few seconds",
-                copies.backend
-            );
+            let _ = writeln!(text, "    held back: {} {HELD_BACK}", copies.backend);
         }
         if let Some(verdict) = &copies.verdict {
             let _ =

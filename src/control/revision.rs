@@ -10,17 +10,6 @@ use crate::journal::{Entry, Lasting};
 use crate::model::Deployment;
 use crate::state::{Backend, Change, DeployChange, Refused, Service, named_service, with_revision};
 
-/// What is kept of a revision, in bytes.
-const BYTES_MAX: usize = 256;
-
-/// What may be said to run somewhere.
-pub(super) fn checked(revision: &str) -> Result<(), Refused> {
-    if revision.trim().is_empty() || revision.len() > BYTES_MAX || revision.contains(char::is_control) {
-        return Err(Refused::Roll(format!("a revision is a text of 1 to {BYTES_MAX} bytes in one line")));
-    }
-    Ok(())
-}
-
 /// The backend that a swap was of: the one that is named, or the only one that has requests to lose.
 pub(super) fn swapped<'s>(service: &'s Service, name: Option<&str>) -> Result<&'s Backend, Refused> {
     let known = || service.backends.iter().map(|backend| backend.name.clone()).collect();
@@ -39,7 +28,7 @@ pub(super) fn swapped<'s>(service: &'s Service, name: Option<&str>) -> Result<&'
 }
 
 impl Control {
-    /// Writes down how a roll or a swap ended, and that a backend runs this revision since; then puts that in force. The
+    /// Writes down how a roll or a swap ended, and if a backend `runs` another revision since, puts that in force. The
     /// caller holds the turn.
     ///
     /// # Errors
@@ -48,10 +37,13 @@ impl Control {
     pub(super) async fn end_with_revision(
         &self,
         service: &str,
-        backend: &str,
-        revision: &str,
+        runs: Option<(&str, &str)>,
         entry: Entry,
     ) -> Result<(), ControlError> {
+        let Some((backend, revision)) = runs else {
+            self.note_entry(entry);
+            return Ok(());
+        };
         let (before, deployment) = match self.plan_revision(service, backend, revision) {
             Ok((before, Some(deployment))) => (before, deployment),
             nothing => {

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::revision::{checked, swapped};
+use super::revision::swapped;
 use super::{Control, ControlError, SELF};
 use crate::journal::{Entry, Fact, Lasting};
-use crate::model::{BackendName, OpenRoll, RollOutcome, ServiceName};
+use crate::model::{BackendName, OpenRoll, RollOutcome, ServiceName, check_revision};
 use crate::state::{Backend, Change, Refused, Service, Snapshot, named_service};
 use crate::upstream::Endpoint;
 
@@ -59,7 +59,7 @@ impl Control {
             return refuse(format!("a lease lasts from 1s to 5m, not {lease:?}"));
         }
         if let Some(revision) = &revision {
-            checked(revision)?;
+            check_revision(revision).map_err(Refused::Roll)?;
         }
         let journal = self.journal()?;
         let _turn = self.turn.lock().await;
@@ -187,13 +187,8 @@ impl Control {
         let roll = found(&mut self.rolls(), service, backend, id).map(|held| held.roll.clone());
         let roll = roll.ok_or_else(|| over(service, backend))?;
         let entry = self.let_roll_go(&roll, outcome, reason, by);
-        match roll.revision.filter(|_| outcome == RollOutcome::Completed) {
-            Some(revision) => self.end_with_revision(service, backend, &revision, entry).await,
-            None => {
-                self.note_entry(entry);
-                Ok(())
-            }
-        }
+        let revision = roll.revision.as_deref().filter(|_| outcome == RollOutcome::Completed);
+        self.end_with_revision(service, revision.map(|revision| (backend, revision)), entry).await
     }
 
     /// Writes down how a swap under a hold went. Where it came to its end, its revision is that of the backend from now
@@ -214,7 +209,7 @@ impl Control {
         let snapshot = self.store.current();
         let found = named_service(&snapshot, service)?;
         if let Some(revision) = &revision {
-            checked(revision)?;
+            check_revision(revision).map_err(Refused::Roll)?;
         }
         let done = revision.clone().filter(|_| outcome == RollOutcome::Completed);
         let backend = match (backend, &done) {
@@ -225,13 +220,7 @@ impl Control {
         info!(service, outcome, reason, by, "a swap is over");
         let fact = Fact::Swapped { service: service.to_owned(), backend: backend.clone(), revision, outcome, reason };
         let entry = Entry::now(by, fact);
-        match backend.zip(done) {
-            Some((backend, revision)) => self.end_with_revision(service, &backend, &revision, entry).await,
-            None => {
-                self.note_entry(entry);
-                Ok(())
-            }
-        }
+        self.end_with_revision(service, backend.as_deref().zip(done.as_deref()), entry).await
     }
 
     /// The roll of a service that is under way.

@@ -45,6 +45,20 @@ impl Deployed {
     }
 }
 
+/// What is kept of a revision, in bytes.
+const REVISION_BYTES_MAX: usize = 256;
+
+/// Whether this may be said to run somewhere.
+///
+/// # Errors
+/// When it may not: what a revision is.
+pub fn check_revision(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() || text.len() > REVISION_BYTES_MAX || text.contains(char::is_control) {
+        return Err(format!("a revision is a text of 1 to {REVISION_BYTES_MAX} bytes in one line"));
+    }
+    Ok(())
+}
+
 /// A rollout that is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenRollout {

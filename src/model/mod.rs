@@ -32,7 +32,7 @@ mod weight;
 pub use attempt::{AttemptFailure, FailureSet};
 pub use cohort::{Arm, ClientKey, Sticky, choose};
 pub use content_type::{ContentType, ContentTypes};
-pub use deployment::{Deployed, Deployment, LiveStable, OpenRollout};
+pub use deployment::{Deployed, Deployment, LiveStable, OpenRollout, check_revision};
 pub use event_kind::{EVENT_KINDS, EventPattern, TELLING_KINDS};
 pub use facts::RequestFacts;
 pub use failure::{FailureKind, GRPC_STATUS, grpc_blames_server, grpc_status_blames_server};

@@ -3,7 +3,7 @@
 
 use super::reply::{Failure, Reason};
 use crate::model::RequestFacts;
-use crate::state::Service;
+use crate::state::{Backend, Service};
 
 /// The release's backend, for a request that a preview's host has brought; `None`: another one has.
 pub(super) fn candidate(
@@ -20,6 +20,6 @@ pub(super) fn candidate(
     let is_shown =
         previews.any(|preview| preview.host.as_deref() == Some(facts.host) && facts.satisfies_rule(&preview.matches));
     let open = service.rollout().filter(|_| is_shown).ok_or(Reason::NoRoute)?;
-    let is_it = |backend: &crate::state::Backend| backend.name == open.candidate && !backend.is_drained();
+    let is_it = |backend: &Backend| backend.name == open.candidate && !backend.is_drained();
     Ok(Some(service.backends.iter().position(is_it).ok_or(Reason::NoRoute)?))
 }

@@ -10,15 +10,14 @@ use super::error::RolloutError;
 use super::machine::Word;
 use super::view::{DeployBody, RolloutView, RolloutsView, WordBody};
 use crate::config::{EndpointConfig, EndpointHost, endpoint};
-use crate::model::parse_timestamp;
+use crate::model::{check_revision, parse_timestamp};
 use crate::upstream::resolve_once;
 
 /// Words and questions that may wait.
 const COMMANDS_MAX: usize = 64;
 /// Endpoints of one deployment.
 const ENDPOINTS_MAX: usize = 256;
-/// What is kept of a revision and of what is said about it, in bytes.
-const REVISION_BYTES_MAX: usize = 256;
+/// What is kept of what is said about a revision, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
 /// How long a deployment waits for the addresses of its endpoints.
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
@@ -169,10 +168,7 @@ impl Rollouts {
 /// What is asked for makes sense by itself: where the release listens, and where its baseline does.
 fn checked(body: &DeployBody) -> Result<(Vec<EndpointConfig>, Vec<EndpointConfig>), RolloutError> {
     let invalid = |reason: String| Err(RolloutError::Invalid(reason));
-    let revision = &body.revision;
-    if revision.trim().is_empty() || revision.len() > REVISION_BYTES_MAX || revision.contains(char::is_control) {
-        return invalid(format!("a revision is a text of 1 to {REVISION_BYTES_MAX} bytes in one line"));
-    }
+    check_revision(&body.revision).map_err(RolloutError::Invalid)?;
     let texts = [&body.commit, &body.commit_time, &body.author, &body.link];
     if texts.into_iter().flatten().any(|text| text.len() > TEXT_BYTES_MAX || text.contains(char::is_control)) {
         return invalid(format!("commit, commit time, author and link are lines of up to {TEXT_BYTES_MAX} bytes"));
