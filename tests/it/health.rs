@@ -58,8 +58,7 @@ async fn an_endpoint_whose_checks_fail_gets_no_requests_until_they_succeed() {
     let setup = Setup::new().settings("[services.shop]\nslow_start = \"0s\"");
     let proxy = setup.settings(&checked("blue", 1.0, &[one.url(), other.url()], FAST)).start().await;
     // The first check would decide alone.
-    let checked = async { while proxy.metric("tidegate_endpoint_checks_total", &one.url()).await == 0 {} };
-    within("the first check", checked).await;
+    proxy.metric_reaches("tidegate_endpoint_checks_total", &one.url(), 1).await;
     one.set_well(false);
     let down = proxy.endpoint_becomes(0, 0, "check failed").await;
     assert_eq!(down["reason"], "it answered 503 Service Unavailable");
@@ -229,7 +228,7 @@ async fn a_check_asks_as_it_is_told_and_reads_the_answer() {
     let asked = "path = \"/status?ready\", method = \"OPTIONS\", host = \"shop.internal\", headers = { x-probe = \"1\" }, \
                  status = [\"204\", \"290-299\"], body = \"all is r[a-z]+\"";
     let proxy = Setup::new().settings(&checked("blue", 1.0, &[upstream.url()], asked)).start().await;
-    proxy.metric_becomes("tidegate_endpoint_checks_total", "", 1).await;
+    proxy.metric_reaches("tidegate_endpoint_checks_total", "", 1).await;
     assert_eq!(proxy.metric("tidegate_endpoint_checks_failed_total", "").await, 0);
     let head = &upstream.requests()[0].head;
     assert_eq!(head.line, "OPTIONS /status?ready HTTP/1.1");
@@ -250,12 +249,7 @@ async fn nginx_is_well_while_it_says_so() {
     let nginx = Nginx::start(server, &[]).await;
     let url = format!("http://{}", nginx.address);
     let proxy = Setup::new().settings(&checked("blue", 1.0, &[url], FAST)).start().await;
-    let several = async {
-        while proxy.metric("tidegate_endpoint_checks_total", "").await < 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within("some checks", several).await;
+    proxy.metric_reaches("tidegate_endpoint_checks_total", "", 3).await;
     assert_eq!(proxy.metric("tidegate_endpoint_checks_failed_total", "").await, 0);
     assert_eq!(proxy.endpoint(0, 0).await["state"], "up");
     drop(nginx);
@@ -270,7 +264,7 @@ async fn a_grpc_server_says_for_itself_which_services_it_serves() {
     let health = "kind = \"grpc\", service = \"shop\", interval = \"50ms\"";
     let setup = Setup::new().settings(&checked("blue", 1.0, &urls, health)).settings("protocol = \"h2\"");
     let proxy = setup.start().await;
-    proxy.metric_becomes("tidegate_endpoint_checks_total", "", 1).await;
+    proxy.metric_reaches("tidegate_endpoint_checks_total", "", 1).await;
     assert_eq!(proxy.endpoint(0, 0).await["state"], "up");
     server.reporter.set_service_status("shop", ServingStatus::NotServing).await;
     assert_eq!(proxy.endpoint_becomes(0, 0, "check failed").await["reason"], "it is not serving");

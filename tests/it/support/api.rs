@@ -75,12 +75,7 @@ impl Proxy {
 
     /// Waits until there were so many.
     pub async fn reloads_become(&self, wanted: u64) {
-        let reaching = async {
-            while self.reloads().await < wanted {
-                tokio::time::sleep(super::POLL_INTERVAL).await;
-            }
-        };
-        super::within("the reload", reaching).await;
+        self.metric_reaches("tidegate_reloads_total", "", wanted).await;
     }
 
     /// An endpoint of `shop`, as the API shows it.

@@ -225,6 +225,16 @@ impl Proxy {
         super::within(&format!("{name} to become {wanted}"), reaching).await;
     }
 
+    /// Waits until a counter that goes on is at least `wanted`.
+    pub async fn metric_reaches(&self, name: &str, label: &str, wanted: u64) {
+        let reaching = async {
+            while self.metric(name, label).await < wanted {
+                tokio::time::sleep(super::POLL_INTERVAL).await;
+            }
+        };
+        super::within(&format!("{name} to reach {wanted}"), reaching).await;
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the process is ours");
     }
