@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
@@ -45,6 +46,9 @@ const VERDICTS_MAX: usize = 256;
 
 /// How often it is looked at how much memory is in use.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the allocator is prompted while memory isn't short: what it gives back has been free for as long.
+const PROMPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Large enough to be allocated by itself. Never written to, so it takes no memory.
 const LARGE_PIECE_BYTES: usize = 4 << 20;
@@ -438,7 +442,7 @@ async fn sweep(store: Arc<Store>) {
 }
 
 /// The allocator gives back to the system, a second later, what has been freed; but it looks whether it should only when
-/// somebody frees a large piece, which after a rush of requests may be nobody.
+/// somebody frees a large piece, which after a rush of requests or connections may be nobody.
 fn prompt_allocator() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_PIECE_BYTES)));
 }
@@ -448,12 +452,14 @@ async fn watch_memory(store: Arc<Store>, process: Arc<ProcessMetrics>, files_lim
     let default = default_limit();
     let mut interval = tokio::time::interval(MEMORY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut prompted = Instant::now();
     loop {
-        interval.tick().await;
+        let now = interval.tick().await;
         let limit = store.current().limits.memory.unwrap_or(default);
         // Without a free descriptor nobody can tell; what was seen last holds on.
         let used = resident().unwrap_or_else(|| process.memory.used());
-        if used > limit / 2 {
+        if used > limit / 2 || now.duration_since(prompted) >= PROMPT_INTERVAL {
+            prompted = now;
             prompt_allocator();
         }
         match process.memory.observe(used, limit) {

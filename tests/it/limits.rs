@@ -102,6 +102,30 @@ async fn two_thousand_idle_clients_cost_little_memory_each() {
 }
 
 #[tokio::test]
+async fn a_rush_of_connections_is_not_paid_for_when_it_is_over() {
+    const CLIENTS: usize = 2_000;
+    const LEFT_KB: usize = 8 * 1024;
+    let upstream = Upstream::answering(OK).await;
+    let proxy = Proxy::before(&upstream).await;
+    drop(idle_clients(&proxy, 1, 100).await);
+    proxy.metric_becomes("tidegate_connections_open", "", 0).await;
+    let before_kb = proxy.memory_kb();
+    let mut wires = Vec::new();
+    for _ in 0..CLIENTS {
+        wires.push(proxy.connect().await);
+    }
+    // Heads that don't end: all of them are in hyper's hands at once.
+    for wire in &mut wires {
+        wire.send("GET / HTTP/1.1\r\n").await;
+    }
+    proxy.metric_becomes("tidegate_connections_parked", "", 0).await;
+    eventually("it costs something", || proxy.memory_kb() > before_kb + 4 * LEFT_KB).await;
+    drop(wires);
+    proxy.metric_becomes("tidegate_connections_open", "", 0).await;
+    eventually("the memory is given back", || proxy.memory_kb() < before_kb + LEFT_KB).await;
+}
+
+#[tokio::test]
 async fn traffic_leaves_no_memory_and_no_descriptor_behind() {
     let upstream = Upstream::answering(OK).await;
     let proxy = Proxy::before(&upstream).await;
