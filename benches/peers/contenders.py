@@ -326,9 +326,11 @@ def start_origins(folder):
     return [nginx.wait_ready(folder, HTTP[0]), ours.wait_ready(folder, GRPC[0])]
 
 
-# In the order of tables and charts. "before" is another build of tidegate, "unguarded" the same with less.
-NAMES = ["tidegate", "unguarded", "before", "nginx", "haproxy", "envoy", "pingora", "relay"]
-TITLES = {"tidegate": "tidegate", "unguarded": "tidegate, unguarded", "before": "tidegate, before", "nginx": "nginx",
+# In the order of tables and charts. "guided" is the build of benches/pgo, "before" another one, "unguarded" the same with
+# less.
+OWN = ["tidegate", "guided", "unguarded", "before"]
+NAMES = [*OWN, "nginx", "haproxy", "envoy", "pingora", "relay"]
+TITLES = {"tidegate": "tidegate", "guided": "tidegate, guided", "unguarded": "tidegate, unguarded", "before": "tidegate, before", "nginx": "nginx",
           "haproxy": "HAProxy", "envoy": "Envoy", "pingora": "Pingora", "relay": "relay"}
 PEERS = ["nginx", "haproxy", "envoy", "pingora"]
 
@@ -412,6 +414,7 @@ COMMANDS = {
     "tidegate": tidegate,
     "unguarded": lambda folder, place, services: tidegate(folder, place, services, UNGUARDED),
     "before": tidegate,
+    "guided": tidegate,
     "nginx": nginx,
     "haproxy": haproxy,
     "envoy": envoy,

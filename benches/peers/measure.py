@@ -78,6 +78,7 @@ def arguments():
     parser.add_argument("--only", metavar="PARTS", help=f"default: {','.join(PARTS)}")
     parser.add_argument("--guard", action="store_true", help="what judging, ejecting, retrying and rescuing cost")
     parser.add_argument("--before", metavar="BINARY", help="another build of tidegate")
+    parser.add_argument("--guided", metavar="BINARY", help="what benches/pgo/run has built; default: that, if it is there")
     parser.add_argument("--connections", type=int, default=4000, help="that idle; default: %(default)s")
     parser.add_argument("--slow-readers", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--tidegate", default=contenders.ROOT / "target/release/tidegate", metavar="BINARY")
@@ -94,6 +95,9 @@ def arguments():
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     beside_itself = given.guard or given.before
+    built = contenders.ROOT / "target/pgo/tidegate"
+    if given.guided is None and given.peers is None and not beside_itself and built.exists():
+        given.guided = built
     given.scenarios = given.scenarios or (["h1", "tls", "h2"] if beside_itself else list(SCENARIOS))
     default = "" if beside_itself else ",".join([*contenders.PEERS, "relay"])
     given.peers = [name for name in (default if given.peers is None else given.peers).split(",") if name]
@@ -107,6 +111,7 @@ def choose(given):
     programs = {
         "tidegate": contenders.find("tidegate", given.tidegate),
         "before": contenders.find("-", given.before),
+        "guided": contenders.find("-", given.guided),
         "nginx": contenders.find("nginx"),
         "haproxy": contenders.find("haproxy"),
         "envoy": contenders.find("envoy", given.envoy),
@@ -117,7 +122,9 @@ def choose(given):
     for needed in ("tidegate", "nginx", "load", *(["before"] if given.before else [])):
         if not programs[needed]:
             sys.exit(f"benches/peers/run: {needed} isn't there")
-    wanted = ["tidegate", *(["unguarded"] if given.guard else []), *(["before"] if given.before else []), *given.peers]
+    builds = [name for name, is_wanted in (("guided", given.guided), ("unguarded", given.guard), ("before", given.before))
+              if is_wanted]
+    wanted = ["tidegate", *builds, *given.peers]
     for name in wanted:
         if name != "unguarded" and not programs[name]:
             say(f"== {name}: can't be had here; it is left out")
@@ -136,7 +143,7 @@ def machine(programs, names):
 
 
 def run(bench, names, given, results):
-    proxies = [name for name in names if name != "relay"]
+    proxies = [name for name in names if name not in ("guided", "relay")]
     if "cpu" in given.parts or "latency" in given.parts:
         processes = {}
         try:
@@ -182,7 +189,7 @@ def measure_requests(bench, processes, given, results):
             say(f"   {name:10} {line}")
     if "latency" in given.parts:
         say("== latencies")
-        processes = {name: process for name, process in processes.items() if name != "relay"}
+        processes = {name: process for name, process in processes.items() if name not in ("guided", "relay")}
         results["latency"] = scenarios.latencies(bench, processes, capacity, given)
 
 

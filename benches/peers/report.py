@@ -4,7 +4,7 @@ import re
 import statistics
 from xml.sax.saxutils import escape
 
-from contenders import NAMES, TITLES
+from contenders import NAMES, OWN, TITLES
 
 median = statistics.median
 
@@ -13,9 +13,15 @@ def ordered(names):
     return [name for name in NAMES if name in names]
 
 
-def ratio(turns, name, key="micros"):
-    """tidegate over another, turn by turn."""
-    return median(ours[key] / theirs[key] for ours, theirs in zip(turns["tidegate"], turns[name]))
+def ratio(turns, name, ours="tidegate"):
+    """The CPU time of one of ours over another's, turn by turn."""
+    return median(our["micros"] / their["micros"] for our, their in zip(turns[ours], turns[name]))
+
+
+def beside_the_best(turns, ours):
+    """The same over that of the best of the peers."""
+    ratios = [ratio(turns, name, ours) for name in turns if name not in (*OWN, "relay") and turns[name]]
+    return f"**{max(ratios):.2f}**" if turns.get(ours) and ratios else "–"
 
 
 def is_ceiling(turns):
@@ -89,17 +95,16 @@ def cpu_table(cpu):
 
 
 def ratio_table(cpu):
-    others = [name for name in all_names(cpu) if name != "tidegate"]
+    names = all_names(cpu)
+    others, guided = [name for name in names if name not in ("tidegate", "guided")], ["guided"] * ("guided" in names)
     rows = []
     for scenario in cpu.values():
         turns = scenario["turns"]
         if not turns.get("tidegate"):
             continue
-        ratios = {name: ratio(turns, name) for name in others if turns.get(name)}
-        peers = [each for name, each in ratios.items() if name not in ("relay", "unguarded", "before")]
-        worst = f"**{max(peers):.2f}**" if peers else "–"
-        rows.append([scenario["title"], *(f"{ratios[name]:.2f}" if name in ratios else "–" for name in others), worst])
-    heads = ["tidegate's CPU time as a multiple of", *map(TITLES.get, others), "the best peer's"]
+        rows.append([scenario["title"], *(cell(turns, name, lambda _: f"{ratio(turns, name):.2f}") for name in others),
+                     *(beside_the_best(turns, ours) for ours in ("tidegate", *guided))])
+    heads = ["tidegate's CPU time as a multiple of", *map(TITLES.get, others), "the best peer's", *("guided: the best peer's" for _ in guided)]
     return table(heads, rows)
 
 
@@ -183,7 +188,7 @@ def reload_table(reload):
 
 
 # Distinct for those who see few colours, and on both backgrounds.
-COLOURS = {"tidegate": "#0d9488", "unguarded": "#5eead4", "before": "#94a3b8", "nginx": "#e69f00", "haproxy": "#0072b2",
+COLOURS = {"tidegate": "#0d9488", "guided": "#0f766e", "unguarded": "#5eead4", "before": "#94a3b8", "nginx": "#e69f00", "haproxy": "#0072b2",
            "envoy": "#cc79a7", "pingora": "#8b5cf6", "relay": "#8a8a8a"}
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #1f2937 } .title { font-size: 14px; font-weight: 600 }
