@@ -11,7 +11,7 @@ use super::types::{EndpointHost, Scheme, Secret};
 use crate::tls::UpstreamTls;
 
 /// Whom to call, over what, and what we show there.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Destination {
     pub scheme: Scheme,
     pub host: EndpointHost,

@@ -13,7 +13,7 @@ use super::freeze::FreezeWindow;
 use crate::model::JsonPath;
 
 /// Gates by their names; the plan says when each is asked.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GatesConfig {
     pub smoke: Option<Arc<SmokeConfig>>,
     pub webhooks: Vec<(String, Arc<WebhookConfig>)>,
@@ -30,7 +30,7 @@ impl GatesConfig {
 }
 
 /// Requests that each endpoint of the candidate must answer as expected.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct SmokeConfig {
     pub checks: Vec<SmokeCheck>,
     /// For one request.
@@ -40,7 +40,7 @@ pub struct SmokeConfig {
 }
 
 /// One of them.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct SmokeCheck {
     pub method: Method,
     pub path: PathAndQuery,
@@ -58,7 +58,7 @@ pub struct SmokeCheck {
 }
 
 /// Somebody who is asked, or told, at points of a rollout.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct WebhookConfig {
     pub to: Arc<Destination>,
     /// Besides the first.
@@ -66,7 +66,7 @@ pub struct WebhookConfig {
 }
 
 /// A number that is watched.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct MetricConfig {
     /// A Prometheus server.
     pub to: Arc<Destination>,

@@ -66,7 +66,7 @@ pub struct Loaded {
 }
 
 /// Reads and checks the file at `path`, with `${NAME}` filled in from the process environment. On a reload
-/// `previous` is what was loaded last: TLS material that hasn't changed is shared with it, and material that can't
+/// `previous` is what was loaded last: services and TLS material that hasn't changed is shared with it, and material that can't
 /// be read any more is kept from it, with a warning.
 ///
 /// # Errors
@@ -112,7 +112,12 @@ fn parse_at(
     };
     let (problems, warnings) = report.finish();
     match config.flatten() {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
+        Some(mut config) if problems.is_empty() => {
+            if let Some(previous) = previous {
+                config.keep(previous);
+            }
+            Ok(Loaded { config, warnings })
+        }
         _ => Err(Problems(problems)),
     }
 }

@@ -6,7 +6,7 @@ use super::types::RolloutConfig;
 use crate::model::RuleMatch;
 
 /// Which they are: all of it must hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PreviewConfig {
     /// Lower case, without a port and without a trailing dot. Its requests are for the release alone; `None`: any host
     /// that the service's routes take.

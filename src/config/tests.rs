@@ -261,6 +261,40 @@ fn the_token_never_appears_in_a_problem() {
 }
 
 #[test]
+fn services_that_say_what_they_said_before_are_the_same_services() {
+    let shop = workshop();
+    for fixture in fixtures("valid") {
+        let source = fs::read_to_string(&fixture).unwrap();
+        let first = parse_in(&shop, &source, None).unwrap().config;
+        let again = parse_in(&shop, &source, Some(&first)).unwrap().config;
+        let mut pairs = first.services.iter().zip(&again.services);
+        assert!(pairs.all(|(before, now)| Arc::ptr_eq(before, now)), "{}", fixture.display());
+    }
+}
+
+#[test]
+fn a_service_that_says_something_else_is_another_and_so_is_one_whose_defaults_do() {
+    let shop = workshop();
+    let of = |name: &str, port: u16| {
+        format!(
+            "[services.{name}]\nroutes = [{{ host = '{name}.test' }}]\n\
+             [services.{name}.backends.blue]\nweight = 1\nendpoints = ['http://127.0.0.1:{port}']\n"
+        )
+    };
+    let listener = "[[listeners]]\naddress = '127.0.0.1:0'\n";
+    let first = parse_in(&shop, &[listener, &of("a", 1), &of("b", 2)].concat(), None).unwrap().config;
+    let kept = |source: &[&str]| -> Vec<String> {
+        let now = parse_in(&shop, &source.concat(), Some(&first)).unwrap().config;
+        let is_known = |service: &&Arc<_>| first.services.iter().any(|known| Arc::ptr_eq(known, service));
+        now.services.iter().filter(is_known).map(|service| service.name.to_string()).collect()
+    };
+    assert_eq!(kept(&[listener, &of("b", 2), &of("c", 3), &of("a", 1)]), ["b", "a"]);
+    assert_eq!(kept(&[listener, &of("a", 1), &of("b", 3)]), ["a"]);
+    assert_eq!(kept(&[listener, &of("a", 1), &of("b", 2).replace("routes", "body_max = '1MiB'\nroutes")]), ["a"]);
+    assert_eq!(kept(&[listener, &of("a", 1), &of("b", 2), "[timeouts]\nconnect = '9s'\n"]), [""; 0]);
+}
+
+#[test]
 fn an_unchanged_reload_shares_its_tls_material_and_a_broken_one_keeps_it() {
     let shop = workshop();
     let source = format!(

@@ -1,5 +1,6 @@
 //! What proxy.toml means: checked, plain, immutable. Nothing downstream has to check any of it again.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -11,13 +12,12 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
-use regex::Regex;
 
 use super::gates::GatesConfig;
 use super::preview::PreviewConfig;
 use crate::model::{
     AccessList, BackendName, Coding, ContentTypes, FailureSet, GuardMode, HeaderChanges, JsonPath, NetworkSet, Page,
-    Percent, Plan, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
+    Pattern, Percent, Plan, ProxyVersion, RouteId, RouteMatch, RuleMatch, ServiceName, Sticky, Weight,
 };
 use crate::tls::{CertifiedPair, ClientAuth, UpstreamTls};
 
@@ -34,8 +34,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub forwarding: Arc<ForwardingConfig>,
     pub admin: Option<AdminConfig>,
-    /// In the order of the file.
-    pub services: Vec<ServiceConfig>,
+    /// In the order of the file. One that says what it said before is the same `Arc` across reloads.
+    pub services: Vec<Arc<ServiceConfig>>,
     /// Who outside is told of events.
     pub notify: Vec<super::SinkConfig>,
     pub limits: ClientLimits,
@@ -47,6 +47,18 @@ pub struct Config {
     pub resolve_interval: Duration,
     /// For requests that no service takes.
     pub errors: ErrorPages,
+}
+
+impl Config {
+    /// Services that say what they said in `previous` become what they were there, so that nobody need look at them again.
+    pub(super) fn keep(&mut self, previous: &Self) {
+        let known: HashMap<_, _> = previous.services.iter().map(|service| (&service.name, service)).collect();
+        for service in &mut self.services {
+            if let Some(known) = known.get(&service.name).filter(|known| ***known == *service) {
+                *service = Arc::clone(known);
+            }
+        }
+    }
 }
 
 /// What clients see of the answers that tidegate makes itself.
@@ -143,7 +155,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A named application.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
     pub name: ServiceName,
     /// Empty: takes everything that no other service takes. At most one service is so.
@@ -191,8 +203,17 @@ pub struct ServiceConfig {
     pub rollout: Arc<RolloutConfig>,
 }
 
+impl ServiceConfig {
+    /// Whether an endpoint's address is somebody else's to say.
+    #[must_use]
+    pub fn has_host_names(&self) -> bool {
+        let mut endpoints = self.backends.iter().flat_map(|backend| &backend.endpoints);
+        endpoints.any(|endpoint| matches!(endpoint.host, EndpointHost::Name(_)))
+    }
+}
+
 /// How the service's rollouts go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RolloutConfig {
     pub plan: Plan,
     /// Who gets the candidate first: requests that one of them takes. Empty where the plan has no step for them.
@@ -209,7 +230,7 @@ pub struct RolloutConfig {
 pub const MIRRORS_MAX: usize = 8;
 
 /// Which requests are copied, and where to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MirrorConfig {
     /// Index in the service's `backends`.
     pub backend: usize,
@@ -362,7 +383,7 @@ pub struct EjectionConfig {
 }
 
 /// How each endpoint of a backend is asked whether it is well.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheckConfig {
     pub kind: HealthCheckKind,
     pub interval: Duration,
@@ -375,7 +396,7 @@ pub struct HealthCheckConfig {
 }
 
 /// What is asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HealthCheckKind {
     Http(HttpCheckConfig),
     /// grpc.health.v1's `Check`, of this service; empty: of the server as a whole.
@@ -389,7 +410,7 @@ pub enum HealthCheckKind {
 }
 
 /// One request and what its answer has to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpCheckConfig {
     pub method: Method,
     /// With its query.
@@ -400,11 +421,11 @@ pub struct HttpCheckConfig {
     /// At least one.
     pub statuses: Vec<RangeInclusive<u16>>,
     /// What the beginning of the body has to contain.
-    pub body: Option<Regex>,
+    pub body: Option<Pattern>,
 }
 
 /// What stands in for a service's endpoints.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MaintenanceConfig {
     pub status: StatusCode,
     /// Ready to be sent.
@@ -454,7 +475,7 @@ pub enum RateLimitBy {
 }
 
 /// A rule that forces a backend, before the split.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RuleConfig {
     pub matches: RuleMatch,
     /// Index in the service's `backends`.
@@ -462,7 +483,7 @@ pub struct RuleConfig {
 }
 
 /// One deployment of a service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BackendConfig {
     pub name: BackendName,
     pub weight: Weight,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use foldhash::fast::RandomState;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -109,8 +110,8 @@ pub struct Guard {
     metrics: Arc<GuardMetrics>,
     reports: mpsc::Receiver<Report>,
     questions: mpsc::Receiver<Question>,
-    candidates: HashMap<Key, Candidate>,
-    services: HashMap<ServiceName, Watched>,
+    candidates: HashMap<Key, Candidate, RandomState>,
+    services: HashMap<ServiceName, Watched, RandomState>,
     followed: Followed,
     /// Of present revisions; they outlive trials.
     records: HashMap<Key, Record>,
@@ -246,8 +247,8 @@ impl Guard {
             metrics,
             reports,
             questions,
-            candidates: HashMap::new(),
-            services: HashMap::new(),
+            candidates: HashMap::default(),
+            services: HashMap::default(),
             followed: Followed::default(),
             records: past.into_iter().map(Record::drained).collect(),
             memories: memories.into_iter().map(|memory| (key(&memory), memory)).collect(),
@@ -563,9 +564,10 @@ impl Guard {
     /// What isn't told by failures: what is slow, who fails with nothing to compare with, whose pause is over.
     fn look(&mut self) {
         let snapshot = self.control.store().current();
-        let of = Some((snapshot.version, *self.control.guard().borrow()));
-        let is_new = self.followed.of != of;
-        if is_new {
+        let live = *self.control.guard().borrow();
+        let of = Some((snapshot.version, live));
+        let before = self.followed.of;
+        if before != of {
             self.forget(&snapshot);
             self.follow(&snapshot);
             self.followed.of = of;
@@ -575,6 +577,8 @@ impl Guard {
         }
         self.resume(&snapshot);
         for (index, service) in snapshot.services.iter().enumerate() {
+            // Another mode is another look at all of them.
+            let is_new = before.is_none_or(|(version, mode)| service.version > version || mode != live);
             if !is_new && !self.followed.services[index] {
                 continue;
             }
@@ -698,7 +702,7 @@ impl Guard {
 
     /// Lets go of what is no longer there to be judged.
     fn forget(&mut self, snapshot: &Snapshot) {
-        let services: HashMap<&ServiceName, &Service> =
+        let services: HashMap<&ServiceName, &Service, RandomState> =
             snapshot.services.iter().map(|service| (service.name(), &**service)).collect();
         self.services.retain(|name, _| services.contains_key(name));
         self.records.retain(|(name, _), _| services.contains_key(name));
@@ -883,6 +887,11 @@ mod tests {
         (0..5).for_each(|_| guard.look());
         assert_eq!(looks(&mut guard), 1);
         reload(&guard);
+        (0..5).for_each(|_| guard.look());
+        assert_eq!(looks(&mut guard), 2);
+        // A reload that leaves it as it was is nothing new.
+        let same = Change::Config { config: guard.control.store().config(), resolved: HashMap::new() };
+        assert!(guard.control.store().apply(same).is_ok());
         (0..5).for_each(|_| guard.look());
         assert_eq!(looks(&mut guard), 2);
         guard.control.store().current().used.mark(0);

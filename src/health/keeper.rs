@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use foldhash::fast::RandomState;
 use rand::RngExt;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
@@ -190,7 +191,13 @@ impl Keeper {
         let mut known: HashMap<u64, Record> = HashMap::new();
         let mut peaks: HashMap<ServiceName, Vec<(String, Peak)>> = HashMap::new();
         let (mut panicking, mut followed) = (HashSet::new(), HashSet::new());
-        for old in self.services.drain(..) {
+        // What is the same service still needs nothing.
+        let now: HashSet<_, RandomState> = snapshot.services.iter().map(Arc::as_ptr).collect();
+        let (same, gone): (Vec<_>, Vec<_>) =
+            self.services.drain(..).partition(|old| now.contains(&Arc::as_ptr(&old.service)));
+        let same = same.into_iter().map(|old| (Arc::as_ptr(&old.service), old));
+        let mut same: HashMap<_, _, RandomState> = same.collect();
+        for old in gone {
             if old.is_followed {
                 followed.insert(old.service.name().clone());
             }
@@ -202,6 +209,10 @@ impl Keeper {
             known.extend(old.records.into_iter().flatten().map(|record| (record.endpoint.id, record)));
         }
         for service in &snapshot.services {
+            if let Some(same) = same.remove(&Arc::as_ptr(service)) {
+                self.services.push(same);
+                continue;
+            }
             tell_panic(service, panicking.contains(service.name()));
             let records = service.backends.iter().map(|backend| {
                 let record = |e: &Arc<Endpoint>| known.remove(&e.id).unwrap_or_else(|| Record::new(e));
@@ -220,8 +231,9 @@ impl Keeper {
         }
         self.followed.clear();
         for index in 0..self.services.len() {
-            let service = &self.services[index];
-            if followed.contains(service.service.name()) || !service.is_as_it_began() {
+            let service = &mut self.services[index];
+            let is_followed = std::mem::take(&mut service.is_followed);
+            if is_followed || followed.contains(service.service.name()) || !service.is_as_it_began() {
                 self.follow(index);
             }
         }
@@ -671,6 +683,27 @@ mod tests {
         assert!(store.apply(Change::Config { config: config(), resolved: HashMap::new() }).is_ok());
         keeper.pass(300, Occasion::Tick);
         assert_eq!(keeper.followed, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_that_a_reload_leaves_as_they_were_are_known_as_they_were_wherever_they_are_now() {
+        let mut keeper = keeper();
+        keeper.pass(100, Occasion::Tick);
+        let store = Arc::clone(keeper.control.store());
+        store.current().used.mark(1);
+        keeper.pass(200, Occasion::Tick);
+        let before = store.current();
+        let mut next = Config::clone(&store.config());
+        next.services.swap(0, 1);
+        assert!(store.apply(Change::Config { config: Arc::new(next), resolved: HashMap::new() }).is_ok());
+        let now = store.current();
+        assert!(
+            Arc::ptr_eq(&before.services[0], &now.services[1]) && Arc::ptr_eq(&before.services[1], &now.services[0])
+        );
+        keeper.pass(300, Occasion::Suspicion);
+        assert_eq!(keeper.followed, [0]);
+        let known: Vec<_> = keeper.services.iter().map(|kept| kept.service.name().as_str()).collect();
+        assert_eq!(known, ["b", "a"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_value_can_be_asked_to_be_there_or_to_look_like_something() {
-        let regex = ValueMatch::Regex(regex::Regex::new("^v[0-9]+$").unwrap());
+        let regex = ValueMatch::Regex(regex::Regex::new("^v[0-9]+$").unwrap().into());
         assert!(regex.matches(b"v12") && !regex.matches(b"vx") && !regex.matches(b"\xff"));
         assert!(ValueMatch::Present.matches(b""));
     }

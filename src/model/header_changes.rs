@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Changes to a head, made in this order.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeaderChanges {
     pub remove: Vec<HeaderName>,
     /// In place of all values that were there.

@@ -5,8 +5,9 @@ use std::hash::Hasher;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
-use regex::Regex;
 use siphasher::sip::SipHasher13;
+
+use super::Pattern;
 
 /// Which hosts a route takes. Text is lower case, without a port and without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,21 +19,21 @@ pub enum HostMatch {
 }
 
 /// Which paths a route takes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum PathMatch {
     /// Matches on segment boundaries: `/api` takes `/api` and `/api/x`, not `/apix`. Starts with `/`; ends with
     /// `/` only when it is `/`.
     Prefix(String),
     Exact(String),
-    Regex(Regex),
+    Regex(Pattern),
 }
 
 /// What a header, query parameter or cookie must hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ValueMatch {
     Present,
     Exact(String),
-    Regex(Regex),
+    Regex(Pattern),
 }
 
 impl ValueMatch {
@@ -48,7 +49,7 @@ impl ValueMatch {
 }
 
 /// All conditions of one route; every one of them must hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RouteMatch {
     pub host: HostMatch,
     pub path: PathMatch,
@@ -113,7 +114,7 @@ impl fmt::Display for RouteMatch {
 }
 
 /// All conditions of a rule that forces a backend; every one of them must hold, and there is at least one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RuleMatch {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     pub query: Vec<(String, ValueMatch)>,

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
@@ -45,9 +46,9 @@ pub(super) struct Live<'a> {
 pub(super) struct Registry {
     workers: usize,
     next_endpoint_id: u64,
-    endpoints: HashMap<EndpointIdentity, Arc<Endpoint>>,
-    backends: HashMap<(ServiceName, BackendName), KeptBackend>,
-    services: HashMap<ServiceName, (Arc<ServiceMetrics>, Arc<ServiceWatch>)>,
+    endpoints: HashMap<EndpointIdentity, Arc<Endpoint>, RandomState>,
+    backends: HashMap<(ServiceName, BackendName), KeptBackend, RandomState>,
+    services: HashMap<ServiceName, (Arc<ServiceMetrics>, Arc<ServiceWatch>), RandomState>,
     rate_limits: HashMap<(ServiceName, RateLimitConfig), Arc<RateLimit>>,
     mirrors: HashMap<(ServiceName, BackendName), KeptMirror>,
     server_tls: ServerTls,
@@ -68,9 +69,9 @@ impl Registry {
         Self {
             workers,
             next_endpoint_id: 0,
-            endpoints: HashMap::new(),
-            backends: HashMap::new(),
-            services: HashMap::new(),
+            endpoints: HashMap::default(),
+            backends: HashMap::default(),
+            services: HashMap::default(),
             rate_limits: HashMap::new(),
             mirrors: HashMap::new(),
             server_tls,
@@ -213,7 +214,7 @@ impl Registry {
     /// Lets go of what none of `services`, all there are, has any more: endpoints retire, counters are forgotten.
     pub(super) fn prune(&mut self, services: &[Arc<Service>]) {
         let backends = || services.iter().flat_map(|s| s.backends.iter().map(move |b| (s.name(), b)));
-        let endpoints: HashSet<u64> = backends().flat_map(|(_, b)| &b.endpoints).map(|e| e.id).collect();
+        let endpoints: HashSet<u64, RandomState> = backends().flat_map(|(_, b)| &b.endpoints).map(|e| e.id).collect();
         self.endpoints.retain(|_, endpoint| {
             let kept = endpoints.contains(&endpoint.id);
             if !kept {
@@ -221,12 +222,12 @@ impl Registry {
             }
             kept
         });
-        let names: HashSet<_> = backends().map(|(service, b)| (service, &b.name)).collect();
+        let names: HashSet<_, RandomState> = backends().map(|(service, b)| (service, &b.name)).collect();
         self.backends.retain(|(service, backend), _| names.contains(&(service, backend)));
         let mirrors = services.iter().flat_map(|s| s.mirrors.iter().flatten().map(move |m| (s.name(), &m.backend)));
-        let mirrors: HashSet<_> = mirrors.collect();
+        let mirrors: HashSet<_, RandomState> = mirrors.collect();
         self.mirrors.retain(|(service, backend), _| mirrors.contains(&(service, backend)));
-        let configs: HashMap<_, _> = services.iter().map(|s| (s.name(), &s.config)).collect();
+        let configs: HashMap<_, _, RandomState> = services.iter().map(|s| (s.name(), &s.config)).collect();
         self.services.retain(|service, _| configs.contains_key(service));
         self.rate_limits.retain(|(service, limit), _| {
             configs.get(service).is_some_and(|config| config.rate_limits.contains(limit))

@@ -136,7 +136,7 @@ mod tests {
              revision = {revision:?}\nendpoints = {endpoints:?}\n"
         );
         let parsed = crate::config::parse(&text, std::path::Path::new("proxy.toml"), &|_| None, None).unwrap();
-        parsed.config.services.into_iter().next().unwrap()
+        ServiceConfig::clone(&parsed.config.services[0])
     }
 
     fn runs(file: &ServiceConfig, live: &Deployment) -> (String, Vec<String>) {

@@ -13,9 +13,8 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use regex::Regex;
 
-use crate::model::{HostMatch, PathMatch, RequestFacts, RouteMatch};
+use crate::model::{HostMatch, PathMatch, Pattern, RequestFacts, RouteMatch};
 
 type Map<V> = HashMap<Box<str>, V, RandomState>;
 
@@ -42,7 +41,7 @@ pub struct RouteTable {
 struct PathTable {
     exact: Map<Candidates>,
     /// Longer text first, then more conditions.
-    regexes: Vec<(Regex, Candidate)>,
+    regexes: Vec<(Pattern, Candidate)>,
     prefixes: PrefixTree,
 }
 
@@ -217,6 +216,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue, Method};
     use proptest::prelude::*;
+    use regex::Regex;
 
     use super::*;
     use crate::model::ValueMatch;
@@ -229,7 +229,7 @@ mod tests {
         };
         let path = match path.split_at(1) {
             ("=", exact) => PathMatch::Exact(exact.into()),
-            ("~", regex) => PathMatch::Regex(Regex::new(&format!("^(?:{regex})$")).unwrap()),
+            ("~", regex) => PathMatch::Regex(Regex::new(&format!("^(?:{regex})$")).unwrap().into()),
             _ => PathMatch::Prefix(path.into()),
         };
         RouteMatch { host, path, methods: vec![], headers: vec![], query: vec![], cookies: vec![] }
@@ -365,8 +365,8 @@ mod tests {
     }
 
     /// Pairs of equal length, and one that takes more than a longer one. Made once: making them is slow.
-    static REGEXES: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-        ["^/x.*$", "^/.*x$", "^/x/[xy]$", "^/[xy]/x$", "^.*$"].map(|regex| Regex::new(regex).unwrap()).into()
+    static REGEXES: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
+        ["^/x.*$", "^/.*x$", "^/x/[xy]$", "^/[xy]/x$", "^.*$"].map(|regex| Regex::new(regex).unwrap().into()).into()
     });
 
     fn a_route() -> impl Strategy<Value = RouteMatch> {

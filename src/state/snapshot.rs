@@ -85,6 +85,8 @@ pub struct Service {
     pub deployment: Option<Arc<Deployment>>,
     /// Version of the snapshot in which its configuration or its weights last changed.
     pub revision: u64,
+    /// Version of the snapshot for which it was made; those after it share it for as long as nothing changes.
+    pub version: u64,
     /// No backend with a weight has an available endpoint: all of them are used.
     pub panicking: bool,
     /// A backend that gets nothing, with an ejected endpoint that one request may try out.
@@ -169,12 +171,18 @@ impl Service {
             panicking: false,
             on_trial,
             revision,
+            version: 0,
         }
     }
 
     /// The same; whether somebody has changed its weights.
     pub(super) fn overridden(self, overridden: bool) -> Self {
         Self { overridden, ..self }
+    }
+
+    /// The same, made for the snapshot of this version.
+    pub(super) fn made_for(self, version: u64) -> Self {
+        Self { version, ..self }
     }
 
     /// The same; whether no backend with a weight has an available endpoint.

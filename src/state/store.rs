@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 
 use super::build::{Drains, Live, LiveMirrors, Registry, Resolved, routes};
 use super::deployment::{deployed, deployed_names, live_revision, still_holds};
@@ -351,7 +352,7 @@ impl Store {
             version: 1,
             since: Instant::now(),
             routes: Arc::new(routes(config)),
-            services: config.services.iter().map(|s| writer.build(&Arc::new(s.clone()), 1)).collect(),
+            services: config.services.iter().map(|s| writer.build(s, 1, 1)).collect(),
             used: UsedServices::new(config.services.len()),
             listeners: writer.registry.listeners(config).map_err(|e| Refused::Tls(e.to_string()))?,
             limits: config.limits,
@@ -566,12 +567,22 @@ impl Writer {
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
         let version = current.version + 1;
-        let services: Box<[_]> = config.services.iter().map(|s| self.build(&Arc::new(s.clone()), version)).collect();
-        self.registry.prune(&services);
+        let known: HashMap<_, _, RandomState> = current.services.iter().map(|s| (Arc::as_ptr(&s.config), s)).collect();
+        let services = config.services.iter().map(|config| match known.get(&Arc::as_ptr(config)) {
+            // Nothing live concerns it that the file has a say in. Addresses may be others by now.
+            Some(service) if !service.config.has_host_names() => Arc::clone(service),
+            _ => self.build(config, version, version),
+        });
+        let services: Box<[_]> = services.collect();
+        let mut pairs = services.iter().zip(&current.services);
+        let are_the_same = services.len() == current.services.len() && pairs.all(|(new, old)| Arc::ptr_eq(new, old));
+        if !are_the_same {
+            self.registry.prune(&services);
+        }
         let snapshot = Snapshot {
             version,
             since: Instant::now(),
-            routes: Arc::new(routes(config)),
+            routes: if are_the_same { Arc::clone(&current.routes) } else { Arc::new(routes(config)) },
             services,
             used: UsedServices::new(config.services.len()),
             listeners,
@@ -618,7 +629,7 @@ impl Writer {
             let of = |s: &ServiceConfig| {
                 s.mirrors.iter().any(|m| s.backends[m.backend].name == live.backend && m.percent == live.replaced)
             };
-            service.is_some_and(of)
+            service.is_some_and(|service| of(service))
         };
         self.mirrors.extract_if(|_, live| !holds(live)).map(|(_, live)| live).collect()
     }
@@ -628,7 +639,7 @@ impl Writer {
         let mut replaced = Vec::new();
         self.deployments.retain(|name, live| {
             let file = config.services.iter().find(|service| service.name == *name);
-            let holds = still_holds(file, live);
+            let holds = still_holds(file.map(|file| &**file), live);
             if holds != **live {
                 replaced.push((**live).clone());
                 *live = Arc::new(holds);
@@ -728,7 +739,7 @@ impl Writer {
         let services = services.map(|s| match changed(s) {
             Some(revision) => {
                 let config = self.file_of(s);
-                self.build(&config, revision)
+                self.build(&config, revision, current.version + 1)
             }
             None => Arc::clone(s),
         });
@@ -752,11 +763,11 @@ impl Writer {
             return Arc::clone(&service.config);
         }
         let file = self.config.services.iter().find(|file| file.name == *service.name());
-        file.map_or_else(|| Arc::clone(&service.config), |file| Arc::new(file.clone()))
+        Arc::clone(file.unwrap_or(&service.config))
     }
 
-    /// `config`: what the file says.
-    fn build(&mut self, config: &Arc<ServiceConfig>, revision: u64) -> Arc<Service> {
+    /// `config`: what the file says; `version`: the snapshot's that it is for.
+    fn build(&mut self, config: &Arc<ServiceConfig>, revision: u64, version: u64) -> Arc<Service> {
         let deployment = self.deployments.get(&config.name).cloned();
         let live = deployment.as_ref().map(|live| Arc::new(deployed(config, live)));
         let config = live.as_ref().unwrap_or(config);
@@ -774,7 +785,7 @@ impl Writer {
             mirrors: &self.mirrors,
         };
         let service = self.registry.service(config, live, revision, &self.resolved);
-        Arc::new(service.overridden(overridden).deployed(deployment))
+        Arc::new(service.overridden(overridden).deployed(deployment).made_for(version))
     }
 
     fn sweep(&mut self) {

@@ -34,6 +34,12 @@ pub struct UpstreamTlsSource {
     pub alpn: &'static [u8],
 }
 
+impl PartialEq for UpstreamTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
 impl UpstreamTls {
     /// Puts together what was read: `roots` and `client` are the content of the files that `source` names.
     #[must_use]

@@ -130,6 +130,23 @@ async fn live_weights_end_when_a_backend_comes_or_goes() {
 }
 
 #[tokio::test]
+async fn a_service_that_a_reload_leaves_as_it_was_keeps_its_revision_and_one_that_it_changes_does_not() {
+    let (blue, green) = (named("blue").await, named("green").await);
+    let of = |shop: &Upstream, cart: &Upstream| {
+        service("shop", "path = \"/shop\"", shop) + &service("cart", "path = \"/cart\"", cart)
+    };
+    let mut proxy = Setup::new().settings(&of(&blue, &blue)).start().await;
+    let revision =
+        async |proxy: &Proxy, name: &str| proxy.view(&format!("/v1/services/{name}")).await["revision"].clone();
+    let (shop, cart) = (revision(&proxy, "shop").await, revision(&proxy, "cart").await);
+    proxy.rewrite(&of(&blue, &green));
+    proxy.reload_well().await;
+    assert_eq!((proxy.fetch("/shop").await.text(), proxy.fetch("/cart").await.text()), ("blue", "green"));
+    assert_eq!(revision(&proxy, "shop").await, shop);
+    assert_ne!(revision(&proxy, "cart").await, cart);
+}
+
+#[tokio::test]
 async fn connections_requests_and_tunnels_under_way_survive() {
     let gate = Gate::shut().await;
     let blue = named("blue").await;

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
 use super::{Check, Fault};
 use crate::config::file::{ConditionsFile, ValueFile};
 use crate::config::key_path::KeyPath;
 use crate::config::table::Table;
-use crate::model::{RuleMatch, ValueMatch};
+use crate::model::{Pattern, RuleMatch, ValueMatch};
 
 /// What one compiled regular expression may occupy. `\w` with its Unicode tables takes a tenth of it.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -177,9 +177,9 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-pub(super) fn regex(text: &str) -> Result<Regex, Fault> {
+pub(super) fn regex(text: &str) -> Result<Pattern, Fault> {
     let built = RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).nest_limit(REGEX_DEPTH_MAX).build();
-    built.map_err(|error| match error {
+    built.map(Pattern::from).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Fault::new(
             format!("the regular expression takes more than {} KiB of memory", REGEX_BYTES_MAX >> 10),
             "use smaller repetitions, or [0-9] and [A-Za-z] instead of \\d and \\w",

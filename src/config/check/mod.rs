@@ -106,7 +106,7 @@ impl<'c, 'a> Check<'c, 'a> {
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             forwarding: Arc::new(forwarding?),
             admin: unless_reported(admin)?,
-            services: services?,
+            services: services?.into_iter().map(Arc::new).collect(),
             notify: notify?,
             limits: limits?,
             timeouts: client_timeouts?,
