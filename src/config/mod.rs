@@ -66,8 +66,8 @@ pub struct Loaded {
 }
 
 /// Reads and checks the file at `path`, with `${NAME}` filled in from the process environment. On a reload
-/// `previous` is what was loaded last: services and TLS material that hasn't changed is shared with it, and material that can't
-/// be read any more is kept from it, with a warning.
+/// `previous` is what was loaded last: services and TLS material that haven't changed are shared with it, and material
+/// that can't be read any more is kept from it, with a warning.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.

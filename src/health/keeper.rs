@@ -25,7 +25,7 @@ use crate::analysis::Attempts;
 use crate::config::EjectionConfig;
 use crate::control::Control;
 use crate::journal::Fact;
-use crate::model::{GuardMode, ServiceName};
+use crate::model::{BackendName, GuardMode, ServiceName};
 use crate::state::{Backend, Change, Service, Snapshot};
 use crate::upstream::{Availability, Endpoint, Health};
 
@@ -188,57 +188,74 @@ impl Keeper {
     }
 
     fn take_up(&mut self, snapshot: &Snapshot) {
-        let mut known: HashMap<u64, Record> = HashMap::new();
-        let mut peaks: HashMap<ServiceName, Vec<(String, Peak)>> = HashMap::new();
-        let (mut panicking, mut followed) = (HashSet::new(), HashSet::new());
         // What is the same service still needs nothing.
         let now: HashSet<_, RandomState> = snapshot.services.iter().map(Arc::as_ptr).collect();
         let (same, gone): (Vec<_>, Vec<_>) =
             self.services.drain(..).partition(|old| now.contains(&Arc::as_ptr(&old.service)));
         let same = same.into_iter().map(|old| (Arc::as_ptr(&old.service), old));
         let mut same: HashMap<_, _, RandomState> = same.collect();
-        for old in gone {
-            if old.is_followed {
-                followed.insert(old.service.name().clone());
-            }
-            if old.service.panicking {
-                panicking.insert(old.service.name().clone());
-            }
-            let named = old.service.backends.iter().map(|b| b.name.to_string());
-            peaks.insert(old.service.name().clone(), named.zip(old.peaks).collect());
-            known.extend(old.records.into_iter().flatten().map(|record| (record.endpoint.id, record)));
-        }
-        for service in &snapshot.services {
-            if let Some(same) = same.remove(&Arc::as_ptr(service)) {
-                self.services.push(same);
-                continue;
-            }
-            tell_panic(service, panicking.contains(service.name()));
-            let records = service.backends.iter().map(|backend| {
-                let record = |e: &Arc<Endpoint>| known.remove(&e.id).unwrap_or_else(|| Record::new(e));
-                backend.endpoints.iter().map(record).collect()
-            });
-            let records: Vec<Vec<Record>> = records.collect();
-            let mut kept = peaks.remove(service.name()).unwrap_or_default();
-            let mut peak = |backend: &Backend| {
-                let found = kept.iter().position(|(name, _)| *name == backend.name.as_str());
-                found.map(|at| kept.swap_remove(at).1).unwrap_or_default()
-            };
-            let peaks = service.backends.iter().map(&mut peak).collect();
-            let suspected_ms = records.iter().flatten().filter_map(Record::suspected_ms).max();
-            let kept = Kept { service: Arc::clone(service), records, peaks, suspected_ms, is_followed: false };
-            self.services.push(kept);
-        }
+        let mut known = Known::of(gone);
+        let services = snapshot.services.iter();
+        let services = services.map(|service| {
+            let same = same.remove(&Arc::as_ptr(service));
+            same.unwrap_or_else(|| known.take_up(service))
+        });
+        self.services.extend(services);
         self.followed.clear();
         for index in 0..self.services.len() {
             let service = &mut self.services[index];
-            let is_followed = std::mem::take(&mut service.is_followed);
-            if is_followed || followed.contains(service.service.name()) || !service.is_as_it_began() {
+            if std::mem::take(&mut service.is_followed) || !service.is_as_it_began() {
                 self.follow(index);
             }
         }
         self.prober.take_up(snapshot.services.iter().map(|service| &**service));
         self.version = snapshot.version;
+    }
+}
+
+/// What services that have changed leave to what they are now.
+struct Known {
+    /// By the endpoint's id.
+    records: HashMap<u64, Record>,
+    services: HashMap<ServiceName, KnownService>,
+}
+
+struct KnownService {
+    /// By the backend's name.
+    peaks: Vec<(BackendName, Peak)>,
+    panicking: bool,
+    is_followed: bool,
+}
+
+impl Known {
+    fn of(gone: Vec<Kept>) -> Self {
+        let mut known = Self { records: HashMap::new(), services: HashMap::new() };
+        for Kept { service, records, peaks, is_followed, .. } in gone {
+            let names = service.backends.iter().map(|backend| backend.name.clone());
+            let of = KnownService { peaks: names.zip(peaks).collect(), panicking: service.panicking, is_followed };
+            known.services.insert(service.name().clone(), of);
+            known.records.extend(records.into_iter().flatten().map(|record| (record.endpoint.id, record)));
+        }
+        known
+    }
+
+    fn take_up(&mut self, service: &Arc<Service>) -> Kept {
+        let mut known = self.services.remove(service.name());
+        tell_panic(service, known.as_ref().is_some_and(|known| known.panicking));
+        let records = service.backends.iter().map(|backend| {
+            let record = |e: &Arc<Endpoint>| self.records.remove(&e.id).unwrap_or_else(|| Record::new(e));
+            backend.endpoints.iter().map(record).collect()
+        });
+        let records: Vec<Vec<Record>> = records.collect();
+        let mut peak = |backend: &Backend| {
+            let peaks = &mut known.as_mut()?.peaks;
+            let at = peaks.iter().position(|(name, _)| *name == backend.name)?;
+            Some(peaks.swap_remove(at).1)
+        };
+        let peaks = service.backends.iter().map(|backend| peak(backend).unwrap_or_default()).collect();
+        let suspected_ms = records.iter().flatten().filter_map(Record::suspected_ms).max();
+        let is_followed = known.is_some_and(|known| known.is_followed);
+        Kept { service: Arc::clone(service), records, peaks, suspected_ms, is_followed }
     }
 }
 

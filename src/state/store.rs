@@ -204,6 +204,15 @@ pub struct LiveChanges {
     pub deployments: Vec<Deployment>,
 }
 
+impl LiveChanges {
+    fn concern(&self, service: &ServiceName) -> bool {
+        self.weights.iter().any(|live| live.service == *service)
+            || self.drains.iter().any(|drain| drain.service == *service)
+            || self.mirrors.iter().any(|live| live.service == *service)
+            || self.deployments.iter().any(|live| live.service == *service)
+    }
+}
+
 /// Why a change was not applied. Nothing of it was.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refused {
@@ -562,16 +571,21 @@ impl Writer {
         changes.weights.extend(self.end_overrides(config));
         changes.drains.extend(self.end_drains(config));
         changes.mirrors.extend(self.end_mirrors(config));
-        self.config = Arc::clone(config);
+        let before = std::mem::replace(&mut self.config, Arc::clone(config));
         let names = self.host_names();
         self.resolved.extend(resolved);
         self.resolved.retain(|name, _| names.contains(name));
         let version = current.version + 1;
-        let known: HashMap<_, _, RandomState> = current.services.iter().map(|s| (Arc::as_ptr(&s.config), s)).collect();
-        let services = config.services.iter().map(|config| match known.get(&Arc::as_ptr(config)) {
-            // Nothing live concerns it that the file has a say in. Addresses may be others by now.
-            Some(service) if !service.config.has_host_names() => Arc::clone(service),
-            _ => self.build(config, version, version),
+        let files: HashSet<_, RandomState> = before.services.iter().map(Arc::as_ptr).collect();
+        let known: HashMap<_, _, RandomState> = current.services.iter().map(|s| (s.name(), s)).collect();
+        let services = config.services.iter().map(|config| {
+            let is_same = files.contains(&Arc::as_ptr(config)) && !changes.concern(&config.name);
+            match known.get(&config.name).filter(|_| is_same) {
+                Some(known) if !known.config.has_host_names() => Arc::clone(known),
+                // Its addresses may be others by now.
+                Some(known) => self.build(config, known.revision, version),
+                None => self.build(config, version, version),
+            }
         });
         let services: Box<[_]> = services.collect();
         let mut pairs = services.iter().zip(&current.services);

@@ -36,7 +36,7 @@ pub struct UpstreamTlsSource {
 
 impl PartialEq for UpstreamTls {
     fn eq(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
+        self.fingerprint == other.fingerprint && self.source == other.source
     }
 }
 
