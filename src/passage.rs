@@ -53,7 +53,7 @@ impl Plain for TcpStream {
     }
 }
 
-impl Plain for tokio_rustls::server::TlsStream<TcpStream> {
+impl Plain for Box<tokio_rustls::server::TlsStream<TcpStream>> {
     fn plain(&self) -> Option<&TcpStream> {
         None
     }

@@ -39,7 +39,7 @@ impl Reset for TcpStream {
     }
 }
 
-impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
+impl Reset for Box<tokio_rustls::server::TlsStream<TcpStream>> {
     fn reset(self) {
         self.into_inner().0.reset();
     }

@@ -86,8 +86,9 @@ async fn secure(stream: TcpStream, config: Arc<ServerConfig>, worker: Rc<Worker>
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let accepted = worker.timers.timeout(limit, unless_closed(&lifeline, handshake)).await;
     let failed = |cause: HandshakeError| worker.cell().tls_handshake_errors[cause as usize].add(1);
+    // Boxed: more than a kilobyte, which whoever takes it would have room for once more.
     let stream = match accepted {
-        Ok(Some(Ok(stream))) => stream,
+        Ok(Some(Ok(stream))) => Box::new(stream),
         Ok(Some(Err(error))) => {
             tracing::debug!(%error, client = %ends.client, "TLS handshake failed");
             return failed(handshake_error(&error));
