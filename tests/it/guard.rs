@@ -182,14 +182,17 @@ async fn a_verdict_is_in_force_on_every_worker_at_once() {
 
 #[tokio::test]
 async fn a_canary_that_knows_nothing_or_cuts_its_answers_off_is_out_as_well() {
-    for (answer, kind, most) in [(MISSING, "client", 14), (CUT, "server", 12)] {
+    for (answer, kind, most) in [(MISSING, "client", 9), (CUT, "server", 6)] {
         let (blue, canary) = (answering(WELL).await, answering(answer).await);
         let proxy = start(&blue, &canary).await;
         ask_until_drained(&proxy, 2_000).await;
         let event = one_event(&proxy, "drained").await;
         let evidence = &event["detail"]["evidence"];
         assert_eq!(evidence["weightiest"], kind);
-        assert!(evidence["requests"].as_u64().unwrap() <= most, "{evidence:#}");
+        // Of those that it heard of until then: more are under way while it thinks, on a machine that lets it wait.
+        let kinds = evidence["kinds"].as_array().unwrap();
+        let failures = kinds.iter().find(|each| each["kind"] == kind).map(|each| each["candidate"].as_u64().unwrap());
+        assert!(failures.is_some_and(|failures| failures <= most), "{evidence:#}");
     }
 }
 
