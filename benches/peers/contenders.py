@@ -330,8 +330,10 @@ def start_origins(folder):
 # less.
 OWN = ["tidegate", "guided", "unguarded", "before"]
 NAMES = [*OWN, "nginx", "haproxy", "envoy", "pingora", "relay"]
-TITLES = {"tidegate": "tidegate", "guided": "tidegate, guided", "unguarded": "tidegate, unguarded", "before": "tidegate, before", "nginx": "nginx",
-          "haproxy": "HAProxy", "envoy": "Envoy", "pingora": "Pingora", "relay": "relay"}
+# Of which only the CPU time is measured.
+CPU_ALONE = ["guided", "relay"]
+TITLES = {"tidegate": "tidegate", "guided": "tidegate, guided", "unguarded": "tidegate, unguarded",
+          "before": "tidegate, before", "nginx": "nginx", "haproxy": "HAProxy", "envoy": "Envoy", "pingora": "Pingora", "relay": "relay"}
 PEERS = ["nginx", "haproxy", "envoy", "pingora"]
 
 

@@ -143,7 +143,7 @@ def machine(programs, names):
 
 
 def run(bench, names, given, results):
-    proxies = [name for name in names if name not in ("guided", "relay")]
+    proxies = [name for name in names if name not in contenders.CPU_ALONE]
     if "cpu" in given.parts or "latency" in given.parts:
         processes = {}
         try:
@@ -189,7 +189,7 @@ def measure_requests(bench, processes, given, results):
             say(f"   {name:10} {line}")
     if "latency" in given.parts:
         say("== latencies")
-        processes = {name: process for name, process in processes.items() if name not in ("guided", "relay")}
+        processes = {name: process for name, process in processes.items() if name not in contenders.CPU_ALONE}
         results["latency"] = scenarios.latencies(bench, processes, capacity, given)
 
 

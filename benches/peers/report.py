@@ -96,15 +96,16 @@ def cpu_table(cpu):
 
 def ratio_table(cpu):
     names = all_names(cpu)
-    others, guided = [name for name in names if name not in ("tidegate", "guided")], ["guided"] * ("guided" in names)
+    others = [name for name in names if name not in ("tidegate", "guided")]
+    summed_up = {"tidegate": "the best peer's"} | ({"guided": "guided: the best peer's"} if "guided" in names else {})
     rows = []
     for scenario in cpu.values():
         turns = scenario["turns"]
         if not turns.get("tidegate"):
             continue
         rows.append([scenario["title"], *(cell(turns, name, lambda _: f"{ratio(turns, name):.2f}") for name in others),
-                     *(beside_the_best(turns, ours) for ours in ("tidegate", *guided))])
-    heads = ["tidegate's CPU time as a multiple of", *map(TITLES.get, others), "the best peer's", *("guided: the best peer's" for _ in guided)]
+                     *(beside_the_best(turns, ours) for ours in summed_up)])
+    heads = ["tidegate's CPU time as a multiple of", *map(TITLES.get, others), *summed_up.values()]
     return table(heads, rows)
 
 
@@ -188,8 +189,8 @@ def reload_table(reload):
 
 
 # Distinct for those who see few colours, and on both backgrounds.
-COLOURS = {"tidegate": "#0d9488", "guided": "#0f766e", "unguarded": "#5eead4", "before": "#94a3b8", "nginx": "#e69f00", "haproxy": "#0072b2",
-           "envoy": "#cc79a7", "pingora": "#8b5cf6", "relay": "#8a8a8a"}
+COLOURS = {"tidegate": "#0d9488", "guided": "#0f766e", "unguarded": "#5eead4", "before": "#94a3b8", "nginx": "#e69f00",
+           "haproxy": "#0072b2", "envoy": "#cc79a7", "pingora": "#8b5cf6", "relay": "#8a8a8a"}
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #1f2937 } .title { font-size: 14px; font-weight: 600 }
 .rule { stroke: #9ca3af; stroke-dasharray: 3 3 }

@@ -588,8 +588,7 @@ impl Writer {
             }
         });
         let services: Box<[_]> = services.collect();
-        let mut pairs = services.iter().zip(&current.services);
-        let are_the_same = services.len() == current.services.len() && pairs.all(|(new, old)| Arc::ptr_eq(new, old));
+        let are_the_same = services.iter().map(Arc::as_ptr).eq(current.services.iter().map(Arc::as_ptr));
         if !are_the_same {
             self.registry.prune(&services);
         }

@@ -217,22 +217,21 @@ impl Proxy {
 
     /// Waits until a metric is `wanted`.
     pub async fn metric_becomes(&self, name: &str, label: &str, wanted: u64) {
-        let reaching = async {
-            while self.metric(name, label).await != wanted {
-                tokio::time::sleep(super::POLL_INTERVAL).await;
-            }
-        };
-        super::within(&format!("{name} to become {wanted}"), reaching).await;
+        self.metric_until(name, label, &format!("become {wanted}"), |value| value == wanted).await;
     }
 
     /// Waits until a counter that goes on is at least `wanted`.
     pub async fn metric_reaches(&self, name: &str, label: &str, wanted: u64) {
+        self.metric_until(name, label, &format!("reach {wanted}"), |value| value >= wanted).await;
+    }
+
+    async fn metric_until(&self, name: &str, label: &str, what: &str, is_there: impl Fn(u64) -> bool) {
         let reaching = async {
-            while self.metric(name, label).await < wanted {
+            while !is_there(self.metric(name, label).await) {
                 tokio::time::sleep(super::POLL_INTERVAL).await;
             }
         };
-        super::within(&format!("{name} to reach {wanted}"), reaching).await;
+        super::within(&format!("{name} to {what}"), reaching).await;
     }
 
     pub fn signal(&self, signal: Signal) {
