@@ -197,6 +197,10 @@ impl Wait {
         }
         let Some(timer) = &*timer else { return Poll::Pending };
         if !self.waiting.replace(true) {
+            // However short each wait is, together they were as long.
+            if self.left.get().is_zero() {
+                return Poll::Ready(());
+            }
             timer.set(self.left.get());
         }
         timer.poll(cx)
