@@ -238,7 +238,11 @@ pub(super) async fn reset_mirror(
     named_service(&admin.control.store().current(), &name)?;
     let comparisons = admin.shadows.reset(&name);
     if comparisons > 0 {
-        admin.control.note_shadow_reset(&name, comparisons, caller(&headers));
+        let written = admin.control.write_shadow_reset(&name, comparisons, caller(&headers)).await;
+        written.map_err(|error| ApiError {
+            error: format!("what was known is forgotten, but a restart may bring it back: {error}"),
+            ..error.into()
+        })?;
     }
     shadows(&admin, &name)
 }

@@ -251,11 +251,17 @@ impl Control {
         self.note_entry(Entry::now(SELF, fact));
     }
 
-    /// Writes down that somebody has what is known of a service's shadows forgotten.
-    pub fn note_shadow_reset(&self, service: &str, comparisons: usize, by: &str) {
+    /// Writes down that somebody has had what is known of a service's shadows forgotten. Once this returns, that is on
+    /// the disk, and with it everything that was to be remembered, or forgotten, before.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub async fn write_shadow_reset(&self, service: &str, comparisons: usize, by: &str) -> Result<(), WriteError> {
         info!(service, comparisons, by, "comparing shadows begins anew");
         let fact = Fact::ShadowReset { service: service.to_owned(), comparisons: comparisons as u64 };
-        self.note_entry(Entry::now(by, fact));
+        // Without a journal nothing was kept that could come back.
+        let Ok(journal) = &self.journal else { return Ok(()) };
+        journal.write(Entry::now(by, fact)).await.map(drop)
     }
 
     /// Writes an entry down when the disk lets it. What is changed without a journal ends with the process: it is a move

@@ -66,21 +66,24 @@ impl Results {
     /// Begins anew with what is known of a service; answers how many comparisons that were.
     #[must_use]
     pub fn reset(&self, service: &str) -> usize {
-        let comparisons = self.followed().board.reset(service);
+        let mut followed = self.followed();
+        let comparisons = followed.board.reset(service);
         // Else a crash could bring back what somebody has had forgotten.
-        self.remember();
+        self.remember(&mut followed.board);
         comparisons
     }
 
     /// Begins anew with what is known of one mirror: what runs there is tried again.
     pub fn forget(&self, service: &str, backend: &str) {
-        self.followed().board.forget(service, backend);
-        self.remember();
+        let mut followed = self.followed();
+        followed.board.forget(service, backend);
+        self.remember(&mut followed.board);
     }
 
-    /// Has what is known written down, if it has changed since.
-    fn remember(&self) {
-        let Some(memories) = self.followed().board.memories() else { return };
+    /// Has what is known written down, if it has changed since. Under the lock: what was known before something was
+    /// forgotten must not be handed over after it.
+    fn remember(&self, board: &mut Board) {
+        let Some(memories) = board.memories() else { return };
         let kept = |memory: Memory| {
             let (service, backend) = (memory.subject.service.parse().ok()?, memory.subject.backend.parse().ok()?);
             Some(ShadowMemory { service, backend, memory: serde_json::to_value(memory).ok()? })
@@ -88,6 +91,11 @@ impl Results {
         if let Ok(journal) = self.control.journal() {
             journal.remember_shadows(memories.into_iter().filter_map(kept).collect());
         }
+    }
+
+    /// Has all that is known by now written down.
+    fn remember_all(&self) {
+        self.remember(&mut self.followed().board);
     }
 
     /// As the mirrors are that requests see now.
@@ -178,14 +186,14 @@ impl Comparer {
                 let has_turned = self.look();
                 if has_turned || remembered.elapsed() >= MEMORY_INTERVAL {
                     remembered = Instant::now();
-                    self.results.remember();
+                    self.results.remember_all();
                 }
             }
             if worked >= WORK {
                 std::thread::sleep(std::mem::take(&mut worked));
             }
         }
-        self.results.remember();
+        self.results.remember_all();
     }
 
     fn compare(&self, pair: &Pair) {

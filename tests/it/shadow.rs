@@ -137,8 +137,8 @@ async fn a_difference_is_found_among_times_and_ids_that_are_never_the_same() {
     let detail = &told(&proxy, "shadow_verdict", 1).await[0]["detail"];
     assert_eq!((&detail["backend"], &detail["verdict"]), (&json!("green"), &json!("different")));
     assert_eq!(detail["evidence"]["verdict"]["fields"], json!(["$.items[*].price changed"]));
-    assert_eq!(proxy.metric("tidegate_shadow_verdict", "verdict=\"different\"").await, 1);
-    assert_eq!(proxy.metric("tidegate_shadow_fields", "state=\"different\"").await, 1);
+    proxy.metric_becomes("tidegate_shadow_verdict", "verdict=\"different\"", 1).await;
+    proxy.metric_becomes("tidegate_shadow_fields", "state=\"different\"", 1).await;
     let page = command(&proxy, &["shadow", "shop"]).await.out;
     assert!(page.contains("DIFFERENT: $.items[*].price changed, in "), "{page}");
     assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
@@ -157,7 +157,7 @@ async fn equal_answers_are_the_same_once_enough_of_them_were_seen() {
     let view = ask_until_outcome(&proxy, "same").await;
     assert!(view["difference_at_most"].as_f64().unwrap() <= 0.1, "{view:#}");
     assert!(view["examples"].as_array().unwrap().is_empty(), "{view:#}");
-    assert_eq!(proxy.metric("tidegate_shadow_verdict", "verdict=\"same\"").await, 1);
+    proxy.metric_becomes("tidegate_shadow_verdict", "verdict=\"same\"", 1).await;
 }
 
 #[tokio::test]
@@ -332,6 +332,22 @@ async fn what_is_known_outlives_the_process_and_begins_anew_where_it_was_forgott
     assert!(third.wait().await.success());
     let fourth = again("3").start().await;
     assert_eq!(mirror(&fourth).await["pairs"]["seen"], 0, "another revision is another matter");
+}
+
+#[tokio::test]
+async fn forgetting_says_when_a_restart_may_bring_it_back() {
+    let (blue, green) = (noisy(1.0).await, noisy(2.0).await);
+    let proxy = start(&blue, &green, "true").await;
+    ask_until_outcome(&proxy, "different").await;
+    // Somebody else's lock is as good as a full disk.
+    let blocker = rusqlite::Connection::open(proxy.folder().join("state/journal.db")).expect("it can be opened");
+    blocker.execute_batch("BEGIN IMMEDIATE").expect("it can be locked");
+    let refused = command(&proxy, &["shadow", "shop", "--reset"]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("a restart may bring it back"), "{}", refused.err);
+    assert_eq!(mirror(&proxy).await["pairs"]["seen"], 0);
+    blocker.execute_batch("ROLLBACK").expect("it can be unlocked");
+    let reset = command(&proxy, &["shadow", "shop", "--reset"]).await;
+    assert_eq!(reset.code, Some(0), "{}", reset.err);
 }
 
 #[tokio::test]
