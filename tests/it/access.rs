@@ -34,7 +34,7 @@ async fn only_clients_on_the_list_are_let_in_and_deny_outranks_allow() {
         assert_eq!(wire.exchange(request).await.status(), status, "{client:?}");
     }
     assert_eq!(blue.requests().len(), 3);
-    assert_eq!(proxy.metric("tidegate_requests_denied_total", "service=\"shop\"").await, 3);
+    proxy.metric_becomes("tidegate_requests_denied_total", "service=\"shop\"", 3).await;
 }
 
 #[tokio::test]
@@ -57,8 +57,8 @@ async fn a_rate_limit_lets_exactly_its_burst_through_whichever_worker_takes_it()
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 20);
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 30);
     assert_eq!(blue.requests().len(), 20);
-    assert_eq!(proxy.metric("tidegate_requests_limited_total", "service=\"shop\"").await, 30);
-    assert_eq!(proxy.metric("tidegate_rate_limit_clients", "service=\"shop\"").await, 1);
+    proxy.metric_becomes("tidegate_requests_limited_total", "service=\"shop\"", 30).await;
+    proxy.metric_becomes("tidegate_rate_limit_clients", "service=\"shop\"", 1).await;
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn requests_without_tls_are_sent_to_https_and_browsers_are_told_to_stay_th
     let answer = secure.exchange(GET).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.head.value("strict-transport-security"), Some("max-age=31536000; includeSubDomains"));
-    assert_eq!(proxy.metric("tidegate_requests_redirected_total", "service=\"shop\"").await, 1);
+    proxy.metric_becomes("tidegate_requests_redirected_total", "service=\"shop\"", 1).await;
 }
 
 /// A proxy whose service `denied` lets nobody in, whose `secure` wants TLS and whose `limited` takes one request; the
@@ -220,7 +220,7 @@ async fn grpc_clients_are_refused_in_grpcs_own_terms() {
         assert_eq!(message.headers.contains_key("retry-after"), path == "/limited");
     }
     for name in ["denied", "redirected", "limited"] {
-        assert_eq!(proxy.metric(&format!("tidegate_requests_{name}_total"), "").await, 1, "{name}");
+        proxy.metric_becomes(&format!("tidegate_requests_{name}_total"), "", 1).await;
     }
     assert_eq!(blue.requests().len(), 1);
 }
@@ -323,7 +323,7 @@ async fn a_flood_of_made_up_keys_takes_no_memory_and_no_allowance_of_known_clien
     assert!(grown_kb < 16 * 1024, "{grown_kb} KB more; the keys are {} KB", (KEYS - 2 * KEPT) * padding.len() / 1024);
     // Those that found a place, and four on the allowance that the others share.
     assert_eq!(let_through, KEPT - 1 + 4);
-    assert_eq!(proxy.metric("tidegate_rate_limit_clients", "service=\"shop\"").await, KEPT as u64);
+    proxy.metric_becomes("tidegate_rate_limit_clients", "service=\"shop\"", KEPT as u64).await;
     let overflows = proxy.metric("tidegate_rate_limit_overflows_total", "service=\"shop\"").await;
     assert_eq!(overflows, (KEYS - KEPT + 1) as u64);
     let statuses = [200, 200, 200, 429];
@@ -356,7 +356,7 @@ async fn a_body_that_is_said_to_be_too_large_counts_for_the_service_and_in_no_ba
         assert_eq!((answer.status(), answer.head.value("connection")), (413, Some("close")));
     }
     proxy.metric_becomes("tidegate_requests_too_large_total", "service=\"shop\"", 5).await;
-    assert_eq!(proxy.metric("tidegate_request_errors_total", "reason=\"body_too_large\"").await, 5);
+    proxy.metric_becomes("tidegate_request_errors_total", "reason=\"body_too_large\"", 5).await;
     let whole = "POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n\r\nabc";
     for status in [200, 200, 429] {
         assert_eq!(proxy.exchange(whole).await.status(), status);

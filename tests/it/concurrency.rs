@@ -148,8 +148,8 @@ async fn a_full_line_refuses_at_once_and_a_long_wait_in_the_end() {
     gate.open();
     assert_eq!(inside.answer().await.status(), 200);
     assert_eq!(proxy.fetch("/").await.status(), 200);
-    assert_eq!(proxy.metric("tidegate_queue_full_total", "blue").await, 1);
-    assert_eq!(proxy.metric("tidegate_queue_timeouts_total", "blue").await, 1);
+    proxy.metric_becomes("tidegate_queue_full_total", "blue", 1).await;
+    proxy.metric_becomes("tidegate_queue_timeouts_total", "blue", 1).await;
 }
 
 #[tokio::test]

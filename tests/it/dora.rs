@@ -89,7 +89,7 @@ async fn they_are_a_table_and_metrics() {
     let as_json = command(&proxy, &["dora", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&as_json.out).expect("it is JSON")["days"], 30);
     proxy.metric_becomes("tidegate_dora_deployments", "service=\"shop\"", 3).await;
-    assert_eq!(proxy.metric("tidegate_dora_time_to_restore_seconds", "shop").await, 6);
+    proxy.metric_becomes("tidegate_dora_time_to_restore_seconds", "shop", 6).await;
 }
 
 #[tokio::test]

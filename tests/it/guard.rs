@@ -137,8 +137,8 @@ async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_e
 
     let status = command(&proxy, &["status", "shop"]).await.out;
     assert!(status.contains("canary is drained by guard at "), "{status}");
-    assert_eq!(proxy.metric("tidegate_guard_drains_total", "").await, 1);
-    assert_eq!(proxy.metric("tidegate_backend_drained", "canary").await, 1);
+    proxy.metric_becomes("tidegate_guard_drains_total", "", 1).await;
+    proxy.metric_becomes("tidegate_backend_drained", "canary", 1).await;
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn a_guard_that_observes_says_once_what_it_would_have_done() {
     let event = one_event(&proxy, "would_drain").await;
     assert!(event["detail"]["reason"].as_str().unwrap().contains("answers of 4xx"), "{event:#}");
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
-    assert_eq!(proxy.metric("tidegate_guard_would_drain_total", "").await, 1);
+    proxy.metric_becomes("tidegate_guard_would_drain_total", "", 1).await;
 }
 
 #[tokio::test]
@@ -499,7 +499,7 @@ async fn crowd(address: SocketAddr, over: Arc<AtomicU8>) {
                 while over.load(Ordering::SeqCst) == 0 {
                     let asked = std::time::Instant::now();
                     assert_eq!(wire.exchange(get("/", "")).await.status(), 200);
-                    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+                    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             })

@@ -122,8 +122,8 @@ async fn requests_beyond_the_bound_are_refused_at_once_and_told_when_to_come_aga
     release(&proxy).await;
     assert_eq!((first.answer().await.status(), third.answer().await.status()), (200, 200));
     assert_eq!(event(&proxy, "released").await, json!({ "service": "shop", "waited": 3, "gave_up": 1, "refused": 1 }));
-    assert_eq!(proxy.metric("tidegate_request_errors_total", "client_left").await, 1);
-    assert_eq!(proxy.metric("tidegate_requests_held_total", "").await, 3);
+    proxy.metric_becomes("tidegate_request_errors_total", "client_left", 1).await;
+    proxy.metric_becomes("tidegate_requests_held_total", "", 3).await;
     assert_eq!(upstream.requests().len(), 2, "who left is forgotten");
 }
 
@@ -153,7 +153,7 @@ async fn a_request_whose_own_time_is_over_is_told_so() {
     let proxy = Setup::new().settings(&(timeouts.to_owned() + &backend("blue", 1.0, &upstream))).start().await;
     hold(&proxy, r#"{"for": "30s"}"#).await;
     assert_eq!(proxy.fetch("/").await.status(), 504);
-    assert_eq!(proxy.metric("tidegate_request_errors_total", "request_timeout").await, 1);
+    proxy.metric_becomes("tidegate_request_errors_total", "request_timeout", 1).await;
     release(&proxy).await;
     assert_eq!(event(&proxy, "released").await["gave_up"], 1);
     assert_eq!(upstream.requests().len(), 0);

@@ -36,7 +36,7 @@ async fn a_pair_has_both_answers_and_names_the_request() {
     assert_eq!(shown(&pair), ("Whole 302, 2 headers, 4 of 4 bytes", "Whole 200, 0 headers, 5 of 5 bytes"));
     assert_eq!((&pair["mirror"], &pair["primary_backend"]), (&"green".into(), &"blue".into()));
     assert_eq!(pair["request_id"], *blue.request().head.value("x-request-id").unwrap());
-    assert_eq!(proxy.metric("tidegate_mirror_pairs_total", "mirror=\"green\"").await, 1);
+    proxy.metric_becomes("tidegate_mirror_pairs_total", "mirror=\"green\"", 1).await;
     proxy.copies_are_over().await;
 }
 
@@ -140,13 +140,13 @@ async fn a_second_copy_shows_the_noise() {
     proxy.fetch("/").await;
     let pair = pair(&proxy, 0).await;
     assert_eq!(pair["noise"], "Whole 200, 0 headers, 4 of 4 bytes");
-    assert_eq!(proxy.metric("tidegate_mirror_noise_total", "").await, 1);
+    proxy.metric_becomes("tidegate_mirror_noise_total", "", 1).await;
     let heads: Vec<_> = blue.requests().into_iter().map(|request| request.head).collect();
     let (own, second): (Vec<_>, Vec<_>) = heads.iter().partition(|head| head.value("tidegate-mirror").is_none());
     assert_eq!((own.len(), second.len()), (1, 1));
     assert_eq!(second[0].value("tidegate-mirror"), Some("shop/blue"));
     assert_eq!(second[0].value("host"), Some("shop.test"));
-    assert_eq!(proxy.metric("tidegate_requests_total", "backend=\"blue\"").await, 1);
+    proxy.metric_becomes("tidegate_requests_total", "backend=\"blue\"", 1).await;
 }
 
 #[tokio::test]

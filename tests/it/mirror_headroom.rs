@@ -23,7 +23,7 @@ async fn copies_are_given_up_before_descriptors_run_out() {
     let proxy = setup.start().await;
     hold(&proxy, &gate, 10).await;
     headroom(&proxy, true).await;
-    assert_eq!(proxy.metric("tidegate_open_files_limit", "").await, 200);
+    proxy.metric_becomes("tidegate_open_files_limit", "", 200).await;
     let mut crowd = Vec::new();
     for _ in 0..140 {
         crowd.push(Wire::connect(proxy.http()).await);

@@ -19,7 +19,7 @@ async fn copies_beyond_the_limit_wait_or_are_dropped() {
     let proxy = mirrored(&blue, &gate.upstream, "max_requests = 2\nqueue = 3\ntimeout = \"20s\"", "").start().await;
     ask_for_held(&proxy, 10).await;
     proxy.copies_dropped("full", 5).await;
-    assert_eq!(proxy.metric("tidegate_mirror_in_flight", "").await, 2);
+    proxy.metric_becomes("tidegate_mirror_in_flight", "", 2).await;
     gate.open();
     proxy.copies_answered(5).await;
     assert_eq!(proxy.all_copies_dropped().await, 5);

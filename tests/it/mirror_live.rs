@@ -22,7 +22,7 @@ async fn a_share_that_is_set_live_holds_at_once_and_after_a_restart_and_ends_wit
     assert_eq!(put(&proxy, r#"{"backend": "green", "percent": 100}"#).await.0, 200);
     proxy.fetch("/").await;
     proxy.copies_answered(1).await;
-    assert_eq!(proxy.metric("tidegate_mirror_percent", "mirror=\"green\"").await, 100);
+    proxy.metric_becomes("tidegate_mirror_percent", "mirror=\"green\"", 100).await;
     let state = proxy.folder().join("state").display().to_string();
     proxy.signal(Signal::TERM);
     assert!(proxy.wait().await.success());

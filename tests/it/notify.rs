@@ -100,7 +100,7 @@ async fn what_fails_is_tried_again_and_nobody_overtakes_it() {
     assert_eq!(told(&requests), [1.0, 1.0, 2.0]);
     let id = |index: usize| requests[index].head.value("webhook-id").map(str::to_owned);
     assert!(id(0) == id(1) && id(1) != id(2), "a receiver can tell what it has heard before");
-    assert_eq!(proxy.metric("tidegate_notify_failed_total", "hook").await, 1);
+    proxy.metric_becomes("tidegate_notify_failed_total", "hook", 1).await;
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn connections_are_refused_when_memory_has_nearly_run_out() {
     for _ in 0..3 {
         assert_eq!(proxy.connect().await.rest().await, b"");
     }
-    assert_eq!(proxy.metric("tidegate_connections_refused_total", "limit=\"memory\"").await, 3);
+    proxy.metric_becomes("tidegate_connections_refused_total", "limit=\"memory\"", 3).await;
     assert_eq!(client.exchange(get("/", "")).await.status(), 503, "who is in is told");
     reload_to(&mut proxy, &plenty, 0).await;
     assert_eq!(proxy.fetch("/").await.text(), "blue");

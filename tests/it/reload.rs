@@ -59,7 +59,7 @@ async fn a_file_with_a_problem_is_refused_whole_and_says_why_everywhere() {
         proxy.logs(problem).await;
     }
     proxy.logs("configuration not reloaded, the old one stays in force").await;
-    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"refused\"").await, 1);
+    proxy.metric_becomes("tidegate_reloads_total", "result=\"refused\"", 1).await;
     assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"applied\"").await, 0);
 
     proxy.rewrite(&backend("blue", 1.0, &green));

@@ -30,7 +30,7 @@ async fn a_hundred_reloads_in_a_row_lose_no_request_and_close_no_connection() {
     }
     let answered = load.finish().await;
     assert_eq!(blue.requests().len() + canary.requests().len(), answered, "every request came once");
-    assert_eq!(proxy.metric("tidegate_reloads_total", "result=\"applied\"").await, 100);
+    proxy.metric_becomes("tidegate_reloads_total", "result=\"applied\"", 100).await;
 }
 
 #[tokio::test]

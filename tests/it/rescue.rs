@@ -61,8 +61,8 @@ async fn what_the_candidate_fails_stable_answers_and_both_are_charged_for_their_
         assert_eq!((got.status(), got.text()), (200, "blue"), "{answer}");
         assert_eq!(got.head.value("tidegate-backend"), None, "nobody is told");
         assert_eq!((charged(&proxy, "canary", "5xx").await, charged(&proxy, "blue", "2xx").await), (1, 1));
-        assert_eq!(proxy.metric("tidegate_requests_total", "shop").await, 2);
-        assert_eq!(proxy.metric("tidegate_rescues_total", "canary\",result=\"answered").await, 1);
+        proxy.metric_becomes("tidegate_requests_total", "shop", 2).await;
+        proxy.metric_becomes("tidegate_rescues_total", "canary\",result=\"answered", 1).await;
         assert_eq!(proxy.metric("tidegate_requests_in_flight", "shop").await, 0);
         let line = logged(&proxy).await;
         assert_eq!((line["backend"].as_str(), line["selected"].as_str()), (Some("blue"), Some("canary")));
@@ -135,7 +135,7 @@ async fn what_need_not_be_rescued_is_passed_on() {
         let proxy = before(service, &blue.url(), &canary.url()).await;
         assert_eq!(proxy.fetch("/").await.status(), status, "{service}");
         let rescues = u64::from(status == 200);
-        assert_eq!(proxy.metric("tidegate_rescues_total", "canary").await, rescues, "{service}");
+        proxy.metric_becomes("tidegate_rescues_total", "canary", rescues).await;
         let is_exhausted = service.contains("budget");
         let exhausted = proxy.metric("tidegate_retry_budget_exhausted_total", "canary").await;
         assert_eq!(exhausted, u64::from(is_exhausted), "{service}");
@@ -159,7 +159,7 @@ async fn when_stable_fails_too_its_answer_is_passed_on() {
     let answer = proxy.fetch("/").await;
     assert_eq!((answer.status(), answer.text()), (503, "blue"));
     assert_eq!((blue.requests().len(), canary.requests().len()), (1, 1));
-    assert_eq!(proxy.metric("tidegate_rescues_total", "canary\",result=\"failed").await, 1);
+    proxy.metric_becomes("tidegate_rescues_total", "canary\",result=\"failed", 1).await;
     assert_eq!((charged(&proxy, "canary", "5xx").await, charged(&proxy, "blue", "5xx").await), (1, 1));
 }
 
@@ -278,7 +278,7 @@ async fn a_reset_that_was_replayed_in_vain_is_one_failure_of_one_request() {
     }
     // On the idle connection, and on a new one: only then it is known that it wasn't age that broke the first.
     assert_eq!(asked.load(Ordering::SeqCst), 3);
-    assert_eq!(proxy.metric("tidegate_upstream_replays_total", "canary").await, 1);
+    proxy.metric_becomes("tidegate_upstream_replays_total", "canary", 1).await;
     assert_eq!(charged(&proxy, "canary", "5xx").await, 1);
     let trial = proxy.view("/v1/services/shop").await["trials"][0].clone();
     assert_eq!(trial["kinds"][0]["candidate"], 1, "{trial:#}");

@@ -353,9 +353,9 @@ async fn in_a_freeze_nobody_deploys_or_promotes_without_a_reason_and_the_way_bac
     proxy.rewrite(&shop.settings());
     proxy.reload_well().await;
     waits_for(&proxy, window).await;
-    assert_eq!(proxy.metric("tidegate_rollout_state", "state=\"under_way\"").await, 1);
-    assert_eq!(proxy.metric("tidegate_rollout_step", "").await, 1);
-    assert_eq!(proxy.metric("tidegate_rollout_steps", "").await, 2);
+    proxy.metric_becomes("tidegate_rollout_state", "state=\"under_way\"", 1).await;
+    proxy.metric_becomes("tidegate_rollout_step", "", 1).await;
+    proxy.metric_becomes("tidegate_rollout_steps", "", 2).await;
     for word in [&["approve", "shop"][..], &["promote", "shop", "--full"]] {
         let refused = command(&proxy, word).await;
         assert!(refused.code == Some(1) && refused.err.contains(window), "{}", refused.err);
@@ -366,8 +366,8 @@ async fn in_a_freeze_nobody_deploys_or_promotes_without_a_reason_and_the_way_bac
     assert_eq!(events(&proxy, "freeze_overridden").await.len(), 2);
     let ended = async |outcome: &str| proxy.metric("tidegate_rollouts_total", &format!("outcome=\"{outcome}\"")).await;
     assert_eq!((ended("completed").await, ended("rolled_back").await, ended("aborted").await), (2, 1, 0));
-    assert_eq!(proxy.metric("tidegate_rollout_state", "service=\"shop\",state=\"completed\"").await, 1);
-    assert_eq!(proxy.metric("tidegate_rollout_share", "service=\"shop\"").await, 1);
+    proxy.metric_becomes("tidegate_rollout_state", "service=\"shop\",state=\"completed\"", 1).await;
+    proxy.metric_becomes("tidegate_rollout_share", "service=\"shop\"", 1).await;
 }
 
 /// Debian's Prometheus, on an address of its own.

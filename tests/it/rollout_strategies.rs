@@ -309,5 +309,5 @@ steps = [{ approve = "ada" }, { weight = 100, watch = "0s" }]"#;
     assert_eq!(becomes(&proxy, "aborted").await["receipt"]["requests"], asked, "they are requests like others");
     closed("preview.example.com", "").await;
     closed("locked.example.com", "x-key: s3cret\r\n").await;
-    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"404\"").await, 5);
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"404\"", 5).await;
 }

@@ -77,7 +77,7 @@ async fn what_no_service_takes_is_answered_404() {
     assert_eq!(taker(&mut wire, "GET /other", "shop.example.com", "").await, "404");
     assert_eq!(taker(&mut wire, "GET /api", "cart.example.com", "").await, "404");
     assert_eq!(services[0].upstream.requests().len(), 1);
-    assert_eq!(proxy.metric("tidegate_requests_refused_total", "code=\"404\"").await, 2);
+    proxy.metric_becomes("tidegate_requests_refused_total", "code=\"404\"", 2).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
@@ -215,9 +215,14 @@ impl Proxy {
         values.sum()
     }
 
-    /// Waits until a metric is `wanted`.
+    /// Waits until a metric is `wanted`: what is counted follows what is seen of it by a moment.
     pub async fn metric_becomes(&self, name: &str, label: &str, wanted: u64) {
-        self.metric_until(name, label, &format!("become {wanted}"), |value| value == wanted).await;
+        self.metric_until(name, label, &format!("become {wanted}"), |value| {
+            // Said at once: a count never comes back.
+            assert!(value <= wanted || !name.ends_with("_total"), "{name} {label} is {value}, more than {wanted}");
+            value == wanted
+        })
+        .await;
     }
 
     /// Waits until a counter that goes on is at least `wanted`.
@@ -226,12 +231,15 @@ impl Proxy {
     }
 
     async fn metric_until(&self, name: &str, label: &str, what: &str, is_there: impl Fn(u64) -> bool) {
-        let reaching = async {
-            while !is_there(self.metric(name, label).await) {
-                tokio::time::sleep(super::POLL_INTERVAL).await;
+        let start = Instant::now();
+        loop {
+            let value = self.metric(name, label).await;
+            if is_there(value) {
+                return;
             }
-        };
-        super::within(&format!("{name} to {what}"), reaching).await;
+            assert!(start.elapsed() < super::PATIENCE, "waited for {name} {label} to {what}: it is {value}");
+            tokio::time::sleep(super::POLL_INTERVAL).await;
+        }
     }
 
     pub fn signal(&self, signal: Signal) {
