@@ -214,8 +214,9 @@ impl ProcessMetrics {
             ReloadOutcome::Applied { .. } => &self.reloads_applied,
             ReloadOutcome::Refused { .. } => &self.reloads_refused,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
         let mut last = self.last_reload.lock().expect("no holder of this lock panics");
+        // Under the lock: whoever sees that there was one more sees how it ended.
+        counter.fetch_add(1, Ordering::Relaxed);
         *last = Some((SystemTime::now(), outcome));
     }
 }

@@ -103,10 +103,10 @@ impl Renderer {
         counter!(refused, "code" => "other").absolute(process.sum(|w| w.refused_other.value()));
         gauge!("tidegate_compressions").set(process.sum(|w| w.compressions.value()) as f64);
         counter!("tidegate_compressions_skipped_total").absolute(process.sum(|w| w.compressions_skipped.value()));
+        let last = process.last_reload.lock().expect("no holder of this lock panics");
         let reloads = "tidegate_reloads_total";
         counter!(reloads, "result" => "applied").absolute(process.reloads_applied.load(Ordering::Relaxed));
         counter!(reloads, "result" => "refused").absolute(process.reloads_refused.load(Ordering::Relaxed));
-        let last = process.last_reload.lock().expect("no holder of this lock panics");
         if let Some((at, outcome)) = &*last {
             let applied = matches!(outcome, super::ReloadOutcome::Applied { .. });
             gauge!("tidegate_last_reload_successful").set(f64::from(u8::from(applied)));
