@@ -357,7 +357,7 @@ async fn an_http2_client_is_told_the_limits_that_are_configured() {
     let proxy = limited(&upstream, settings).await;
     let mut wire = proxy.connect().await;
     wire.send([PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()).await;
-    let frames = wire.until_silent(Duration::from_millis(300)).await;
+    let frames = wire.begun_until_silent(Duration::from_millis(300)).await;
     let length = u32::from_be_bytes([0, frames[0], frames[1], frames[2]]) as usize;
     let settings: Vec<(u16, u32)> = frames[9..9 + length]
         .chunks(6)

@@ -82,9 +82,7 @@ async fn an_endpoint_that_fails_beside_fine_ones_is_left_and_comes_back_by_one_r
     let proxy = shop("ejection = { time = \"3s\" }\nslow_start = \"0s\"", &backend("blue", 1.0, &urls)).await;
     let failed = failures(&proxy, 400).await;
     assert!((5..40).contains(&failed), "{failed}");
-    let events = proxy.view("/v1/events").await;
-    let down = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "endpoint_down").cloned();
-    let reason = down.unwrap()["detail"]["reason"].clone();
+    let reason = proxy.event("endpoint_down").await["detail"]["reason"].clone();
     assert!(reason.as_str().is_some_and(|reason| reason.ends_with("requests failed in a row")), "{reason}");
     // The next is the one that tries it out, and it fails.
     proxy.endpoint_becomes(0, 2, "on trial").await;
@@ -134,9 +132,7 @@ async fn without_a_guard_a_candidate_that_fails_yields_its_share_within_a_few_re
     let failed = failures(&proxy, 800).await;
     assert!((5..20).contains(&failed), "{failed}");
     proxy.share_becomes(1, 0.0..=0.0).await;
-    let events = proxy.view("/v1/events").await;
-    let event = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "endpoint_down").cloned();
-    assert_eq!(event.unwrap()["detail"]["backend"], "canary");
+    assert_eq!(proxy.event("endpoint_down").await["detail"]["backend"], "canary");
     // One request tries it out, though the backend gets none.
     canary.fail_every(0);
     proxy.endpoint_becomes(1, 0, "on trial").await;

@@ -90,23 +90,6 @@ async fn effective(proxy: &Proxy) -> Vec<f64> {
     backends.map(|backend| backend["weight"]["effective"].as_f64().expect("a weight is a number")).collect()
 }
 
-async fn events(proxy: &Proxy, kind: &str) -> Vec<Value> {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
-}
-
-async fn one_event(proxy: &Proxy, kind: &str) -> Value {
-    let waiting = async {
-        loop {
-            if let [only] = &events(proxy, kind).await[..] {
-                return only.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(&format!("an event {kind}"), waiting).await
-}
-
 async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
     let admin = proxy.admin().to_string();
     Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
@@ -122,7 +105,7 @@ async fn a_canary_that_answers_500_is_out_within_a_handful_of_requests_and_the_e
     assert!(failed.len() <= 6, "{} requests failed", failed.len());
     assert_eq!(effective(&proxy).await, [95.0, 0.0]);
 
-    let event = one_event(&proxy, "drained").await;
+    let event = proxy.event("drained").await;
     assert_eq!((&event["by"], &event["detail"]["backend"]), (&json!("tidegate"), &json!("canary")));
     let evidence = &event["detail"]["evidence"];
     let reason = event["detail"]["reason"].as_str().unwrap();
@@ -168,7 +151,7 @@ async fn a_verdict_is_in_force_on_every_worker_at_once() {
     let clients: Vec<_> = clients.collect();
     eventually("all workers to have asked the canary", || canary.connections() >= 4).await;
     broken.store(1, Ordering::SeqCst);
-    let event = one_event(&proxy, "drained").await;
+    let event = proxy.event("drained").await;
     tokio::time::sleep(2 * LATEST).await;
     over.store(1, Ordering::SeqCst);
     for client in clients {
@@ -186,7 +169,7 @@ async fn a_canary_that_knows_nothing_or_cuts_its_answers_off_is_out_as_well() {
         let (blue, canary) = (answering(WELL).await, answering(answer).await);
         let proxy = start(&blue, &canary).await;
         ask_until_drained(&proxy, 2_000).await;
-        let event = one_event(&proxy, "drained").await;
+        let event = proxy.event("drained").await;
         let evidence = &event["detail"]["evidence"];
         assert_eq!(evidence["weightiest"], kind);
         // Of those that it heard of until then: more are under way while it thinks, on a machine that lets it wait.
@@ -202,7 +185,7 @@ async fn backends_that_fail_alike_both_stay() {
     let proxy = start(&blue, &canary).await;
     ask(&proxy, 2_000).await;
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
-    assert_eq!(events(&proxy, "drained").await, [json!(null); 0]);
+    assert_eq!(proxy.events("drained").await, [json!(null); 0]);
 }
 
 #[tokio::test]
@@ -213,7 +196,7 @@ async fn a_stable_that_fails_alone_raises_an_alarm_and_nobody_is_moved() {
         + &backend("canary", 50.0, &canary);
     let proxy = Setup::new().settings(&settings).start().await;
     ask(&proxy, 400).await;
-    let event = one_event(&proxy, "stable_alarm").await;
+    let event = proxy.event("stable_alarm").await;
     assert_eq!(event["detail"]["stable"], "blue");
     assert_eq!(effective(&proxy).await, [50.0, 50.0]);
     assert_eq!(proxy.view("/v1/services/shop").await["stable_alarm"], true);
@@ -233,7 +216,7 @@ async fn a_guard_that_observes_says_once_what_it_would_have_done() {
     let settings = "[services.shop]\nguard = \"observe\"\n".to_owned() + &shop(&blue, &canary);
     let proxy = Setup::new().settings(&settings).start().await;
     ask(&proxy, 1_000).await;
-    let event = one_event(&proxy, "would_drain").await;
+    let event = proxy.event("would_drain").await;
     assert!(event["detail"]["reason"].as_str().unwrap().contains("answers of 4xx"), "{event:#}");
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
     proxy.metric_becomes("tidegate_guard_would_drain_total", "", 1).await;
@@ -259,7 +242,7 @@ async fn the_kill_switch_holds_for_all_services_and_over_a_restart() {
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
     assert_eq!(command(&proxy, &["guard", "on"]).await.code, Some(0));
     ask_until_drained(&proxy, 2_000).await;
-    assert_eq!(events(&proxy, "guard_changed").await.len(), 2);
+    proxy.told("guard_changed", 2).await;
 }
 
 #[tokio::test]
@@ -281,7 +264,7 @@ async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
     let setup = || Setup::new().state_dir(state.path().to_str().unwrap());
     let mut proxy = setup().settings(&settings("sha:1")).start().await;
     ask_until_drained(&proxy, 2_000).await;
-    one_event(&proxy, "drained").await;
+    proxy.event("drained").await;
     proxy.signal(Signal::KILL);
     proxy.wait().await;
 
@@ -295,7 +278,7 @@ async fn a_drain_outlives_a_kill_and_ends_with_a_new_revision() {
     proxy.rewrite(&settings("sha:2"));
     proxy.reload_well().await;
     assert_eq!(effective(&proxy).await, [50.0, 50.0]);
-    assert_eq!(one_event(&proxy, "undrained").await["detail"]["revision"], "sha:1");
+    assert_eq!(proxy.event("undrained").await["detail"]["revision"], "sha:1");
 }
 
 #[tokio::test]
@@ -349,11 +332,11 @@ async fn a_person_brings_a_backend_back_and_it_is_judged_anew() {
     assert_eq!(undrained.code, Some(0), "{}", undrained.err);
     ask(&proxy, 400).await;
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
-    let event = one_event(&proxy, "undrained").await;
+    let event = proxy.event("undrained").await;
     assert_eq!((&event["by"], &event["detail"]["reason"]), (&json!("ada (cli)"), &json!("by hand")));
     canary.turn(0);
     ask_until_drained(&proxy, 2_000).await;
-    assert_eq!(events(&proxy, "drained").await.len(), 2);
+    proxy.told("drained", 2).await;
 }
 
 #[tokio::test]
@@ -374,7 +357,7 @@ async fn a_person_drains_a_backend_and_never_the_last_one() {
     assert!(last.err.contains("blue is the last backend that could answer"), "{}", last.err);
     let unknown = command(&proxy, &["drain", "shop/green"]).await;
     assert!(unknown.err.contains("the service has no backend \"green\"; it has: blue, canary"), "{}", unknown.err);
-    assert_eq!(one_event(&proxy, "drained").await["detail"]["reason"], "disk is being replaced");
+    assert_eq!(proxy.event("drained").await["detail"]["reason"], "disk is being replaced");
 }
 
 #[tokio::test]
@@ -389,7 +372,7 @@ async fn a_second_drain_gives_another_reason_and_none_takes_none_away() {
         let line = drained.out.lines().find(|line| line.contains("is drained by ada")).unwrap_or_default();
         assert!(line.ends_with(&format!(": {shown}")), "{}", drained.out);
     }
-    let told = events(&proxy, "drained").await;
+    let told = proxy.told("drained", 3).await;
     let told: Vec<&str> = told.iter().filter_map(|event| event["detail"]["reason"].as_str()).collect();
     assert_eq!(told, ["no reason given", "its disk", "its fan"]);
     let path = "/v1/services/shop/backends/canary/drain";
@@ -438,7 +421,7 @@ async fn a_person_drains_one_endpoint_of_several_and_never_the_last_one() {
     assert_eq!(undrained.code, Some(0), "{}", undrained.err);
     let both = async { while wire.exchange(get("/", "")).await.text() != "one" {} };
     within("the endpoint to be asked again", both).await;
-    assert_eq!(one_event(&proxy, "endpoint_drained").await["by"], "ada (cli)");
+    assert_eq!(proxy.event("endpoint_drained").await["by"], "ada (cli)");
 }
 
 #[tokio::test]
@@ -457,7 +440,7 @@ async fn after_a_flip_a_backend_that_fails_by_itself_gives_everything_back() {
     };
     within("green to be drained", watched).await;
     assert_eq!(proxy.fetch("/").await.text(), "blue");
-    let event = one_event(&proxy, "drained").await;
+    let event = proxy.event("drained").await;
     assert!(event["detail"]["reason"].as_str().unwrap().contains("requests failed"), "{event:#}");
 }
 
@@ -516,13 +499,13 @@ async fn a_canary_that_hangs_is_left_at_once_and_in_the_end_for_good_and_nobody_
     still.store(1, Ordering::SeqCst);
     let over = Arc::new(AtomicU8::new(0));
     let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
-    let event = one_event(&proxy, "drained").await;
+    let event = proxy.event("drained").await;
     over.store(1, Ordering::SeqCst);
     clients.await.expect("no client fails");
     let detail = &event["detail"];
     assert!(detail["reason"].as_str().unwrap().starts_with("it stands still again and again: "), "{event:#}");
     assert_eq!(detail["evidence"]["weightiest"], "slow");
-    let pauses: Vec<Value> = events(&proxy, "suspended").await.iter().map(|e| e["detail"]["for_ms"].clone()).collect();
+    let pauses: Vec<Value> = proxy.events("suspended").await.iter().map(|e| e["detail"]["for_ms"].clone()).collect();
     assert_eq!(pauses, [json!(2000), json!(4000)]);
     assert_eq!(effective(&proxy).await, [95.0, 0.0]);
 }
@@ -533,14 +516,14 @@ async fn a_canary_that_stands_still_for_a_moment_is_back_in_a_moment() {
     still.store(1, Ordering::SeqCst);
     let over = Arc::new(AtomicU8::new(0));
     let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
-    one_event(&proxy, "suspended").await;
+    proxy.event("suspended").await;
     assert_eq!(effective(&proxy).await, [95.0, 0.0]);
     still.store(0, Ordering::SeqCst);
-    one_event(&proxy, "resumed").await;
+    proxy.event("resumed").await;
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
     over.store(1, Ordering::SeqCst);
     clients.await.expect("no client fails");
-    assert_eq!(events(&proxy, "drained").await, [json!(null); 0]);
+    assert_eq!(proxy.events("drained").await, [json!(null); 0]);
 }
 
 #[tokio::test]
@@ -549,14 +532,14 @@ async fn a_guard_that_observes_suspends_nobody_and_asks_nobody_else() {
     still.store(1, Ordering::SeqCst);
     let over = Arc::new(AtomicU8::new(0));
     let clients = tokio::spawn(crowd(proxy.http(), Arc::clone(&over)));
-    let event = one_event(&proxy, "would_drain").await;
+    let event = proxy.event("would_drain").await;
     assert_eq!(event["detail"]["evidence"]["weightiest"], "slow", "{event:#}");
     assert_eq!(effective(&proxy).await, [95.0, 5.0]);
     still.store(0, Ordering::SeqCst);
     over.store(1, Ordering::SeqCst);
     clients.await.expect("no client fails");
     for kind in ["suspended", "drained"] {
-        assert_eq!(events(&proxy, kind).await, [json!(null); 0], "{kind}");
+        assert_eq!(proxy.events(kind).await, [json!(null); 0], "{kind}");
     }
     assert_eq!(proxy.metric("tidegate_hedges_total", "canary").await, 0);
     assert_eq!(proxy.metric("tidegate_guard_suspensions_total", "").await, 0);
@@ -589,7 +572,7 @@ async fn a_route_judged_by_itself_isn_t_hidden_by_the_others() {
         }
     };
     within("the canary to be drained", asking).await;
-    let event = one_event(&proxy, "drained").await;
+    let event = proxy.event("drained").await;
     let route = &event["detail"]["evidence"]["route"];
     assert_eq!((&route["route"], &route["judged"]), (&json!("/pay"), &json!(true)), "{event:#}");
 }
@@ -627,10 +610,10 @@ async fn probation_lets_a_backend_prove_itself_with_a_few_requests() {
     let proxy = Setup::new().settings(&(settings + &shop(&blue, &canary.upstream))).start().await;
     ask_until_drained(&proxy, 2_000).await;
     canary.turn(1);
-    one_event(&proxy, "probation_began").await;
+    proxy.event("probation_began").await;
     assert_eq!(effective(&proxy).await, [95.0, 10.0]);
     let proving = async {
-        while events(&proxy, "undrained").await.is_empty() {
+        while proxy.events("undrained").await.is_empty() {
             ask(&proxy, 200).await;
         }
     };
@@ -644,13 +627,13 @@ async fn a_backend_that_fails_on_probation_is_drained_again_and_waits_twice_as_l
     let settings = "[services.shop]\nprobation = { after = \"1s\", percent = 10, pass = \"1m\" }\n".to_owned();
     let proxy = Setup::new().settings(&(settings + &shop(&blue, &canary))).start().await;
     let asking = async {
-        while events(&proxy, "probation_began").await.len() < 3 {
+        while proxy.events("probation_began").await.len() < 3 {
             ask(&proxy, 40).await;
         }
     };
     within("three returns", asking).await;
     let at = |event: &Value| humantime::parse_rfc3339(event["at"].as_str().expect("a time")).expect("a time");
-    let (drained, began) = (events(&proxy, "drained").await, events(&proxy, "probation_began").await);
+    let (drained, began) = (proxy.events("drained").await, proxy.events("probation_began").await);
     for (nth, pause_s) in [1.0, 2.0, 4.0_f64].into_iter().enumerate() {
         let pause = at(&began[nth]).duration_since(at(&drained[nth])).expect("it came back afterwards");
         assert!(pause.as_secs_f64() >= pause_s, "{nth}: {pause:?}");

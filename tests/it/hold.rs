@@ -34,13 +34,6 @@ async fn waits(proxy: &Proxy, request: &str, number: u64) -> Wire {
     client
 }
 
-/// The details of the latest event of a kind.
-async fn event(proxy: &Proxy, kind: &str) -> Value {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    let events = view["events"].as_array().expect("events are a list");
-    events.iter().rfind(|event| event["kind"] == kind).map(|event| event["detail"].clone()).unwrap_or_default()
-}
-
 #[tokio::test]
 async fn a_swap_under_a_hold_loses_no_request() {
     let (blue, green) = (named("blue").await, named("green").await);
@@ -58,7 +51,7 @@ async fn a_swap_under_a_hold_loses_no_request() {
     let answered = load.finish().await;
     assert_eq!(blue.requests().len(), before, "those that waited went where new ones go");
     assert_eq!(before + green.requests().len(), answered, "every request came once");
-    let told = event(&proxy, "released").await;
+    let told = &proxy.event("released").await["detail"];
     assert_eq!((&told["gave_up"], &told["refused"]), (&json!(0), &json!(0)));
     assert!(told["waited"].as_u64().is_some_and(|waited| waited >= 10), "{told}");
 }
@@ -91,10 +84,12 @@ async fn a_hold_ends_by_itself_and_another_one_replaces_its_time() {
     hold(&proxy, r#"{"for": "300ms", "requests": 7}"#).await;
     assert_eq!(client.answer().await.status(), 200);
     assert!(began.elapsed() >= Duration::from_millis(295), "{:?}", began.elapsed());
+    let held = proxy.told("held", 2).await;
+    assert_eq!(held[1]["detail"], json!({ "service": "shop", "seconds": 0.3, "requests": 7 }));
+    let released = proxy.event("released").await;
+    assert_eq!(released["detail"], json!({ "service": "shop", "waited": 1, "gave_up": 0, "refused": 0 }));
     let view = proxy.view("/v1/services/shop").await;
     assert!(view.get("hold").is_none(), "{view}");
-    assert_eq!(event(&proxy, "held").await, json!({ "service": "shop", "seconds": 0.3, "requests": 7 }));
-    assert_eq!(event(&proxy, "released").await, json!({ "service": "shop", "waited": 1, "gave_up": 0, "refused": 0 }));
     assert_eq!(proxy.fetch("/").await.status(), 200);
 }
 
@@ -121,7 +116,10 @@ async fn requests_beyond_the_bound_are_refused_at_once_and_told_when_to_come_aga
     let mut third = waits(&proxy, &get("/", ""), 2).await;
     release(&proxy).await;
     assert_eq!((first.answer().await.status(), third.answer().await.status()), (200, 200));
-    assert_eq!(event(&proxy, "released").await, json!({ "service": "shop", "waited": 3, "gave_up": 1, "refused": 1 }));
+    assert_eq!(
+        proxy.event("released").await["detail"],
+        json!({ "service": "shop", "waited": 3, "gave_up": 1, "refused": 1 })
+    );
     proxy.metric_becomes("tidegate_request_errors_total", "client_left", 1).await;
     proxy.metric_becomes("tidegate_requests_held_total", "", 3).await;
     assert_eq!(upstream.requests().len(), 2, "who left is forgotten");
@@ -155,7 +153,7 @@ async fn a_request_whose_own_time_is_over_is_told_so() {
     assert_eq!(proxy.fetch("/").await.status(), 504);
     proxy.metric_becomes("tidegate_request_errors_total", "request_timeout", 1).await;
     release(&proxy).await;
-    assert_eq!(event(&proxy, "released").await["gave_up"], 1);
+    assert_eq!(proxy.event("released").await["detail"]["gave_up"], 1);
     assert_eq!(upstream.requests().len(), 0);
 }
 
@@ -207,7 +205,10 @@ async fn a_hold_outlives_a_reload_unless_its_service_goes() {
     proxy.rewrite(&backend("main", 1.0, &other).replace("shop", "other"));
     proxy.reload_well().await;
     assert_eq!(client.answer().await.text(), "other");
-    assert_eq!(event(&proxy, "released").await, json!({ "service": "shop", "waited": 1, "gave_up": 0, "refused": 0 }));
+    assert_eq!(
+        proxy.event("released").await["detail"],
+        json!({ "service": "shop", "waited": 1, "gave_up": 0, "refused": 0 })
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::rollouts::{Asking, Shop, becomes, command, deploy, latest, reaches, shares};
-use crate::support::{Proxy, Refusing, Upstream, named};
+use crate::support::{Refusing, Upstream, named};
 
 const FAILING: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
 const JSON: &str = "content-type: application/json\r\n";
@@ -24,11 +24,6 @@ async fn failing() -> Upstream {
     Upstream::responding(|_| FAILING.into()).await
 }
 
-async fn events(proxy: &Proxy, kind: &str) -> Vec<Value> {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
-}
-
 #[tokio::test]
 async fn a_good_release_gets_everything_step_by_step_and_becomes_stable() {
     let (shop, green) = (Shop::new(CANARY).await, named("green").await);
@@ -45,9 +40,9 @@ async fn a_good_release_gets_everything_step_by_step_and_becomes_stable() {
     assert!(asking.finish().await.iter().all(|status| *status == 200));
     assert_eq!(shop.old_green.requests().len(), 0, "what the file had there is gone");
 
-    let steps: Vec<_> = events(&proxy, "rollout_advanced").await.iter().map(|e| e["detail"]["what"].clone()).collect();
+    let ended = &proxy.event("rollout_ended").await["detail"];
+    let steps: Vec<_> = proxy.events("rollout_advanced").await.iter().map(|e| e["detail"]["what"].clone()).collect();
     assert_eq!(steps, ["10 % until below 20 %", "50 % for 200ms", "100 % but 10 %, watched for 300ms"]);
-    let ended = &events(&proxy, "rollout_ended").await[0]["detail"];
     assert_eq!((&ended["outcome"], &ended["receipt"]["failures"]), (&json!("completed"), &json!(0)));
     assert_eq!(latest(&proxy).await["commit"], "4f2a");
     let told = command(&proxy, &["rollouts", "shop"]).await.out;
@@ -73,9 +68,9 @@ async fn a_bad_release_is_back_within_a_handful_of_requests_and_nobody_saw_it() 
     assert_eq!(receipt["failures"].as_u64().unwrap() as usize, failed, "{view:#}");
     assert_eq!(receipt["rescued"].as_u64().unwrap() as usize, failed, "{view:#}");
     assert_eq!(receipt["seen_by_clients"], 0, "{view:#}");
-    let ended = &events(&proxy, "rollout_ended").await[0]["detail"];
+    let ended = &proxy.event("rollout_ended").await["detail"];
     assert_eq!(ended["receipt"], *receipt, "the history has the same");
-    assert_eq!(events(&proxy, "rollout_ending").await[0]["detail"]["outcome"], "rolled back");
+    assert_eq!(proxy.event("rollout_ending").await["detail"]["outcome"], "rolled back");
     assert!(receipt["restored_after_ms"].as_u64().unwrap() < 5_000, "{view:#}");
 
     // It isn't deployed again by mistake.
@@ -113,7 +108,7 @@ async fn a_release_that_is_tried_again_answers_for_nothing_it_did_the_last_time(
     let proxy = shop.setup().settings(&settings).start().await;
     let asking = Asking::on(&proxy, "", AT_ONCE).await;
     assert_eq!(deploy(&proxy, "v2", &broken, &["--wait"]).await.code, Some(1));
-    assert!(events(&proxy, "drained").await.is_empty());
+    assert!(proxy.events("drained").await.is_empty());
     let again = deploy(&proxy, "v2", &mended, &["--wait", "--retry"]).await;
     assert_eq!(again.code, Some(0), "{}\n{}", again.out, again.err);
     asking.finish().await;
@@ -182,7 +177,7 @@ async fn people_pause_resume_approve_and_promote_and_one_of_two_who_race_is_told
     let approved = command(&proxy, &["approve", "shop", "--reason", "looked at the dashboards"]).await;
     assert_eq!(approved.code, Some(0), "{}", approved.err);
     assert_eq!(shares(&proxy).await, [0.5, 0.5]);
-    let event = &events(&proxy, "rollout_approved").await[0];
+    let event = proxy.event("rollout_approved").await;
     assert_eq!((&event["by"], &event["detail"]["why"]), (&json!("ada (cli)"), &json!("looked at the dashboards")));
     // Nobody asks anything, so time alone proves nothing.
     let asked = latest(&proxy).await;
@@ -257,7 +252,7 @@ steps = [{ weight = 50, hold = "100ms" }, { weight = 100, watch = "0s" }]"#;
     deploy(&proxy, "v2", &green, &[]).await;
     let paused = becomes(&proxy, "paused").await;
     assert!(paused["reason"].as_str().unwrap().contains("0 requests are too few"), "{paused:#}");
-    assert_eq!(events(&proxy, "rollout_paused").await.len(), 1);
+    proxy.event("rollout_paused").await;
     let asking = Asking::on(&proxy, "", AT_ONCE).await;
     command(&proxy, &["resume", "shop"]).await;
     becomes(&proxy, "completed").await;

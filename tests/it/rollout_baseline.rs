@@ -123,9 +123,7 @@ async fn a_release_that_fails_more_often_than_the_fresh_copy_is_sent_back_and_sa
     let asked = fresh.upstream.requests().len();
     asking.finish().await;
     assert!(fresh.upstream.requests().len() <= asked + 1, "it gets nothing after the end");
-    let ended = proxy.view("/v1/events?limit=1000").await;
-    let ended = ended["events"].as_array().unwrap().iter().find(|event| event["kind"] == "rollout_ended").cloned();
-    let evidence = &ended.expect("it is told")["detail"]["evidence"];
+    let evidence = &proxy.event("rollout_ended").await["detail"]["evidence"];
     assert!(evidence["compared_with"] == "fresh" || evidence["stable"] == "fresh", "{evidence:#}");
 }
 

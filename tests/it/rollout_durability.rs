@@ -52,12 +52,7 @@ async fn a_kill_after_a_rollback_leaves_everything_with_stable() {
     command(&proxy, &["rollback", "shop", "--reason", "it smells"]).await;
     // Toward stable is made first and written down after it: wait until it is.
     becomes(&proxy, "rolled back").await;
-    let written = async {
-        while proxy.view("/v1/events?limit=1").await["events"][0]["kind"] != "rollout_ended" {
-            tokio::time::sleep(crate::support::POLL_INTERVAL).await;
-        }
-    };
-    crate::support::within("the journal", written).await;
+    proxy.event("rollout_ended").await;
     proxy.signal(Signal::KILL);
     proxy.wait().await;
     let proxy = shop.open().await;
@@ -110,8 +105,7 @@ async fn the_files_new_endpoints_win_over_what_was_deployed_also_when_it_was_edi
     let view = proxy.view("/v1/services/shop").await;
     assert_eq!(view["backends"][1]["endpoints"][0]["address"], shop.old_green.url());
     assert_eq!(shares(&proxy).await, [1.0, 0.0], "what the file has there was never judged");
-    let kinds = proxy.view("/v1/events?limit=1000").await;
-    assert!(kinds["events"].as_array().unwrap().iter().any(|event| event["kind"] == "deployment_ended"));
+    proxy.event("deployment_ended").await;
 }
 
 #[tokio::test]

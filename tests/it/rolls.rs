@@ -30,26 +30,6 @@ fn rolling(proxy: &Proxy, more: &[&str]) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("the binary runs")
 }
 
-/// The details of all events of a kind, the oldest first.
-async fn told(proxy: &Proxy, kind: &str) -> Vec<Value> {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    let events = view["events"].as_array().expect("events are a list").iter();
-    events.filter(|event| event["kind"] == kind).map(|event| event["detail"].clone()).collect()
-}
-
-/// Waits for an event of a kind.
-async fn tells(proxy: &Proxy, kind: &str) -> Value {
-    let telling = async {
-        loop {
-            if let Some(detail) = told(proxy, kind).await.pop() {
-                return detail;
-            }
-            tokio::time::sleep(crate::support::POLL_INTERVAL).await;
-        }
-    };
-    within(&format!("an event {kind}"), telling).await
-}
-
 async fn states(proxy: &Proxy) -> Vec<Value> {
     let view = proxy.view("/v1/services/shop/backends/blue/endpoints").await;
     view["endpoints"].as_array().expect("endpoints are a list").iter().map(|e| e["state"].clone()).collect()
@@ -82,10 +62,10 @@ async fn every_endpoint_has_its_turn_and_no_request_is_lost() {
         assert_eq!(version(*address).await, "v2");
         assert!(rolled.out.contains(&format!("replacing {address}")), "it is in the environment: {}", rolled.out);
     }
-    let taken: Vec<_> = told(&proxy, "roll_took_out").await.iter().map(|told| told["endpoints"].clone()).collect();
+    let taken: Vec<_> = proxy.told("roll_took_out", 3).await.iter().map(|e| e["detail"]["endpoints"].clone()).collect();
     assert_eq!(taken, fleet.addresses.iter().map(|address| json!([address.to_string()])).collect::<Vec<_>>());
-    assert_eq!(told(&proxy, "roll_put_back").await.len(), 3);
-    let ended = &told(&proxy, "roll_ended").await[0];
+    proxy.told("roll_put_back", 3).await;
+    let ended = &proxy.event("roll_ended").await["detail"];
     assert_eq!((&ended["outcome"], &ended["revision"]), (&json!("completed"), &json!("v2")));
 }
 
@@ -118,7 +98,7 @@ async fn what_was_rolled_is_the_backends_revision_until_the_file_or_a_person_say
     let deployed = crate::support::rollouts::deploy(&proxy, "v9", &green, &["--backend", "green"]).await;
     assert_eq!(deployed.code, Some(0), "{}", deployed.err);
     assert_eq!(command(&proxy, &["abort", "shop"]).await.code, Some(0));
-    assert_eq!(tells(&proxy, "rollout_ended").await["stable_revision"], "v2");
+    assert_eq!(proxy.event("rollout_ended").await["detail"]["stable_revision"], "v2");
 
     // More endpoints are no other revision, and another revision is one.
     proxy.rewrite(&file("v1", 3));
@@ -144,13 +124,13 @@ async fn waves_take_out_several_at_once_and_never_all() {
     let all = roll(&proxy, &["--wave", "3", "--", &fleet.script("replace"), "{port}", "v2"]).await;
     assert_eq!(all.code, Some(1));
     assert!(all.err.contains("would be left to answer"), "{}", all.err);
-    assert_eq!(told(&proxy, "roll_took_out").await.len(), 0);
+    assert!(proxy.events("roll_took_out").await.is_empty());
     let waves = roll(&proxy, &["--wave", "2", "--json", "--", &fleet.script("replace"), "{port}", "v2"]).await;
     assert_eq!(waves.code, Some(0), "{}", waves.err);
     let view: Value = serde_json::from_str(&waves.out).expect("it is JSON, whatever the command prints");
     assert_eq!(view["outcome"], "completed");
-    let sizes: Vec<_> =
-        told(&proxy, "roll_took_out").await.iter().map(|told| told["endpoints"].as_array().unwrap().len()).collect();
+    let taken = proxy.told("roll_took_out", 2).await;
+    let sizes: Vec<_> = taken.iter().map(|e| e["detail"]["endpoints"].as_array().unwrap().len()).collect();
     assert_eq!(sizes, [2, 1]);
 }
 
@@ -177,7 +157,7 @@ async fn a_command_that_fails_stops_it_and_everybody_is_back() {
     assert_eq!(version(fleet.addresses[0]).await, "v2");
     assert_eq!(version(fleet.addresses[2]).await, "v1", "its turn never came");
     assert!(states(&proxy).await.iter().all(|state| *state != "rolling"));
-    let ended = &told(&proxy, "roll_ended").await[0];
+    let ended = &proxy.event("roll_ended").await["detail"];
     assert_eq!((&ended["outcome"], &ended["revision"]), (&json!("stopped"), &json!("v2")));
     assert_eq!(runs(&proxy).await, was, "not all of it runs v2");
 }
@@ -201,10 +181,10 @@ async fn a_command_line_that_is_gone_loses_the_lease_and_the_endpoint_is_back() 
     let fleet = Fleet::of(2).await;
     let proxy = before(&fleet, "").await;
     let mut gone = rolling(&proxy, &["--lease", "1s", "--", "sleep", "60"]);
-    tells(&proxy, "roll_took_out").await;
+    proxy.event("roll_took_out").await;
     assert_eq!(states(&proxy).await[0], "rolling");
     gone.kill().await.expect("the process is ours");
-    let ended = tells(&proxy, "roll_ended").await;
+    let ended = &proxy.event("roll_ended").await["detail"];
     assert_eq!((&ended["outcome"], &ended["reason"]), (&json!("lost"), &json!("nothing was heard of it for 1 s")));
     assert!(states(&proxy).await.iter().all(|state| *state != "rolling"));
 }
@@ -225,7 +205,7 @@ async fn an_interrupt_ends_the_command_and_puts_everybody_back() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("interrupted"), "{said}");
     assert!(ended.exists(), "it was asked to end, and was waited for");
-    assert_eq!(tells(&proxy, "roll_ended").await["outcome"], "stopped");
+    assert_eq!(proxy.event("roll_ended").await["detail"]["outcome"], "stopped");
     assert!(states(&proxy).await.iter().all(|state| *state != "rolling"));
 }
 
@@ -235,7 +215,7 @@ async fn of_two_who_roll_one_is_told_who_the_other_is() {
     let proxy =
         before(&fleet, "[services.shop.backends.green]\nweight = 0\nendpoints = [\"http://127.0.0.1:1\"]").await;
     let _first = rolling(&proxy, &["--", "sleep", "60"]);
-    tells(&proxy, "roll_took_out").await;
+    proxy.event("roll_took_out").await;
     let second = roll(&proxy, &["--", "true"]).await;
     assert_eq!(second.code, Some(1));
     let out = fleet.addresses[0];
@@ -271,7 +251,7 @@ async fn who_is_out_stays_out_through_a_kill_until_the_lease_is_over() {
     // Whoever holds it goes on as if nothing had happened; and then says nothing more.
     let renewed = proxy.call("PUT", &format!("{path}/{}", begun["id"]), JSON, "{}").await;
     assert_eq!(renewed.status(), 200, "{}", renewed.text());
-    assert_eq!(tells(&proxy, "roll_ended").await["outcome"], "lost");
+    assert_eq!(proxy.event("roll_ended").await["detail"]["outcome"], "lost");
     assert!(states(&proxy).await.iter().all(|state| *state != "rolling"));
     let late = proxy.call("PUT", &format!("{path}/{}", begun["id"]), JSON, "{}").await;
     assert_eq!(late.status(), 409, "{}", late.text());

@@ -91,26 +91,6 @@ async fn ask_until_outcome(proxy: &Proxy, outcome: &str) -> Value {
     view
 }
 
-async fn events(proxy: &Proxy, kind: &str) -> Vec<Value> {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
-}
-
-/// The events of a kind, once so many are written, which is after the verdict can be seen.
-async fn told(proxy: &Proxy, kind: &str, count: usize) -> Vec<Value> {
-    let asking = async {
-        loop {
-            let told = events(proxy, kind).await;
-            if told.len() >= count {
-                return told;
-            }
-        }
-    };
-    let told = within(kind, asking).await;
-    assert_eq!(told.len(), count, "{told:#?}");
-    told
-}
-
 async fn command(proxy: &Proxy, arguments: &[&str]) -> Ran {
     let admin = proxy.admin().to_string();
     Ran::of(tidegate(arguments).args(["--admin", &admin]).env("TIDEGATE_BY", "ada")).await
@@ -134,7 +114,7 @@ async fn a_difference_is_found_among_times_and_ids_that_are_never_the_same() {
     assert_eq!((&example["primary"], &example["shadow"]), (&json!("1299.0"), &json!("12.99")), "{example:#}");
     assert_eq!((&example["method"], &example["path"]), (&json!("GET"), &json!("/")));
 
-    let detail = &told(&proxy, "shadow_verdict", 1).await[0]["detail"];
+    let detail = &proxy.told("shadow_verdict", 1).await[0]["detail"];
     assert_eq!((&detail["backend"], &detail["verdict"]), (&json!("green"), &json!("different")));
     assert_eq!(detail["evidence"]["verdict"]["fields"], json!(["$.items[*].price changed"]));
     proxy.metric_becomes("tidegate_shadow_verdict", "verdict=\"different\"", 1).await;
@@ -273,7 +253,7 @@ async fn secrets_are_nowhere_to_be_seen() {
     let view = ask_until(&proxy, &target, "a verdict", |view| view["verdict"]["outcome"] == "different").await;
     assert_eq!(view["examples"].as_array().unwrap().len(), 3, "{view:#}");
     assert_eq!(view["examples"][0]["path"], "/pay?token=(redacted)&n=1");
-    let told = told(&proxy, "shadow_verdict", 1).await;
+    let told = proxy.told("shadow_verdict", 1).await;
     let log: Vec<Value> = proxy.log();
     for text in [view.to_string(), Value::from(told).to_string(), Value::from(log).to_string()] {
         assert!(!text.contains(SECRET), "{text}");
@@ -287,14 +267,14 @@ async fn another_revision_or_a_person_has_it_begin_anew() {
     ask_until_outcome(&proxy, "different").await;
     let page = command(&proxy, &["shadow", "shop", "--reset"]).await.out;
     assert!(page.contains("NOT KNOWN YET"), "{page}");
-    assert_eq!(told(&proxy, "shadow_reset", 1).await[0]["by"], "ada (cli)");
+    assert_eq!(proxy.told("shadow_reset", 1).await[0]["by"], "ada (cli)");
     ask_until_outcome(&proxy, "different").await;
 
     proxy.rewrite(&settings(&blue, &green, "3", "{ noise = true }"));
     proxy.reload_well().await;
     let is_anew = |view: &Value| view["revision"] == "3" && view["verdict"]["outcome"] == "different";
     ask_until(&proxy, "/", "the new revision to be known", is_anew).await;
-    told(&proxy, "shadow_verdict", 3).await;
+    proxy.told("shadow_verdict", 3).await;
 
     proxy.rewrite(&(backend("blue", 100.0, &blue) + &backend("green", 0.0, &green)));
     proxy.reload_well().await;
@@ -319,7 +299,7 @@ async fn what_is_known_outlives_the_process_and_begins_anew_where_it_was_forgott
     assert_eq!((&after["verdict"]["outcome"], &after["since"]), (&json!("different"), &before["since"]));
     assert!(after["pairs"]["seen"].as_u64() >= before["pairs"]["seen"].as_u64(), "{after:#}");
     assert_eq!(after["examples"], json!([]), "examples are never written down");
-    assert_eq!(events(&second, "shadow_verdict").await.len(), 1, "it was told before");
+    assert_eq!(second.events("shadow_verdict").await.len(), 1, "it was told before");
 
     command(&second, &["shadow", "shop", "--reset"]).await;
     // Whatever ends a process: what was forgotten stays forgotten.

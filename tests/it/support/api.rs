@@ -1,6 +1,7 @@
 //! A shop of several backends, and the proxy's own API in front of it.
 
 use std::ops::RangeInclusive;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -111,6 +112,31 @@ impl Proxy {
             }
         };
         super::within(&format!("the share of backend {backend} to be {wanted:?}"), becoming).await;
+    }
+
+    /// The events of a kind that are written so far, the oldest first.
+    pub async fn events(&self, kind: &str) -> Vec<Value> {
+        let view = self.view("/v1/events?limit=1000").await;
+        view["events"].as_array().expect("events are a list").iter().filter(|e| e["kind"] == kind).cloned().collect()
+    }
+
+    /// The same, once there are so many, which is a moment after what they tell can be seen; there must not be more.
+    pub async fn told(&self, kind: &str, count: usize) -> Vec<Value> {
+        let start = Instant::now();
+        loop {
+            let events = self.events(kind).await;
+            assert!(events.len() <= count, "{kind} is told more than {count} times: {events:#?}");
+            if events.len() == count {
+                return events;
+            }
+            assert!(start.elapsed() < super::PATIENCE, "{kind} isn't told {count} times: {events:#?}");
+            tokio::time::sleep(super::POLL_INTERVAL).await;
+        }
+    }
+
+    /// The only event of a kind, once it is written.
+    pub async fn event(&self, kind: &str) -> Value {
+        self.told(kind, 1).await.remove(0)
     }
 
     /// Waits for a line of the log whose message contains `text`.

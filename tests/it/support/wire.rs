@@ -217,6 +217,14 @@ impl Wire {
         std::mem::take(&mut self.unread)
     }
 
+    /// The same, once something has come, however long that takes.
+    pub async fn begun_until_silent(&mut self, pause: Duration) -> Vec<u8> {
+        if self.unread.is_empty() {
+            within("something to come", self.more()).await;
+        }
+        self.until_silent(pause).await
+    }
+
     /// Reads once; false at the end.
     async fn more(&mut self) -> bool {
         let mut buffer = vec![0; 16 * 1024];
