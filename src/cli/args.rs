@@ -321,6 +321,9 @@ pub(crate) struct SwapArgs {
     /// What is swapped in: the backend's revision once it is ready
     #[arg(long, value_name = "TEXT")]
     pub(crate) revision: Option<String>,
+    /// The backend that the command swaps; the others aren't waited for [default: all that get requests]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
     /// As JSON; the command's output goes to stderr
     #[arg(long)]
     pub(crate) json: bool,

@@ -29,7 +29,7 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
             args.service, args.service
         )));
     }
-    let backend = revised(args, &before)?;
+    let backend = swapped_backend(args, &before)?;
     let body = HoldBody { time: format_duration(args.duration), requests: args.requests };
     let held: ServiceView = swap.client.put(&format!("{}/hold", swap.path), bytes(&body)?).await?;
     let watching = async {
@@ -71,22 +71,32 @@ pub(super) async fn run(args: &SwapArgs) -> Result<(), CliError> {
     }
 }
 
-/// The backend that gets the revision, if one is given: known before anything is held.
-fn revised(args: &SwapArgs, service: &ServiceView) -> Result<Option<String>, CliError> {
-    if args.revision.is_none() {
-        return Ok(None);
-    }
+/// The backend that is swapped, if one is named or gets a revision: known before anything is held.
+fn swapped_backend(args: &SwapArgs, service: &ServiceView) -> Result<Option<String>, CliError> {
     let name = &args.service;
+    if let Some(backend) = &args.backend {
+        let known: Vec<&str> = service.backends.iter().map(|known| known.name.as_str()).collect();
+        if !known.contains(&backend.as_str()) {
+            let text = format!("{name} has no backend \"{backend}\"; it has: {}", known.join(", "));
+            return Err(CliError::failed(text));
+        }
+    }
+    if args.revision.is_none() {
+        return Ok(args.backend.clone());
+    }
     if let Some(id) = service.rollout {
         let text = format!("rollout {id} of {name} is under way, and knows what runs there; leave --revision out");
         return Err(CliError::failed(text));
+    }
+    if args.backend.is_some() {
+        return Ok(args.backend.clone());
     }
     let asked = service.backends.iter().filter(|backend| backend.weight.wanted > 0.0 && backend.drain.is_none());
     match asked.map(|backend| backend.name.as_str()).collect::<Vec<_>>()[..] {
         [only] => Ok(Some(only.to_owned())),
         [] => Err(CliError::failed(format!("no backend of {name} gets requests; leave --revision out"))),
         ref several => Err(CliError::failed(format!(
-            "a revision is of one backend, and several of {name} get requests: {}; leave --revision out, or roll them",
+            "a revision is of one backend, and several of {name} get requests: {}; name it with --backend, or leave --revision out",
             several.join(", ")
         ))),
     }
@@ -106,8 +116,10 @@ impl Swap<'_> {
         let until = Instant::now() + self.args.duration;
         self.idle().await?;
         let ran = command.run(&[("service", &self.args.service)], self.stop.clone()).await;
-        let backends: Vec<&str> =
-            held.backends.iter().filter(|b| b.weight.effective > 0.0).map(|backend| backend.name.as_str()).collect();
+        let backends: Vec<&str> = match &self.args.backend {
+            Some(only) => vec![only],
+            None => held.backends.iter().filter(|b| b.weight.effective > 0.0).map(|b| b.name.as_str()).collect(),
+        };
         let ready = self.ready(&backends, until).await;
         match (ran, ready) {
             (Ok(()), ready) => ready,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::rollouts::{command, deploy};
@@ -15,12 +15,6 @@ async fn before(fleet: &Fleet) -> Proxy {
 /// `tidegate swap shop` with more arguments.
 async fn swap(proxy: &Proxy, more: &[&str]) -> Ran {
     command(proxy, &[&["swap", "shop"][..], more].concat()).await
-}
-
-async fn last(proxy: &Proxy, kind: &str) -> Value {
-    let view = proxy.view("/v1/events?limit=1000").await;
-    let events = view["events"].as_array().expect("events are a list");
-    events.iter().rfind(|event| event["kind"] == kind).map(|event| event["detail"].clone()).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -39,7 +33,7 @@ async fn the_only_process_is_swapped_and_no_request_fails() {
         load.goes_on(100).await;
     }
     load.finish().await;
-    let told = last(&proxy, "swapped").await;
+    let told = &proxy.told("swapped", 2).await[1]["detail"];
     assert_eq!((&told["outcome"], &told["revision"]), (&json!("completed"), &json!("v3")));
     assert!(proxy.view("/v1/services/shop").await.get("hold").is_none());
 }
@@ -56,7 +50,7 @@ async fn a_swap_that_fails_leaves_what_was_there_and_requests_go_on() {
     assert!(failed.err.contains("was not swapped, and requests go on: sh failed: exit status: 7"), "{}", failed.err);
     load.goes_on(50).await;
     load.finish().await;
-    assert_eq!(last(&proxy, "swapped").await["outcome"], "stopped");
+    assert_eq!(proxy.event("swapped").await["detail"]["outcome"], "stopped");
     assert_eq!(proxy.view("/v1/services/shop").await["backends"][0]["revision"], was);
 }
 
@@ -93,20 +87,36 @@ async fn a_revision_that_could_be_several_backends_is_refused_before_anything_is
     let proxy = Setup::new().settings(&settings).start().await;
     let refused = swap(&proxy, &["--revision", "v2", "--", "true"]).await;
     assert_eq!(refused.code, Some(1));
-    assert!(refused.err.contains("several of shop get requests: blue, green; leave --revision out"), "{}", refused.err);
-    assert_eq!(last(&proxy, "held").await, Value::Null);
+    assert!(
+        refused.err.contains("several of shop get requests: blue, green; name it with --backend"),
+        "{}",
+        refused.err
+    );
+    assert!(proxy.events("held").await.is_empty());
     assert_eq!(swap(&proxy, &["--", "true"]).await.code, Some(0));
+
+    let unknown = swap(&proxy, &["--backend", "red", "--", "true"]).await;
+    assert!(unknown.err.contains("shop has no backend \"red\"; it has: blue, green"), "{}", unknown.err);
+    // The other one needn't even be ready.
+    let other = fleet.addresses[0].port().to_string();
+    assert!(std::process::Command::new(fleet.script("stop")).arg(&other).status().expect("it runs").success());
+    let named = swap(&proxy, &["--revision", "v2", "--backend", "green", "--", "true"]).await;
+    assert_eq!(named.code, Some(0), "{}", named.err);
+    let view = proxy.view("/v1/services/shop").await;
+    assert_eq!(view["backends"][1]["revision"], "v2", "{view:#}");
+    assert_ne!(view["backends"][0]["revision"], "v2", "{view:#}");
 
     // Who calls the API says which.
     let path = "/v1/services/shop/swaps";
     let call = async |body: &str| proxy.call("POST", path, "content-type: application/json\r\n", body).await;
-    let none = call(r#"{"outcome": "completed", "reason": "", "revision": "v2"}"#).await;
+    let none = call(r#"{"outcome": "completed", "reason": "", "revision": "v3"}"#).await;
     assert!(none.status() == 422 && none.text().contains("say \\\"backend\\\""), "{}", none.text());
-    let one = call(r#"{"outcome": "completed", "reason": "", "revision": "v2", "backend": "green"}"#).await;
+    let one = call(r#"{"outcome": "completed", "reason": "", "revision": "v3", "backend": "green"}"#).await;
     assert_eq!(one.status(), 204, "{}", one.text());
     let view = proxy.view("/v1/services/shop").await;
-    assert_eq!(view["backends"][1]["revision"], "v2", "{view:#}");
-    assert_eq!(last(&proxy, "swapped").await["backend"], "green");
+    assert_eq!(view["backends"][1]["revision"], "v3", "{view:#}");
+    let told = proxy.told("swapped", 3).await;
+    assert_eq!((&told[1]["detail"]["backend"], &told[2]["detail"]["backend"]), (&json!("green"), &json!("green")));
 }
 
 #[tokio::test]
@@ -119,9 +129,9 @@ async fn a_swap_in_a_rollout_leaves_it_what_it_knows() {
     assert_eq!(deploy(&proxy, "v2", &other, &[]).await.code, Some(0));
     let refused = swap(&proxy, &["--revision", "v3", "--", "true"]).await;
     assert!(refused.err.contains("rollout 1 of shop is under way"), "{}", refused.err);
-    assert_eq!(last(&proxy, "held").await, Value::Null);
+    assert!(proxy.events("held").await.is_empty());
     let body = r#"{"outcome": "completed", "reason": "", "revision": "v3", "backend": "green"}"#;
     let late = proxy.call("POST", "/v1/services/shop/swaps", "content-type: application/json\r\n", body).await;
     assert!(late.status() == 409 && late.text().contains("stays \\\"v2\\\""), "{}", late.text());
-    assert_eq!(last(&proxy, "swapped").await["revision"], "v3", "it is told all the same");
+    assert_eq!(proxy.event("swapped").await["detail"]["revision"], "v3", "it is told all the same");
 }
