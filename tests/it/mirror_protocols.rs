@@ -11,9 +11,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::support::{
-    Authority, Grpc, Nginx, POLL_INTERVAL, Proxy, ServingStatus, Setup, backend, eventually, get, named, within,
-};
+use crate::support::{Authority, Grpc, Nginx, POLL_INTERVAL, Proxy, ServingStatus, Setup, backend, get, named, within};
 
 /// A shop that is mirrored to an nginx of these settings, reached as `keys` say.
 async fn mirrored_to_nginx(server: &str, scheme: &str, keys: &str) -> (crate::support::Upstream, Nginx, Proxy) {
@@ -56,8 +54,7 @@ async fn a_shadow_is_reached_by_tls_and_http2_and_with_a_proxy_header() {
         proxy.copies_answered(5).await;
         proxy.metric_becomes("tidegate_mirror_copies_total", "code=\"2xx\"", 5).await;
         assert_eq!(proxy.all_copies_dropped().await, 0, "{listen}");
-        eventually("nginx has logged them", || nginx.access_log().lines().count() >= 5).await;
-        let log = nginx.access_log();
+        let log = nginx.access_log(5).await;
         assert!(log.lines().all(|line| line.starts_with(shown) && line.contains("|shop.test|127.0.0.1|")), "{log}");
         assert_eq!(blue.requests().len(), 5);
     }

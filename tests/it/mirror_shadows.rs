@@ -199,7 +199,7 @@ async fn a_call_that_streams_both_ways_notices_no_shadow_whether_it_answers_or_h
     let hanging = Upstream::scripted(silence).await;
     for (green, dropped) in [(&answering, 0), (&hanging, 1)] {
         let settings = format!(
-            "[services.shop.mirror]\nbackend = \"green\"\nmethods = [\"POST\"]\nlarge_body = \"stream\"\ntimeout = \"300ms\"\n\
+            "[services.shop.mirror]\nbackend = \"green\"\nmethods = [\"POST\"]\nlarge_body = \"stream\"\ntimeout = \"2s\"\n\
              {}protocol = \"h2\"\n{}protocol = \"h2\"\n",
             backend("blue", 1.0, &blue),
             backend("green", 0.0, green)

@@ -37,9 +37,14 @@ impl Nginx {
         nginx
     }
 
-    /// What it logged: one line a request, as `log_format` of `configuration` has it.
-    pub fn access_log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
+    /// What it logged of so many requests, a line each as `log_format` of `configuration` has it: it writes them after it
+    /// has answered.
+    pub async fn access_log(&self, requests: usize) -> String {
+        let log = || fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        eventually(&format!("nginx has logged {requests} requests"), || log().lines().count() >= requests).await;
+        let log = log();
+        assert_eq!(log.lines().count(), requests, "{log}");
+        log
     }
 }
 
