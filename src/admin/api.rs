@@ -236,10 +236,10 @@ pub(super) async fn reset_mirror(
 ) -> Result<Json<ShadowsView>, ApiError> {
     let Path(name) = name?;
     named_service(&admin.control.store().current(), &name)?;
-    let comparisons = admin.shadows.reset(&name);
+    let (comparisons, forgotten) = admin.shadows.reset(&name);
     if comparisons > 0 {
-        let written = admin.control.write_shadow_reset(&name, comparisons, caller(&headers)).await;
-        written.map_err(|error| ApiError {
+        admin.control.note_shadow_reset(&name, comparisons, caller(&headers));
+        forgotten.await.map_err(|error| ApiError {
             error: format!("what was known is forgotten, but a restart may bring it back: {error}"),
             ..error.into()
         })?;

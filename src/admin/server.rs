@@ -6,16 +6,16 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::error;
 
 use super::api::{self, ApiError};
 use super::{dora, events, guard, rollouts, rolls};
 use crate::config::Secret;
-use crate::control::Control;
+use crate::control::{Control, see_through};
 use crate::guard::Questions;
 use crate::observe::{ProcessMetrics, Renderer};
 use crate::rollout::Rollouts;
@@ -23,8 +23,6 @@ use crate::shadow::Results;
 
 /// The largest body of a call: a thousand backends' weights fit many times.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Calls that change something, under way at once: they take turns, and each may wait for a disk.
-const CHANGES_MAX: usize = 256;
 
 /// What the calls work on.
 #[derive(Debug, Clone)]
@@ -83,7 +81,7 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
         .route("/metrics", get(api::metrics))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::wrong_method)
-        .layer(from_fn_with_state(Arc::new(Semaphore::new(CHANGES_MAX)), see_through))
+        .layer(from_fn(change))
         .layer(from_fn_with_state(admin.clone(), check));
     // Probes come from machines that know neither token nor name, and learn nothing but yes or no.
     let router = Router::new()
@@ -104,22 +102,12 @@ pub async fn serve(sockets: Vec<TcpListener>, admin: Admin) {
     }
 }
 
-/// Has a call that changes something come to its end, whether or not its caller stays: what is written down must have
-/// its effect, and who leaves in between must not part the two.
-async fn see_through(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+/// Sees through what changes something.
+async fn change(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    let Ok(place) = places.try_acquire_owned() else {
-        let error = "too many changes are under way; try again in a moment".to_owned();
-        return ApiError { status: StatusCode::SERVICE_UNAVAILABLE, error }.into_response();
-    };
-    let change = tokio::spawn(async move {
-        let response = next.run(request).await;
-        drop(place);
-        response
-    });
-    change.await.unwrap_or_else(|error| {
+    see_through(next.run(request)).await.unwrap_or_else(|error| {
         error!(%error, "a call to the admin API broke off");
         let error = "the call broke off; tidegate's log says why".to_owned();
         ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, error }.into_response()
@@ -130,45 +118,5 @@ async fn check(State(admin): State<Admin>, request: Request, next: Next) -> Resp
     match guard::check(request.headers(), admin.token.as_ref()) {
         Ok(()) => next.run(request).await,
         Err(denied) => ApiError { status: denied.status, error: denied.reason.to_owned() }.into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::body::Body;
-    use axum::handler::Handler;
-    use axum::http::Method;
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    fn call(method: Method) -> Request {
-        Request::builder().method(method).body(Body::empty()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_change_goes_on_without_its_caller_and_many_at_once_are_refused() {
-        let (begun, may_end, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let signals = (Arc::clone(&begun), Arc::clone(&may_end), Arc::clone(&ended));
-        let change = async move || {
-            let (begun, may_end, ended) = signals;
-            begun.notify_one();
-            may_end.notified().await;
-            ended.notify_one();
-        };
-        let handler = change.layer(from_fn_with_state(Arc::new(Semaphore::new(1)), see_through));
-        let mut called = Box::pin(handler.clone().call(call(Method::PUT), ()));
-        tokio::select! {
-            _ = &mut called => panic!("it may not end yet"),
-            () = begun.notified() => {}
-        }
-        drop(called);
-        let refused = handler.clone().call(call(Method::DELETE), ()).await;
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        may_end.notify_one();
-        ended.notified().await;
-        // Its place is free again.
-        may_end.notify_one();
-        assert_eq!(handler.call(call(Method::POST), ()).await.status(), StatusCode::OK);
     }
 }

@@ -28,7 +28,7 @@ impl Control {
         let mut plan = self.plan_drain(service, backend, expected)?;
         let mut _turn = None;
         if plan.is_stable {
-            _turn = Some(self.turn.lock().await);
+            _turn = Some(self.turn.take().await);
             plan = self.plan_drain(service, backend, expected)?;
         }
         // Otherwise nothing is waited for: whoever takes traffic away from a failing backend doesn't wait for others.
@@ -85,7 +85,7 @@ impl Control {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let plan = self.plan_drain(service, backend, expected)?;
         let Some(drain) = &plan.drain else { return Ok(()) };
         let entry = undrained(by, drain, "by hand");
@@ -167,7 +167,7 @@ impl Control {
     /// When it can't be written down.
     pub async fn begin_probation(&self, drain: &Arc<Drain>, share: f64) -> Result<(), ControlError> {
         let journal = self.journal()?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let (service, backend) = (drain.service.as_str(), drain.backend.as_str());
         // A person or a new file may have been quicker.
         if self.store.plan_drain(service, backend)?.drain.as_ref() != Some(drain) {
@@ -193,7 +193,7 @@ impl Control {
     /// When it can't be written down.
     pub async fn end_probation(&self, drain: &Arc<Drain>) -> Result<(), ControlError> {
         let journal = self.journal()?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let (service, backend) = (drain.service.as_str(), drain.backend.as_str());
         if self.store.plan_drain(service, backend)?.drain.as_ref() != Some(drain) {
             return Ok(());
@@ -213,7 +213,7 @@ impl Control {
 
     /// Says what the guard may do everywhere, whatever the file says; `None`: what the file says.
     pub async fn set_guard(&self, mode: Option<GuardMode>, by: &str) {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let told = |mode: Option<GuardMode>| mode.map_or("file", GuardMode::name).to_owned();
         let before = self.guard.send_replace(mode);
         if before != mode {

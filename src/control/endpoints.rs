@@ -25,7 +25,7 @@ impl Control {
         drained: bool,
         by: &str,
     ) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let plan = self.store.plan_drain(service, backend)?;
         let current = self.store.current();
         let services = current.services.iter().filter(|found| *found.name() == plan.service);

@@ -36,7 +36,7 @@ impl Control {
         if !(1..=HOLD_REQUESTS_MAX).contains(&requests) {
             return Err(Refused::Hold(format!("1 to {HOLD_REQUESTS_MAX} requests can wait, not {requests}")).into());
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         if self.stopping.load(Ordering::Relaxed) {
             return Err(ControlError::Stopping);
         }
@@ -58,7 +58,7 @@ impl Control {
     /// # Errors
     /// When there is no such service.
     pub async fn release(&self, name: &str, by: &str) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         if let Some(hold) = self.held(name)? {
             self.let_go(name, &hold, by)?;
         }
@@ -67,7 +67,7 @@ impl Control {
 
     /// Lets everybody go, and has nobody wait from now on: who drains finishes what there is.
     pub async fn release_all(&self) {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         self.stopping.store(true, Ordering::Relaxed);
         for service in &self.store.current().services {
             if let Some(hold) = &service.hold {
@@ -97,7 +97,7 @@ impl Control {
                 () = hold.renewed() => continue,
                 () = hold.over() => return,
             }
-            let _turn = self.turn.lock().await;
+            let _turn = self.turn.take().await;
             // It may have been renewed, or released, meanwhile.
             if hold.ends() <= tokio::time::Instant::now() && !hold.is_over() {
                 // Where the service is gone the hold is over.

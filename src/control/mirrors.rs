@@ -25,7 +25,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         let journal = self.journal()?;
         let percent = percent.map(Percent::new).transpose().map_err(|error| Refused::Percent(error.to_string()))?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let plan = self.store.plan_mirror(service, backend)?;
         if expected.is_some_and(|expected| expected != plan.revision) {
             return Err(ControlError::Outdated { now: plan.revision });

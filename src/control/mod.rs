@@ -11,6 +11,7 @@ mod mirrors;
 mod revision;
 mod rollout;
 mod rolls;
+mod turn;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -28,6 +29,8 @@ use crate::state::{Applied, Change, LiveChanges, Refused, Store, WeightsChange, 
 
 pub use hold::HOLD_REQUESTS;
 pub use rolls::{ROLL_LEASE, RollSight};
+use turn::Turn;
+pub use turn::see_through;
 
 /// Who tidegate is in its own history.
 const SELF: &str = "tidegate";
@@ -103,7 +106,7 @@ pub struct Control {
     /// Or why there is none.
     journal: Result<Journal, String>,
     /// Held through a whole change, so that what was checked is still so when it is made.
-    turn: Mutex<()>,
+    turn: Turn,
     /// Nothing may be held any more.
     stopping: AtomicBool,
     /// What the guard may do everywhere, whatever the file says.
@@ -118,7 +121,7 @@ impl Control {
         Self {
             store,
             journal,
-            turn: Mutex::new(()),
+            turn: Turn::default(),
             stopping: AtomicBool::new(false),
             guard: watch::Sender::new(guard),
             rolls: std::sync::Mutex::default(),
@@ -152,7 +155,7 @@ impl Control {
         by: &str,
         expected: Option<u64>,
     ) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let plan = self.store.plan(service, weights.as_deref())?;
         if expected.is_some_and(|expected| expected != plan.revision) {
             return Err(ControlError::Outdated { now: plan.revision });
@@ -198,7 +201,7 @@ impl Control {
     /// # Errors
     /// When it can't be.
     pub async fn reload(&self, config: Arc<Config>, resolved: HashMap<String, Vec<IpAddr>>) -> Result<u64, Refused> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let before = self.store.current();
         let Applied { version, ended, undrained, unmirrored, replaced } =
             self.store.apply(Change::Config { config, resolved })?;
@@ -251,17 +254,11 @@ impl Control {
         self.note_entry(Entry::now(SELF, fact));
     }
 
-    /// Writes down that somebody has had what is known of a service's shadows forgotten. Once this returns, that is on
-    /// the disk, and with it everything that was to be remembered, or forgotten, before.
-    ///
-    /// # Errors
-    /// When it can't be written down.
-    pub async fn write_shadow_reset(&self, service: &str, comparisons: usize, by: &str) -> Result<(), WriteError> {
+    /// Writes down that somebody has what is known of a service's shadows forgotten.
+    pub fn note_shadow_reset(&self, service: &str, comparisons: usize, by: &str) {
         info!(service, comparisons, by, "comparing shadows begins anew");
         let fact = Fact::ShadowReset { service: service.to_owned(), comparisons: comparisons as u64 };
-        // Without a journal nothing was kept that could come back.
-        let Ok(journal) = &self.journal else { return Ok(()) };
-        journal.write(Entry::now(by, fact)).await.map(drop)
+        self.note_entry(Entry::now(by, fact));
     }
 
     /// Writes an entry down when the disk lets it. What is changed without a journal ends with the process: it is a move

@@ -15,7 +15,7 @@ impl Control {
     /// has changed then.
     pub async fn advance(&self, change: DeployChange, entry: Entry, expected: Option<u64>) -> Result<(), ControlError> {
         let journal = self.journal()?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let entry = self.lasting_entry(&change, entry, expected)?;
         journal.write(entry).await.map_err(ControlError::Journal)?;
         let reason = if change.undrain.is_empty() { OTHER_REVISION } else { "it is tried again" };

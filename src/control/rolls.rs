@@ -62,7 +62,7 @@ impl Control {
             check_revision(revision).map_err(Refused::Roll)?;
         }
         let journal = self.journal()?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let snapshot = self.store.current();
         let found = named_service(&snapshot, service)?;
         let (name, backend) = (found.name().clone(), named(found, backend)?.name.clone());
@@ -108,7 +108,7 @@ impl Control {
         id: u64,
         out: Option<Vec<String>>,
     ) -> Result<RollSight, ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let snapshot = self.store.current();
         let roll = {
             let mut rolls = self.rolls();
@@ -183,7 +183,7 @@ impl Control {
         reason: String,
         by: &str,
     ) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let roll = found(&mut self.rolls(), service, backend, id).map(|held| held.roll.clone());
         let roll = roll.ok_or_else(|| over(service, backend))?;
         let entry = self.let_roll_go(&roll, outcome, reason, by);
@@ -205,7 +205,7 @@ impl Control {
         reason: String,
         by: &str,
     ) -> Result<(), ControlError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.take().await;
         let snapshot = self.store.current();
         let found = named_service(&snapshot, service)?;
         if let Some(revision) = &revision {
@@ -252,7 +252,7 @@ impl Control {
     async fn watch_roll(self: Arc<Self>, service: ServiceName, backend: BackendName, id: u64) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let _turn = self.turn.lock().await;
+            let _turn = self.turn.take().await;
             let held = {
                 let mut rolls = self.rolls();
                 let held = found(&mut rolls, service.as_str(), backend.as_str(), id);

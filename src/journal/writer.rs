@@ -44,7 +44,8 @@ enum Job {
     Remember(Vec<TrialMemory>),
     /// How far a sink has come; `None`: there is no such sink any more.
     Cursor(String, Option<u64>),
-    RememberShadows(Vec<ShadowMemory>),
+    /// Whoever has something forgotten hears once it is.
+    RememberShadows(Vec<ShadowMemory>, Option<oneshot::Sender<Result<(), WriteError>>>),
     Read(Query, oneshot::Sender<Result<Page, WriteError>>),
     Finish,
 }
@@ -124,7 +125,20 @@ impl Journal {
 
     /// Remembers comparisons in place of all that were remembered, likewise.
     pub fn remember_shadows(&self, shadows: Vec<ShadowMemory>) {
-        let _ = self.hand_over(Job::RememberShadows(shadows));
+        let _ = self.hand_over(Job::RememberShadows(shadows, None));
+    }
+
+    /// The same, handed over at once; once what is returned is ready, it is on the disk.
+    ///
+    /// # Errors
+    /// When it is not written, and won't be.
+    pub fn write_shadows(&self, shadows: Vec<ShadowMemory>) -> impl Future<Output = Result<(), WriteError>> + use<> {
+        let (done, heard) = oneshot::channel();
+        let handed_over = self.hand_over(Job::RememberShadows(shadows, Some(done)));
+        async move {
+            handed_over?;
+            heard.await.unwrap_or_else(|_| Err(WriteError("its thread has ended".to_owned())))
+        }
     }
 
     /// Reads events.
@@ -208,10 +222,13 @@ impl Writer {
                         warn!(sink, %error, "how far a sink has come can't be written down");
                     }
                 }
-                Ok(Job::RememberShadows(shadows)) => {
-                    if let Err(error) = self.database.remember_shadows(&shadows) {
+                Ok(Job::RememberShadows(shadows, done)) => {
+                    let written = self.database.remember_shadows(&shadows).map_err(|error| {
                         warn!(%error, "what comparing shadows has come to can't be written down");
-                    }
+                        WriteError(error.to_string())
+                    });
+                    // A caller that has given up needs no answer.
+                    let _ = done.map(|done| done.send(written));
                 }
                 Ok(Job::Read(query, done)) => {
                     let read = self.database.read(&query).map_err(|error| WriteError(error.to_string()));

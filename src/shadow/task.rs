@@ -14,7 +14,7 @@ use super::pair::Pair;
 use super::queue::{Pairs, Queue, Taken};
 use super::report::{Outcome, ShadowView, Subject, Verdict};
 use crate::control::Control;
-use crate::journal::{Fact, ShadowMemory};
+use crate::journal::{Fact, ShadowMemory, WriteError};
 use crate::observe::ShadowMetrics;
 use crate::state::{self, Service, Snapshot};
 
@@ -28,8 +28,8 @@ const WORK: Duration = Duration::from_millis(10);
 /// Requests come first wherever a core has to be shared.
 const NICENESS: i32 = 10;
 
-/// What comparing has come to, for whoever wants to know or to begin anew. The lock is held for one pair's evidence, or
-/// for one view.
+/// What comparing has come to, for whoever wants to know or to begin anew. The lock is held for one pair's evidence,
+/// for one view, or while what is known is handed over to be written down.
 #[derive(Debug, Clone)]
 pub struct Results {
     control: Arc<Control>,
@@ -63,14 +63,20 @@ impl Results {
         self.followed().board.verdict(service, backend)
     }
 
-    /// Begins anew with what is known of a service; answers how many comparisons that were.
-    #[must_use]
-    pub fn reset(&self, service: &str) -> usize {
+    /// Begins anew with what is known of a service; answers how many comparisons that were. What else is returned is
+    /// ready once a crash can't bring back any more what somebody has had forgotten.
+    pub fn reset(&self, service: &str) -> (usize, impl Future<Output = Result<(), WriteError>> + use<>) {
         let mut followed = self.followed();
         let comparisons = followed.board.reset(service);
-        // Else a crash could bring back what somebody has had forgotten.
-        self.remember(&mut followed.board);
-        comparisons
+        let memories = followed.board.memories().unwrap_or_default();
+        // Without a journal nothing was kept that could come back.
+        let written = self.control.journal().ok().map(|journal| journal.write_shadows(kept(memories)));
+        (comparisons, async move {
+            match written {
+                Some(written) => written.await,
+                None => Ok(()),
+            }
+        })
     }
 
     /// Begins anew with what is known of one mirror: what runs there is tried again.
@@ -84,12 +90,8 @@ impl Results {
     /// forgotten must not be handed over after it.
     fn remember(&self, board: &mut Board) {
         let Some(memories) = board.memories() else { return };
-        let kept = |memory: Memory| {
-            let (service, backend) = (memory.subject.service.parse().ok()?, memory.subject.backend.parse().ok()?);
-            Some(ShadowMemory { service, backend, memory: serde_json::to_value(memory).ok()? })
-        };
         if let Ok(journal) = self.control.journal() {
-            journal.remember_shadows(memories.into_iter().filter_map(kept).collect());
+            journal.remember_shadows(kept(memories));
         }
     }
 
@@ -239,6 +241,15 @@ impl Comparer {
             evidence,
         });
     }
+}
+
+/// As they are written down.
+fn kept(memories: Vec<Memory>) -> Vec<ShadowMemory> {
+    let kept = |memory: Memory| {
+        let (service, backend) = (memory.subject.service.parse().ok()?, memory.subject.backend.parse().ok()?);
+        Some(ShadowMemory { service, backend, memory: serde_json::to_value(memory).ok()? })
+    };
+    memories.into_iter().filter_map(kept).collect()
 }
 
 /// All mirrors that compare.

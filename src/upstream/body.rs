@@ -19,7 +19,7 @@ use super::http1::Http1Error;
 use super::kept::{KeptBody, KeptReader};
 use crate::config::LargeBody;
 use crate::observe::MirrorShare;
-use crate::timers::{Timer, Timers};
+use crate::timers::{Left, Timer, Timers};
 
 /// Why a body was broken off before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl RequestProgress {
     /// Bounds a body of which nothing has been read.
     pub fn limit(&self, limits: BodyLimits, timers: &Rc<Timers>) {
         self.limits.set(limits);
-        self.wait.left.set(limits.idle);
+        self.wait.left.set(Left::all_of(limits.idle));
         self.wait.timers.replace(Some(Rc::clone(timers)));
     }
 
@@ -183,7 +183,7 @@ struct Wait {
     timers: RefCell<Option<Rc<Timers>>>,
     timer: RefCell<Option<Timer>>,
     waiting: Cell<bool>,
-    left: Cell<Duration>,
+    left: Cell<Left>,
     /// Bytes since the time began anew.
     moved: Cell<u64>,
 }
@@ -197,11 +197,7 @@ impl Wait {
         }
         let Some(timer) = &*timer else { return Poll::Pending };
         if !self.waiting.replace(true) {
-            // However short each wait is, together they were as long.
-            if self.left.get().is_zero() {
-                return Poll::Ready(());
-            }
-            timer.set(self.left.get());
+            timer.resume(self.left.get());
         }
         timer.poll(cx)
     }
@@ -216,12 +212,12 @@ impl Wait {
         self.moved.set(self.moved.get() + count as u64);
         if self.moved.get() >= limits.pace {
             self.moved.set(0);
-            self.left.set(limits.idle);
+            self.left.set(Left::all_of(limits.idle));
         }
     }
 
     fn restart(&self, idle: Duration) {
-        self.left.set(idle);
+        self.left.set(Left::all_of(idle));
         if self.waiting.get()
             && let Some(timer) = &*self.timer.borrow()
         {
