@@ -93,7 +93,7 @@ async fn the_share_of_a_backend_that_fails_goes_to_the_others_at_once_and_comes_
     proxy.endpoint_becomes(1, 0, "check failed").await;
     proxy.share_becomes(1, 0.0..=0.0).await;
     // What is under way has been sent already.
-    load.goes_on(20).await;
+    load.comes_around().await;
     let before = canary.served();
     load.goes_on(200).await;
     assert_eq!(canary.served(), before);

@@ -117,7 +117,7 @@ async fn addresses_that_come_and_go_under_load_lose_no_request() {
         load.goes_on(100).await;
         rename(&proxy, "127.0.0.2 shop.internal\n");
         proxy.metric_becomes("tidegate_backend_endpoints", "", 1).await;
-        load.goes_on(20).await;
+        load.comes_around().await;
         let before = *counts[0].lock().await;
         load.goes_on(100).await;
         assert_eq!(*counts[0].lock().await, before, "an address that went gets nothing");

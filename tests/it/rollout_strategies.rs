@@ -21,7 +21,7 @@ async fn blue_green_flips_every_worker_at_once_and_back_with_one_command() {
     reaches(&proxy, 1).await;
     assert_eq!(shares(&proxy).await, [0.0, 1.0]);
     // What was under way is finished; then blue gets nothing more, on any worker.
-    load.goes_on(50).await;
+    load.comes_around().await;
     let before = shop.blue.requests().len();
     load.goes_on(200).await;
     assert_eq!(shop.blue.requests().len(), before, "blue is warm, and gets nothing");
@@ -34,7 +34,7 @@ async fn blue_green_flips_every_worker_at_once_and_back_with_one_command() {
     for _ in 0..8 {
         assert_eq!(proxy.fetch("/").await.text(), "blue");
     }
-    load.goes_on(50).await;
+    load.comes_around().await;
     let before = green.requests().len();
     load.goes_on(200).await;
     assert_eq!(green.requests().len(), before);

@@ -16,16 +16,17 @@ const REST: Duration = Duration::from_millis(3);
 /// Clients under way. Any answer but a 200, and any connection that ends, is a panic.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    /// Of each client.
+    answered: Vec<Arc<AtomicUsize>>,
     clients: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     /// `keeping` clients with a connection each, and `opening` clients that open one for each request.
     pub fn on(address: SocketAddr, keeping: usize, opening: usize) -> Self {
-        let mut load = Self { stop: Arc::default(), answered: Arc::default(), clients: Vec::new() };
+        let mut load = Self { stop: Arc::default(), answered: Vec::new(), clients: Vec::new() };
         for _ in 0..keeping {
-            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
+            let (stop, answered) = load.client();
             load.clients.push(tokio::spawn(async move {
                 let mut wire = Wire::connect(address).await;
                 while !stop.load(Ordering::SeqCst) {
@@ -36,7 +37,7 @@ impl Load {
             }));
         }
         for _ in 0..opening {
-            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
+            let (stop, answered) = load.client();
             load.clients.push(tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
                     count(&Wire::connect(address).await.exchange(GET).await, &answered);
@@ -47,15 +48,36 @@ impl Load {
         load
     }
 
+    /// What one more client looks at, and what it counts.
+    fn client(&mut self) -> (Arc<AtomicBool>, Arc<AtomicUsize>) {
+        let answered = Arc::<AtomicUsize>::default();
+        self.answered.push(Arc::clone(&answered));
+        (Arc::clone(&self.stop), answered)
+    }
+
     pub fn answered(&self) -> usize {
-        self.answered.load(Ordering::SeqCst)
+        self.of_each().iter().sum()
+    }
+
+    fn of_each(&self) -> Vec<usize> {
+        self.answered.iter().map(|answered| answered.load(Ordering::SeqCst)).collect()
     }
 
     /// Waits until so many more requests are answered.
     pub async fn goes_on(&self, requests: usize) {
         let wanted = self.answered() + requests;
+        self.until(|| self.answered() >= wanted).await;
+    }
+
+    /// Waits until every request that is under way is answered.
+    pub async fn comes_around(&self) {
+        let before = self.of_each();
+        self.until(|| self.of_each().iter().zip(&before).all(|(now, before)| now > before)).await;
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
         let failed = || self.clients.iter().any(JoinHandle::is_finished);
-        eventually("the load goes on", || self.answered() >= wanted || failed()).await;
+        eventually("the load goes on", || condition() || failed()).await;
         assert!(!failed(), "a client of the load failed");
     }
 
@@ -65,7 +87,7 @@ impl Load {
         for client in self.clients {
             client.await.expect("no request is lost");
         }
-        self.answered.load(Ordering::SeqCst)
+        self.answered.iter().map(|answered| answered.load(Ordering::SeqCst)).sum()
     }
 }
 
